@@ -1,0 +1,28 @@
+"""Learnable polyphase sampling: convolutional networks that are exactly shift-invariant or shift-equivariant.
+
+A companion to Rojas-Gomez, Lim, Schwing, Do and Yeh, *Learnable Polyphase Sampling for Shift Invariant and
+Equivariant Convolutional Networks*, NeurIPS 2022. Docstrings cite the paper's equations as ``Eq. (7)``.
+"""
+
+from .filters import AdaptiveLowPass, LowPass
+from .polyphase import circular_shift, merge, polyphase
+from .resnet import ResNet
+from .sampling import Downsample, Sampling, Upsample
+from .selection import LearnedPhase, MaxNorm, Selection
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdaptiveLowPass",
+    "Downsample",
+    "LearnedPhase",
+    "LowPass",
+    "MaxNorm",
+    "ResNet",
+    "Sampling",
+    "Selection",
+    "Upsample",
+    "circular_shift",
+    "merge",
+    "polyphase",
+]

@@ -1,0 +1,49 @@
+"""Command line: ``python -m lps <verb>``. Each verb imports what it needs only when it runs."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    module: str
+    arguments: str
+    main: str
+    help: str
+
+
+VERBS = {
+    "list": Verb("lps.experiments.cli", "list_arguments", "list_main", "experiments, and which of their runs are recorded"),
+    "show": Verb("lps.experiments.cli", "show_arguments", "show_main", "every setting of an experiment"),
+    "run": Verb("lps.experiments.cli", "run_arguments", "run_main", "train what is outstanding and record it"),
+    "ship": Verb("lps.experiments.cli", "ship_arguments", "ship_main", "copy local records to the shipped ones"),
+    "claims": Verb("lps.companion.claims", "add_arguments", "main", "which claims of the paper hold on this machine"),
+    "compare": Verb("lps.companion.compare", "add_arguments", "main", "your runs, the shipped runs and the paper"),
+    "notebooks": Verb("lps.companion.notebooks", "add_arguments", "main", "execute the notebooks that changed"),
+    "variant": Verb("lps.companion.notebooks", "add_variant_arguments", "variant_main", "one notebook, other parameters"),
+    "check": Verb("lps.companion.environment", "add_arguments", "main", "is this environment fit for the job?"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="python -m lps", description="Learnable polyphase sampling: the companion.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    for name, verb in VERBS.items():
+        sub = verbs.add_parser(name, help=verb.help, description=verb.help)
+        if name == chosen:
+            getattr(import_module(verb.module), verb.arguments)(sub)
+    options = parser.parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = getattr(import_module(VERBS[options.verb].module), VERBS[options.verb].main)
+    try:
+        return run(options)
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""Images to train and test on, in memory as uint8, and what is needed to say which they were."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..metrics import Batches
+
+
+@dataclass(frozen=True)
+class Split:
+    """``images`` uint8 ``(N, 3, H, W)``, ``labels`` int64 ``(N,)``."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, count: int | None, seed: int) -> "Split":
+        """``count`` images chosen by ``seed``; all of them for ``None``."""
+        if count is None:
+            return self
+        if count > len(self):
+            raise ValueError(f"{count} images were asked for, the split holds {len(self)}")
+        chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count]
+        return Split(self.images[chosen], self.labels[chosen])
+
+    def batches(self, size: int, device: torch.device | str = "cpu") -> Batches:
+        """Images and labels in order, ``size`` at a time."""
+        for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
+            yield images.to(device), labels.to(device)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A data set for classification. ``source`` says in words where the pixels came from."""
+
+    name: str
+    source: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all pixels and labels, in order."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            for tensor in (split.images, split.labels):
+                digest.update(str(tuple(tensor.shape)).encode())
+                digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel of the training images, in units of 0 to 1, ``(3,)`` each."""
+        totals = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in self.train.images.int().unbind(1)])
+        levels = torch.arange(256, dtype=torch.float64) / 255
+        share = totals / totals.sum(1, keepdim=True)
+        mean = (share * levels).sum(1)
+        deviation = (share * (levels - mean[:, None]).square()).sum(1).sqrt()
+        return mean.float(), deviation.float()
+
+
+def data_root(given: Path | None = None) -> Path:
+    """Folder of downloaded data: the one given, or ``LPS_DATA``."""
+    root = given or (Path(os.environ["LPS_DATA"]) if os.environ.get("LPS_DATA") else None)
+    if root is None:
+        raise FileNotFoundError(
+            "real images need a data folder: set LPS_DATA or pass --data-root (CIFAR-10 is downloaded there when absent)"
+        )
+    return root
+
+
+def load(name: str, train: int | None, test: int | None, seed: int, root: Path | None = None) -> ImageSet:
+    """The data set ``drawn`` or ``cifar10``, limited to ``train`` and ``test`` images chosen by ``seed``.
+
+    The drawn set is made in memory and needs both numbers; CIFAR-10 is looked for in :func:`data_root`.
+    """
+    if name == "drawn":
+        from . import drawn
+
+        if train is None or test is None:
+            raise ValueError("the drawn data set has no size of its own: give the numbers of train and test images")
+        whole = drawn.draw(train + test, seed)
+        source = f"procedurally drawn in memory from seed {seed}"
+        parts = (
+            Split(whole.images[:train], whole.labels[:train]),
+            Split(whole.images[train:], whole.labels[train:]),
+        )
+        return ImageSet(name, source, tuple(drawn.CLASSES), *parts)
+    if name == "cifar10":
+        from . import cifar10
+
+        full = cifar10.load(data_root(root))
+        return ImageSet(
+            name, full.source, full.classes, full.train.subset(train, seed), full.test.subset(test, seed)
+        )
+    raise ValueError(f"unknown data set {name!r}; known: drawn, cifar10")

@@ -1,0 +1,122 @@
+"""The verbs ``list``, ``show``, ``run`` and ``ship`` of ``python -m lps``."""
+
+import argparse
+import json
+import re
+import shutil
+from pathlib import Path
+
+import torch
+
+from ..companion.paths import LOCAL, SHIPPED
+from .config import Experiment
+from .profiles import load_profile, profile_names
+from .records import code_hash, read_records
+from .run import DataCache, plan, run_all
+from .table1 import ROWS, Row, matching
+
+
+def _common(parser: argparse.ArgumentParser, patterns: str) -> None:
+    parser.add_argument("patterns", nargs=patterns, default=["table1/*"], metavar="row", help="table1/lps-tri-3, 'table1/*'")
+    parser.add_argument("--profile", default="quick", choices=profile_names())
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting: train.epochs=5")
+
+
+def changes_of(assignments: list[str]) -> dict[str, str]:
+    """``["train.epochs=5"]`` to a dictionary."""
+    for text in assignments:
+        if "=" not in text:
+            raise ValueError(f"--set {text!r}: expected name=value, for example train.epochs=5")
+    return dict(text.split("=", 1) for text in assignments)
+
+
+def list_arguments(parser: argparse.ArgumentParser) -> None:
+    _common(parser, "*")
+
+
+def list_main(options: argparse.Namespace) -> int:
+    """A line per row: recorded runs, local and shipped, of this profile; a star marks code that has changed since."""
+    code = code_hash()
+    for row in matching(options.patterns):
+        cells = []
+        for label, folder in (("local", LOCAL), ("shipped", SHIPPED)):
+            found = [
+                f"seed {r['seed']}{'' if r['code']['hash'] == code else '*'}"
+                for r in read_records(folder)
+                if r["experiment"] == row.name and r["profile"] == options.profile
+            ]
+            cells.append(f"{label}: {', '.join(found) or '-'}")
+        print(f"{row.name:<24} {cells[0]:<32} {cells[1]}")
+    return 0
+
+
+def show_arguments(parser: argparse.ArgumentParser) -> None:
+    _common(parser, "+")
+
+
+def show_main(options: argparse.Namespace) -> int:
+    """Settings as JSON."""
+    profile, changes = load_profile(options.profile), changes_of(options.set)
+    for row in matching(options.patterns):
+        settings = profile.row(row.name, row.method, row.antialias).override(changes)
+        print(json.dumps(settings.as_dict(), indent=2))
+    return 0
+
+
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    _common(parser, "+")
+    parser.add_argument("--seed", type=int, default=0, help="first seed")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from the first on")
+    parser.add_argument("--budget", type=seconds, metavar="25m", help="stop cleanly after this time (s, m, h)")
+    parser.add_argument("--threads", type=int, help="CPU threads; results repeat bit for bit with the same number")
+    parser.add_argument("--data-root", type=Path, help="folder of the data; default: LPS_DATA")
+    parser.add_argument("--results", type=Path, default=LOCAL, help="where records are written")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def seconds(text: str) -> float:
+    """``90s``, ``25m`` or ``2h`` in seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: write 90s, 25m or 2h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def run_main(options: argparse.Namespace) -> int:
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    profile, changes = load_profile(options.profile), changes_of(options.set)
+
+    def experiment_of(row: Row) -> Experiment:
+        return profile.row(row.name, row.method, row.antialias).override(changes)
+
+    data = DataCache(options.data_root)
+    seeds = range(options.seed, options.seed + options.seeds)
+    runs = plan(matching(options.patterns), experiment_of, seeds, options.results, data)
+    left = run_all(runs, data, changes, options.budget, options.quiet)
+    for run in runs:
+        state = "-"
+        if run.done:
+            metrics = json.loads(run.record.read_text())["metrics"]
+            state = "  ".join(f"{name} {value['value']:6.2f}" for name, value in metrics.items())
+        print(f"{run.experiment.name:<24} seed {run.seed}  {state}")
+    print(f"{len(runs) - left} of {len(runs)} runs recorded in {options.results}")
+    return 0 if left == 0 else 3
+
+
+def ship_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", required=True, choices=profile_names())
+    parser.add_argument("--results", type=Path, default=LOCAL, help="records to ship")
+
+
+def ship_main(options: argparse.Namespace) -> int:
+    """Copy the records of a profile to the shipped ones; a shipped record is never replaced."""
+    for row in ROWS:
+        for path in sorted((options.results / row.name).glob(f"{options.profile}-seed*.json")):
+            target = SHIPPED / row.name / path.name
+            if target.exists():
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
+            print(f"shipped {row.name}/{path.stem}")
+    return 0

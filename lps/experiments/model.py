@@ -1,0 +1,55 @@
+"""From a configuration to a network: the one place where a name becomes a class."""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
+from ..filters import AdaptiveLowPass, LowPass
+from ..resnet import ResNet
+from ..sampling import Sampling
+from ..selection import LearnedPhase, MaxNorm
+from .config import Model
+
+Factory = Callable[[int], nn.Module]
+
+
+def antialias(config: Model) -> Factory | None:
+    """The filter of Sec. 5.1 by its name in the tables."""
+    filters: dict[str, Factory] = {
+        "rect-2": partial(LowPass, size=2, padding=config.padding),
+        "tri-3": partial(LowPass, size=3, padding=config.padding),
+        "bin-5": partial(LowPass, size=5, padding=config.padding),
+        "adapt-3": partial(AdaptiveLowPass, size=3, groups=config.groups, padding=config.padding),
+    }
+    return filters.get(config.antialias)
+
+
+def selection(config: Model) -> Factory | None:
+    """The selection rule; methods without one keep phase 0 (Eq. 4)."""
+    rules: dict[str, Factory] = {
+        "aps": lambda channels: MaxNorm(),
+        "lps": lambda channels: LearnedPhase(
+            channels, max(1, channels // config.hidden_divisor), padding=config.padding
+        ),
+    }
+    return rules.get(config.method)
+
+
+def sampling(config: Model) -> Sampling | None:
+    """``None`` for the baseline, whose convolutions are strided."""
+    if config.method == "baseline":
+        return None
+    return Sampling(selection(config), antialias(config), select_from=config.select_from)
+
+
+def build_model(config: Model, classes: int) -> ResNet:
+    """A freshly initialised network; draws from torch's global generator."""
+    return ResNet(
+        config.depth,
+        classes=classes,
+        sampling=sampling(config),
+        stem=config.stem,
+        width=config.width,
+        padding=config.padding,
+    )

@@ -1,0 +1,124 @@
+"""Run records: one JSON per run, written whole, never overwritten by another configuration."""
+
+import ast
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .config import Experiment
+
+PACKAGE = Path(__file__).resolve().parents[1]
+CODE = (
+    "polyphase.py",
+    "convolution.py",
+    "exact.py",
+    "filters.py",
+    "selection.py",
+    "sampling.py",
+    "resnet.py",
+    "metrics.py",
+    "experiments/model.py",
+    "experiments/train.py",
+    "experiments/evaluate.py",
+)
+"""The sources that a result depends on, besides its configuration and its data."""
+
+
+def code_hash(package: Path = PACKAGE) -> str:
+    """Hash of the sources behind a result, blind to comments, docstrings and layout."""
+    digest = hashlib.sha256()
+    for name in CODE:
+        tree = ast.parse((package / name).read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:12]
+
+
+def run_id(experiment: Experiment, seed: int, fingerprint: str, code: str) -> str:
+    """``<profile>-seed<k>-<hash>``: the hash covers every setting, the seed, the data and the code."""
+    content = json.dumps([experiment.as_dict(), seed, fingerprint, code], sort_keys=True)
+    return f"{experiment.profile}-seed{seed}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` to ``path`` so that a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    partial.replace(path)
+
+
+def read_records(*folders: Path) -> list[dict[str, Any]]:
+    """All records below the folders, the id (``<row>/<file stem>``) added to each."""
+    records = []
+    for folder in folders:
+        for path in sorted(folder.glob("table*/*/*.json")):
+            record = json.loads(path.read_text())
+            records.append({**record, "id": f"{record['experiment']}/{path.stem}"})
+    return records
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """Versions and hardware of this machine."""
+    packages = ("torch", "torchvision", "pytorch-lightning", "numpy")
+    cpu = platform.processor() or platform.machine()
+    if (info := Path("/proc/cpuinfo")).exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    return {
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
+        "hardware": {
+            "system": platform.system(),
+            "cpu": cpu,
+            "cores": os.cpu_count(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }
+
+
+def code_version() -> dict[str, Any]:
+    """Commit of the checkout, whether it had uncommitted changes, and the hash of the sources behind a result."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            answer = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return answer.stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--", str(PACKAGE)) if commit else None
+    return {"commit": commit, "dirty": None if commit is None else bool(changed), "hash": code_hash()}
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def determinism() -> dict[str, Any]:
+    """Settings that decide whether a repetition gives the same bits."""
+    return {
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def command(experiment: Experiment, seed: int, changes: dict[str, str]) -> str:
+    """The command that repeats a run."""
+    parts = [f"python -m lps run {experiment.name} --profile {experiment.profile} --seed {seed}"]
+    parts += [f"--set {name}={value}" for name, value in changes.items()]
+    return " ".join([*parts, f"--threads {torch.get_num_threads()}"])

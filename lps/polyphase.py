@@ -1,0 +1,105 @@
+"""Polyphase components and circular shifts (Sec. 3).
+
+Every function works on maps ``(N, C, *space)`` with one, two or three spatial axes and any integer stride ``s``.
+Phases are numbered row-major: in 2-D, phase ``k = s * row + column`` holds the samples at ``[row::s, column::s]``.
+"""
+
+from collections.abc import Sequence
+from itertools import product
+
+import torch
+from torch import Tensor
+
+def offsets(stride: int, dims: int) -> list[tuple[int, ...]]:
+    """Offset of each phase along the ``dims`` spatial axes, in the order of the phases."""
+    return list(product(range(stride), repeat=dims))
+
+
+def circular_shift(x: Tensor, shift: int | Sequence[int]) -> Tensor:
+    """Roll the content of ``x`` ``(N, C, *space)`` forward by ``shift`` samples along each spatial axis.
+
+    An integer shifts all axes alike. The paper's ``T_N x[n] = x[n + 1]`` (Sec. 3) is ``circular_shift(x, -1)``.
+    """
+    dims = x.dim() - 2
+    steps = (shift,) * dims if isinstance(shift, int) else tuple(shift)
+    if len(steps) != dims:
+        raise ValueError(f"circular_shift got {len(steps)} shifts for {dims} spatial axes of {tuple(x.shape)}")
+    return torch.roll(x, steps, dims=tuple(range(2, x.dim())))
+
+
+def require_divisible(x: Tensor, stride: int) -> None:
+    """Raise ``ValueError`` unless ``stride`` divides every spatial size of ``x``.
+
+    Otherwise a full turn of the circle permutes the phases and no selection can be equivariant.
+    """
+    space = tuple(x.shape[2:])
+    if any(size % stride for size in space):
+        raise ValueError(
+            f"a polyphase split with stride {stride} needs spatial sizes that are multiples of {stride}, got {space}; "
+            "resize, crop or pad the input of the network once"
+        )
+
+
+def phase_view(x: Tensor, stride: int) -> Tensor:
+    """View of ``x`` ``(N, C, *space)`` as ``(N, s, ..., s, C, *space / s)``: one axis per offset, no copy."""
+    require_divisible(x, stride)
+    dims = x.dim() - 2
+    for axis in range(dims, 0, -1):
+        x = x.unflatten(axis + 1, (x.shape[axis + 1] // stride, stride))
+    positions, steps = range(2, 2 + 2 * dims, 2), range(3, 3 + 2 * dims, 2)
+    return x.permute(0, *steps, 1, *positions)
+
+
+def polyphase(x: Tensor, stride: int = 2) -> Tensor:
+    """Split ``x`` ``(N, C, *space)`` into its polyphase components ``(N, P, C, *space / s)``, ``P = s ** dims``.
+
+    Eq. (6): ``Poly(x)_k[n] = x[s n + k]``. Raises ``ValueError`` where ``stride`` does not divide a size.
+    """
+    return phase_view(x, stride).flatten(1, x.dim() - 2)
+
+
+def merge(components: Tensor, stride: int = 2) -> Tensor:
+    """Inverse of :func:`polyphase`: ``(N, P, C, *space)`` to ``(N, C, *(s * space))``."""
+    dims = components.dim() - 3
+    if components.shape[1] != stride**dims:
+        raise ValueError(f"merge with stride {stride} expects {stride**dims} components, got {components.shape[1]}")
+    grid = components.unflatten(1, (stride,) * dims)
+    interleaved = [axis for d in range(dims) for axis in (2 + dims + d, 1 + d)]
+    x = grid.permute(0, 1 + dims, *interleaved)
+    for axis in range(dims):
+        x = x.flatten(2 + axis, 3 + axis)
+    return x
+
+
+def keep(x: Tensor, phase: Tensor, stride: int = 2) -> Tensor:
+    """Keep one component per sample: ``(N, C, *space)`` and ``phase`` ``(N,)`` int64 to ``(N, C, *space / s)``.
+
+    Eq. (7). Reads the kept samples only; the other components are never formed.
+    """
+    view = phase_view(x, stride)
+    digits = [phase // stride**power % stride for power in reversed(range(x.dim() - 2))]
+    return view[(torch.arange(len(x), device=x.device), *digits)]
+
+
+def mix(x: Tensor, z: Tensor, stride: int = 2) -> Tensor:
+    """Weighted sum of the components of ``x`` ``(N, C, *space)`` with ``z`` ``(N, P)``: ``(N, C, *space / s)``.
+
+    Eq. (17): ``y = sum_k z_k Poly(x)_k``.
+    """
+    require_divisible(x, stride)
+    dims = x.dim() - 2
+    weights = z.to(x.dtype)[(...,) + (None,) * (dims + 1)]
+    parts = (
+        weights[:, k] * x[(..., *(slice(start, None, stride) for start in offset))]
+        for k, offset in enumerate(offsets(stride, dims))
+    )
+    return sum(parts, start=x.new_zeros(()))
+
+
+def place(y: Tensor, z: Tensor, stride: int = 2) -> Tensor:
+    """Put ``y`` ``(N, C, *space)`` back with weights ``z`` ``(N, P)``: ``(N, C, *(s * space))``.
+
+    Eqs. (24) and (25): ``Poly(u)_k = z_k y``; a one-hot ``z`` fills one component and leaves zeros elsewhere.
+    """
+    dims = y.dim() - 2
+    return merge(z.to(y.dtype)[(...,) + (None,) * (dims + 1)] * y[:, None], stride)

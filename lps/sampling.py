@@ -1,0 +1,105 @@
+"""Down- and upsampling by polyphase components: LPD, LPU and everything they generalise (Secs. 4.1 and 4.3)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from .polyphase import keep, mix, place
+from .selection import Selection
+
+Source = Literal["filtered", "unfiltered"]
+
+
+def take(x: Tensor, selection: Selection, stride: int) -> Tensor:
+    """The selected component: one per sample (Eq. 7) or their mixture (Eq. 17)."""
+    if selection.phase is None:
+        return mix(x, selection.z, stride)
+    return keep(x, selection.phase, stride)
+
+
+class Downsample(nn.Module):
+    """Filter, then keep one polyphase component: ``(N, C, *space)`` to ``(N, C, *space / s)``.
+
+    ======== ===================== ==========================
+    method   ``select``            ``antialias``
+    ======== ===================== ==========================
+    LPF      ``None``              ``LowPass``
+    DDAC     ``None``              ``AdaptiveLowPass``
+    APS      ``MaxNorm``           any, or ``None``
+    LPD      ``LearnedPhase``      any, or ``None``
+    ======== ===================== ==========================
+
+    Without ``select`` phase 0 is kept (Eq. 4), unless a selection made elsewhere is handed in, as a shortcut does.
+    ``select_from`` says whether the selection looks at the filtered or the unfiltered map.
+    """
+
+    def __init__(
+        self,
+        select: nn.Module | None = None,
+        antialias: nn.Module | None = None,
+        stride: int = 2,
+        select_from: Source = "filtered",
+    ) -> None:
+        super().__init__()
+        self.select, self.antialias = select, antialias
+        self.stride, self.select_from = stride, select_from
+
+    def forward(self, x: Tensor, selection: Selection | None = None) -> tuple[Tensor, Selection | None]:
+        """Return the kept component and the selection behind it (``None`` for phase 0 without a choice)."""
+        if selection is None and self.select is None:
+            if self.antialias is not None:
+                return self.antialias(x, stride=self.stride), None
+            return x[(..., *(slice(None, None, self.stride),) * (x.dim() - 2))], None
+        filtered = x if self.antialias is None else self.antialias(x)
+        if selection is None and self.select is not None:
+            selection = self.select(filtered if self.select_from == "filtered" else x)
+        assert selection is not None
+        if len(selection.z) != len(x):
+            raise ValueError(f"a selection for {len(selection.z)} maps was handed to a batch of {len(x)}")
+        return take(filtered, selection, self.stride), selection
+
+
+class Upsample(nn.Module):
+    """LPU: put features back where their downsampling took them from, then filter (Eqs. 24 and 25).
+
+    ``(N, C, *space)`` and the selection of the matching :class:`Downsample` to ``(N, C, *(s * space))``. The filter
+    carries the gain ``s ** dims`` (Sec. 4.3).
+    """
+
+    def __init__(self, antialias: nn.Module | None = None, stride: int = 2) -> None:
+        super().__init__()
+        self.antialias, self.stride = antialias, stride
+
+    def forward(self, y: Tensor, selection: Selection) -> Tensor:
+        phases = self.stride ** (y.dim() - 2)
+        if selection.z.shape != (len(y), phases):
+            raise ValueError(
+                f"LPU got features {tuple(y.shape)}, which need a selection ({len(y)}, {phases}), "
+                f"and a selection {tuple(selection.z.shape)}"
+            )
+        u = place(y, selection.z, self.stride)
+        return u if self.antialias is None else self.antialias(u)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a network samples: factories, from a number of channels, for the parts of each :class:`Downsample`."""
+
+    select: Callable[[int], nn.Module] | None = None
+    antialias: Callable[[int], nn.Module] | None = None
+    stride: int = 2
+    select_from: Source = "filtered"
+
+    def layer(self, channels: int, antialias: bool = True) -> Downsample:
+        """A layer that makes its own choice."""
+        select = None if self.select is None else self.select(channels)
+        return Downsample(select, self._filter(channels) if antialias else None, self.stride, self.select_from)
+
+    def shortcut(self, channels: int) -> Downsample:
+        """A layer that follows the choice of the branch beside it."""
+        return Downsample(None, self._filter(channels), self.stride, self.select_from)
+
+    def _filter(self, channels: int) -> nn.Module | None:
+        return None if self.antialias is None else self.antialias(channels)

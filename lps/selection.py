@@ -1,0 +1,137 @@
+"""Which polyphase component to keep: the largest norm (APS) or a learned choice (LPD), Secs. 3, 4.1 and 4.2.
+
+Standard downsampling, Eq. (4), needs no selection: it always keeps phase 0.
+"""
+
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .convolution import CONV, CONVOLVE, Padding, pad
+from .exact import exact_mean
+from .polyphase import phase_view, polyphase, require_divisible
+
+
+class Selection(NamedTuple):
+    """A choice among the ``P`` phases of a batch of ``N`` maps.
+
+    ``scores`` ``(N, P)`` are the logits (LPD) or norms (APS) behind it and ``z`` ``(N, P)`` the selection variable
+    of Eq. (17). ``phase`` ``(N,)`` is ``k*`` of Eq. (7) where ``z`` is one-hot, and ``None`` where it is a mixture.
+    """
+
+    scores: Tensor
+    z: Tensor
+    phase: Tensor | None
+
+
+def choose(scores: Tensor, x: Tensor, stride: int) -> Selection:
+    """Hard selection ``k* = argmax_k scores_k`` (Eq. 7), ``scores`` ``(N, P)``, of the phases of ``x``.
+
+    Equal scores are told apart by further quantities that no shift changes: channel-weighted moments of the tied
+    components. Where these agree too, the first phase is taken.
+    """
+    best = scores == scores.amax(1, keepdim=True)
+    tied = best.sum(1) > 1
+    if tied.any():
+        components = polyphase(x[tied], stride).double()
+        channel = torch.arange(1, x.shape[1] + 1, device=x.device, dtype=torch.float64)
+        channel = channel.view(-1, *(1,) * (x.dim() - 2))
+        among = best[tied]
+        for power in (2, 3):
+            moment = exact_mean(channel * components**power, tuple(range(2, components.dim())))
+            moment = moment.masked_fill(~among, -torch.inf)
+            among = moment == moment.amax(1, keepdim=True)
+        best = best.clone()
+        best[tied] = among
+    phase = best.int().argmax(1)
+    return Selection(scores, F.one_hot(phase, scores.shape[1]).to(scores.dtype), phase)
+
+
+class MaxNorm(nn.Module):
+    """APS: keep the component with the largest l2 norm, Eqs. (5), (18) and (19). ``(N, C, *space)`` to Selection."""
+
+    def __init__(self, stride: int = 2) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Selection:
+        """In evaluation the norms are free of the order of summation."""
+        x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+        squares = phase_view(x if self.training else x.double(), self.stride).square()
+        dims = x.dim() - 2
+        rest = tuple(range(1 + dims, squares.dim()))
+        energy = squares.mean(rest) if self.training else exact_mean(squares, rest)
+        size = x[0].numel() // self.stride**dims
+        return choose((energy.flatten(1) * size).sqrt(), x, self.stride)
+
+
+class LearnedPhase(nn.Module):
+    """LPD's choice: logits from a small network that all components share, Eqs. (20) and (23).
+
+    ``f_theta`` is convolution (3, ``channels`` to ``hidden``), ReLU, convolution (3, ``hidden`` to ``hidden``), then
+    the mean over channels and space. In training ``z`` is a Gumbel-softmax sample at temperature ``tau`` (Eq. 17);
+    in evaluation ``z`` is one-hot at the largest logit (Eq. 7). ``(N, C, *space)`` to :class:`Selection`.
+    """
+
+    tau: Tensor
+
+    def __init__(
+        self, channels: int, hidden: int, stride: int = 2, padding: Padding = "circular", dims: int = 2
+    ) -> None:
+        super().__init__()
+        self.conv1 = CONV[dims](channels, hidden, 3)
+        self.conv2 = CONV[dims](hidden, hidden, 3)
+        self.register_buffer("tau", torch.ones(()))
+        self.stride: int = stride
+        self.padding: Padding = padding
+
+    def component_logit(self, component: Tensor) -> Tensor:
+        """``f_theta`` of one component, as Eq. (23) states it: ``(N, C, *space)`` to ``(N,)``.
+
+        The definition that :meth:`logits` is tested against.
+        """
+        convolve = CONVOLVE[component.dim() - 2]
+        hidden = convolve(pad(component, 1, 1, self.padding), self.conv1.weight, self.conv1.bias).relu()
+        return convolve(pad(hidden, 1, 1, self.padding), self.conv2.weight, self.conv2.bias).flatten(1).mean(1)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits ``(N, P)`` of all components of ``x`` ``(N, C, *space)``, without splitting it.
+
+        A convolution of every component is one convolution of the map, dilated by the stride. With circular padding
+        the second convolution and the mean after it collapse into one dot product. Never in half precision.
+        """
+        require_divisible(x, self.stride)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+            hidden = self._dilated(x, self.conv1).relu()
+            if self.padding != "circular":
+                return self._phase_means(self._dilated(hidden, self.conv2)).mean(-1)
+            means = self._phase_means(hidden)
+            taps = tuple(range(2, self.conv2.weight.dim()))
+            collapsed = self.conv2.weight.to(means.dtype).sum(taps).mean(0)
+            bias = cast(Tensor, self.conv2.bias).to(means.dtype).mean()
+            return (means * collapsed).sum(-1) + bias
+
+    def _dilated(self, x: Tensor, conv: nn.Module) -> Tensor:
+        weight, bias = cast(Tensor, conv.weight).to(x.dtype), cast(Tensor, conv.bias).to(x.dtype)
+        padded = pad(x, self.stride, self.stride, self.padding)
+        return CONVOLVE[x.dim() - 2](padded, weight, bias, dilation=self.stride)
+
+    def _phase_means(self, x: Tensor) -> Tensor:
+        """Spatial mean of each channel in each phase, ``(N, P, C)``; exact, in float64, in evaluation."""
+        view = phase_view(x, self.stride)
+        dims = x.dim() - 2
+        space = tuple(range(2 + dims, view.dim()))
+        means = view.mean(space) if self.training else exact_mean(view, space)
+        return means.flatten(1, dims)
+
+    def forward(self, x: Tensor) -> Selection:
+        logits = self.logits(x)
+        if not self.training:
+            return choose(logits, x, self.stride)
+        return Selection(logits, F.gumbel_softmax(logits, cast(float, self.tau)), None)
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}, padding={self.padding!r}"
