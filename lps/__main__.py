@@ -15,14 +15,16 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "list": Verb("lps.experiments.cli", "list_arguments", "list_main", "experiments, and which of their runs are recorded"),
-    "show": Verb("lps.experiments.cli", "show_arguments", "show_main", "every setting of an experiment"),
-    "run": Verb("lps.experiments.cli", "run_arguments", "run_main", "train what is outstanding and record it"),
-    "ship": Verb("lps.experiments.cli", "ship_arguments", "ship_main", "copy local records to the shipped ones"),
+    "list": Verb("lps.cli", "list_arguments", "list_main", "experiments, and which of their runs are recorded"),
+    "show": Verb("lps.cli", "show_arguments", "show_main", "every setting of an experiment"),
+    "run": Verb("lps.cli", "run_arguments", "run_main", "train what is outstanding and record it"),
+    "ship": Verb("lps.cli", "ship_arguments", "ship_main", "copy local records to the shipped ones"),
     "claims": Verb("lps.companion.claims", "add_arguments", "main", "which claims of the paper hold on this machine"),
     "compare": Verb("lps.companion.compare", "add_arguments", "main", "your runs, the shipped runs and the paper"),
     "notebooks": Verb("lps.companion.notebooks", "add_arguments", "main", "execute the notebooks that changed"),
-    "variant": Verb("lps.companion.notebooks", "add_variant_arguments", "variant_main", "one notebook, other parameters"),
+    "variant": Verb(
+        "lps.companion.notebooks", "add_variant_arguments", "variant_main", "one notebook, other parameters"
+    ),
     "check": Verb("lps.companion.environment", "add_arguments", "main", "is this environment fit for the job?"),
 }
 
@@ -37,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         if name == chosen:
             getattr(import_module(verb.module), verb.arguments)(sub)
     options = parser.parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] = getattr(import_module(VERBS[options.verb].module), VERBS[options.verb].main)
+    run: Callable[[argparse.Namespace], int] = getattr(
+        import_module(VERBS[options.verb].module), VERBS[options.verb].main
+    )
     try:
         return run(options)
     except (ValueError, FileNotFoundError, FloatingPointError) as error:

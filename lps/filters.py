@@ -77,7 +77,12 @@ class AdaptiveLowPass(nn.Module):
         taps = self.gain * logits.softmax(1).unflatten(1, (self.groups, -1))
         groups = x.unflatten(1, (self.groups, -1))
         windows = (
-            groups[(..., *(slice(start, start + size, stride) for start, size in zip(offset, space, strict=True)))]
+            groups[
+                (
+                    ...,
+                    *(slice(start, start + size, stride) for start, size in zip(offset, space, strict=True)),
+                )
+            ]
             for offset in product(range(self.size), repeat=len(space))
         )
         parts = (taps[:, :, t, None] * window for t, window in enumerate(windows))

@@ -82,7 +82,9 @@ def accuracy(predict: Predict, batches: Batches) -> Count:
     return sum((Count.of(predict(images) == labels) for images, labels in batches), Count())
 
 
-def circular_consistency(predict: Predict, batches: Batches, shifts: Shifts = PAPER, pairs: int = 1, seed: int = 0) -> Count:
+def circular_consistency(
+    predict: Predict, batches: Batches, shifts: Shifts = PAPER, pairs: int = 1, seed: int = 0
+) -> Count:
     """C-Cons., Eq. (26): equal predictions under two random circular shifts, ``pairs`` times for each image."""
     return _consistency(predict, batches, shift_each, shifts, pairs, seed)
 

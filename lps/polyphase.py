@@ -10,6 +10,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+
 def offsets(stride: int, dims: int) -> list[tuple[int, ...]]:
     """Offset of each phase along the ``dims`` spatial axes, in the order of the phases."""
     return list(product(range(stride), repeat=dims))
@@ -90,7 +91,7 @@ def mix(x: Tensor, z: Tensor, stride: int = 2) -> Tensor:
     dims = x.dim() - 2
     weights = z.to(x.dtype)[(...,) + (None,) * (dims + 1)]
     parts = (
-        weights[:, k] * x[(..., *(slice(start, None, stride) for start in offset))]
+        weights[:, k] * x[(..., *(slice(start, None, stride) for start in offset))]  # type: ignore[index]
         for k, offset in enumerate(offsets(stride, dims))
     )
     return sum(parts, start=x.new_zeros(()))

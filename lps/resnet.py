@@ -105,9 +105,7 @@ class ImageNetStem(nn.Module):
         self.relu = nn.ReLU()
         self.padding: Padding = padding
         self.samplers = (
-            None
-            if sampling is None
-            else nn.ModuleList([sampling.layer(width, antialias=False), sampling.layer(width)])
+            None if sampling is None else nn.ModuleList([sampling.layer(width, antialias=False), sampling.layer(width)])
         )
         self.pool = nn.MaxPool2d(3, 2, 1) if sampling is None else nn.MaxPool2d(2, 1)
 

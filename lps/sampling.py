@@ -51,7 +51,7 @@ class Downsample(nn.Module):
         if selection is None and self.select is None:
             if self.antialias is not None:
                 return self.antialias(x, stride=self.stride), None
-            return x[(..., *(slice(None, None, self.stride),) * (x.dim() - 2))], None
+            return x[(..., *(slice(None, None, self.stride),) * (x.dim() - 2))], None  # type: ignore[index]
         filtered = x if self.antialias is None else self.antialias(x)
         if selection is None and self.select is not None:
             selection = self.select(filtered if self.select_from == "filtered" else x)

@@ -1,26 +1,23 @@
-"""Is this machine able to build the companion? One plain sentence, with the remedy, for each thing that is not.
+"""Can this machine build the companion? One plain sentence, with the remedy, for each thing that is amiss.
 
-Run as a script by whatever Python the machine has, before anything is installed (``--before-install``), and as
-``python -m lps check`` afterwards. So nothing but the standard library is imported at the top, and syntax and types are
-those that Python 3.6 still reads: a Python that is too old has to be told so, not to stumble over a line of this file.
+Run as a script by whatever Python the machine has, before anything is installed (``--before-install``), and
+as ``python -m lps check`` afterwards. So nothing but the standard library is imported at the top, and syntax
+and types are those that Python 3.6 still reads: a Python that is too old has to be told so, not to stumble
+over a line of this file.
 """
 
 import argparse
 import importlib
 import importlib.util
-import os
 import platform
 import shutil
-import subprocess
 import sys
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 ROOT = Path(__file__).resolve().parents[2]
 OLDEST_PYTHON = (3, 11)
 DISK_GB = 8  # what installing the locked environment takes, downloads included
-
-RECORDED_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "matplotlib", "papermill")
 
 
 def python_problems(version: Tuple[int, ...], executable: str) -> List[str]:
@@ -29,7 +26,8 @@ def python_problems(version: Tuple[int, ...], executable: str) -> List[str]:
         return []
     return [
         f"Python {OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]} or newer is needed and {executable} is Python "
-        f"{version[0]}.{version[1]}: install a newer one and name it, as in `make reproduce PYTHON=python3.12`."
+        f"{version[0]}.{version[1]}: install a newer one and name it, as in "
+        "`make reproduce PYTHON=python3.12`."
     ]
 
 
@@ -51,14 +49,24 @@ def disk_problems(folder: Path, free_bytes: int) -> List[str]:
     if free_bytes >= DISK_GB * 10**9:
         return []
     return [
-        f"Only {free_bytes / 1e9:.1f} GB are free in {folder} and the environment needs about {DISK_GB} GB: free "
-        "some space, or clone onto a larger disk."
+        f"Only {free_bytes / 1e9:.1f} GB are free in {folder} and the environment needs about {DISK_GB} GB: "
+        "free some space, or clone onto a larger disk."
     ]
+
+
+def installed(package: str) -> Optional[str]:
+    """The installed version of a distribution, None where there is none; nothing is imported."""
+    from importlib import metadata  # Python 3.8, which the checks before the installation cannot count on
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def jupyter_book_problems() -> List[str]:
     """jupyter-book missing, or of the 2.x line, which does not read ``_config.yml`` and ``_toc.yml``."""
-    version = versions("jupyter-book")["jupyter-book"]
+    version = installed("jupyter-book")
     if version is None:
         return ["jupyter-book is not installed here: run `make env` and use .venv/bin/python."]
     if not version.startswith("1."):
@@ -79,12 +87,12 @@ def torch_problems() -> List[str]:
                 return [f"{name} is not installed here: run `make env` and use .venv/bin/python."]
             return [f"{name} lacks {error.name}: delete .venv and run `make env`."]
         except Exception as error:  # a mismatched pair fails in many ways: RuntimeError, OSError, AttributeError
-            found = versions("torch", "torchvision")
+            found = {name: installed(name) for name in ("torch", "torchvision")}
             reason = str(error).strip().split("\n")[0]
             return [
                 f"{name} cannot be imported ({reason}): torch {found['torch']} and torchvision "
-                f"{found['torchvision']} must be a matching pair, so delete .venv and run `make env`, or install both "
-                "in one pip command."
+                f"{found['torchvision']} must be a matching pair, so delete .venv and run `make env`, "
+                "or install both in one pip command."
             ]
     return []
 
@@ -103,42 +111,9 @@ def check(before_install: bool = False) -> List[str]:
     return jupyter_book_problems() + torch_problems()
 
 
-def versions(*packages: str) -> Dict[str, Optional[str]]:
-    """The installed version of each distribution, None where there is none; nothing is imported."""
-    from importlib import metadata  # Python 3.8, which the checks before the installation cannot count on
-
-    found: Dict[str, Optional[str]] = {}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
-
-
-def hardware() -> Dict[str, object]:
-    """Processor, cores and GPUs of this machine, without its name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    gpus: List[str] = []
-    if shutil.which("nvidia-smi"):
-        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        gpus = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
-    return {
-        "processor": models[0] if models else platform.processor(),
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "cores": os.cpu_count(),
-        "gpus": gpus,
-    }
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``python -m lps check``."""
-    parser.add_argument(
-        "--before-install", action="store_true", help="look only at what the installation itself needs"
-    )
+    parser.add_argument("--before-install", action="store_true", help="look only at what the installation itself needs")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -147,8 +122,8 @@ def main(args: argparse.Namespace) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     if not problems and not args.before_install:
-        found = versions("torch", "torchvision", "pytorch-lightning", "jupyter-book")
-        packages = ", ".join(f"{name} {version}" for name, version in found.items())
+        names = ("torch", "torchvision", "pytorch-lightning", "jupyter-book")
+        packages = ", ".join(f"{name} {installed(name)}" for name in names)
         print(f"Ready: Python {platform.python_version()}, {packages}.")
     return 1 if problems else 0
 

@@ -1,12 +1,13 @@
 """Execute the notebooks, and only those whose result would differ from what is there.
 
-A notebook's executed copy is current as long as nothing that it depends on has another content: its source, its
-parameters, the sources and profiles of ``lps``, the paper's values, the shipped records, the installed versions, and,
-where its metadata says ``lps: {records: true}``, the reader's own records. Time stamps play no part.
+A notebook's executed copy is current as long as nothing that it depends on has another content: its source,
+its parameters, the sources and profiles of ``lps``, the paper's values, the shipped records, the installed
+versions, and, where its metadata says ``lps: {records: true}``, the reader's own records. Time stamps play no
+part.
 
-Each notebook runs through papermill in a process of its own (``python -m lps.companion.notebooks``, a job as JSON on
-its standard input). That process dies with its parent and moves finished files into place, so that being killed at
-any moment leaves either the old result or the new one.
+Each notebook runs through papermill in a process of its own (``python -m lps.companion.notebooks``, a job as
+JSON on its standard input). That process dies with its parent and moves finished files into place, so that
+being killed at any moment leaves either the old result or the new one.
 """
 
 import argparse
@@ -26,11 +27,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lps.companion.environment import RECORDED_PACKAGES, hardware, versions
 from lps.companion.paths import ROOT
+from lps.machine import hardware, versions
 
-SOURCES = ("lps/**/*.py", "lps/profiles/*.yml", "results/paper/**/*", "results/shipped/**/*")
-RECORDS = ("results/local/**/*.json",)
+SOURCES = ("lps/**/*.py", "lps/profiles/*.yml")
+RECORDED_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "matplotlib", "papermill")
+RECORDS = ("results/local/**/*.json", "results/shipped/**/*.json", "results/paper/*")
 
 
 @dataclass(frozen=True)
@@ -74,26 +76,28 @@ class Job:
         return files_hash(Path(self.root), RECORDS) if self.reads_records else None
 
 
-# --- what a notebook depends on ------------------------------------------------------------------------------------
+# --- what a notebook depends on -----------------------------------------------------------------------------
 
 
 def files_hash(root: Path, patterns: Iterable[str]) -> str:
     """Hash of the names and contents of all files below `root` that match one of the patterns."""
     digest = hashlib.sha256()
     for path in sorted({path for pattern in patterns for path in root.glob(pattern) if path.is_file()}):
-        digest.update(f"{path.relative_to(root).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        digest.update(
+            f"{path.relative_to(root).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
+        )
     return digest.hexdigest()
 
 
 def content_hash(notebook: Mapping[str, Any], parameters: Mapping[str, Any], sources: str) -> str:
-    """Hash of a notebook without its outputs, its parameters, the `files_hash` of the sources, and the versions."""
+    """Hash of a notebook without outputs, its parameters, `files_hash` of the sources, and the versions."""
     cells = [(cell["cell_type"], "".join(cell["source"]), cell["metadata"]) for cell in notebook["cells"]]
-    installed = {"python": sys.version.split()[0], **versions(*RECORDED_PACKAGES)}
+    installed = versions(RECORDED_PACKAGES)
     content = [cells, notebook["metadata"].get("lps"), dict(parameters), sources, installed]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-# --- parameters ----------------------------------------------------------------------------------------------------
+# --- parameters ---------------------------------------------------------------------------------------------
 
 
 def declared_parameters(notebook: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,14 +108,16 @@ def declared_parameters(notebook: Mapping[str, Any]) -> dict[str, Any]:
             for statement in ast.parse("".join(cell["source"])).body:
                 if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
                     defaults[statement.targets[0].id] = ast.literal_eval(statement.value)
-                elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
+                elif (
+                    isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value
+                ):
                     defaults[statement.target.id] = ast.literal_eval(statement.value)
             return defaults
     return {}
 
 
 def check_parameters(name: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuse a parameter that notebook `name` does not declare, or a value of another type than the default's."""
+    """Refuse a parameter that notebook `name` does not declare, or a value of another type than declared."""
     for key, value in given.items():
         if key not in defaults:
             known = ", ".join(defaults) or "none"
@@ -127,7 +133,7 @@ def check_parameters(name: str, defaults: Mapping[str, Any], given: Mapping[str,
 
 
 def parse_value(text: str, default: Any) -> Any:
-    """`text` as the type of `default`; a list is separated by commas, and a default of None takes any literal."""
+    """`text` as the type of `default`; commas separate a list, and a default of None takes any literal."""
     if isinstance(default, bool):
         return {"true": True, "false": False}[text.lower()]
     if isinstance(default, list):
@@ -160,7 +166,7 @@ def parse_overrides(name: str, defaults: Mapping[str, Any], overrides: Iterable[
     return values
 
 
-# --- planning ------------------------------------------------------------------------------------------------------
+# --- planning -----------------------------------------------------------------------------------------------
 
 
 def plan(
@@ -181,8 +187,8 @@ def plan(
         variant: put the results apart, under ``build/variants``, and export each as a page of its own.
 
     Raises:
-        ValueError: for a notebook or a parameter that does not exist, or a value of the wrong type; the message
-            names the known ones.
+        ValueError: for a notebook or a parameter that does not exist, or a value of the wrong type;
+            the message names the known ones.
     """
     known = {path.stem: path for path in sorted((root / "notebooks").glob("*.ipynb"))}
     for name in (*only, *settings):
@@ -221,11 +227,11 @@ def plan(
     return jobs
 
 
-# --- executing -----------------------------------------------------------------------------------------------------
+# --- executing ----------------------------------------------------------------------------------------------
 
 
 def execute(requested: Sequence[Job], jobs: int = 1) -> list[Failure]:
-    """Run what is outstanding of `requested`, up to `jobs` notebooks at a time; the failures, after all have run."""
+    """Run what is outstanding, `jobs` notebooks at a time; the failures, after all have run."""
     if all(job.is_current() for job in requested):
         return []
     from filelock import FileLock, Timeout
@@ -236,7 +242,10 @@ def execute(requested: Sequence[Job], jobs: int = 1) -> list[Failure]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print("Notebooks of this checkout are being executed elsewhere; waiting for that to end.", file=sys.stderr)
+        print(
+            "Notebooks of this checkout are being executed elsewhere; waiting for that to end.",
+            file=sys.stderr,
+        )
         lock.acquire()
     with lock:
         return run_jobs([job for job in requested if not job.is_current()], jobs)
@@ -279,7 +288,7 @@ def run_jobs(outstanding: Sequence[Job], jobs: int) -> list[Failure]:
 
 
 def start_worker(job: Job, jobs: int) -> subprocess.Popen[str]:
-    """A process that executes `job` on its share of the cores, and dies with this one: its standard input closes."""
+    """A process that executes `job` on its share of the cores, and ends when this one does."""
     log = Path(job.log)
     log.parent.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -311,7 +320,7 @@ def read_failure(job: Job, process: subprocess.Popen[str]) -> Failure:
     return Failure(job.name, "", f"the process ended with code {process.returncode}; out of memory, perhaps?", log)
 
 
-# --- the worker ----------------------------------------------------------------------------------------------------
+# --- the worker ---------------------------------------------------------------------------------------------
 
 
 def work(job: Job) -> dict[str, str] | None:
@@ -350,7 +359,7 @@ def work(job: Job) -> dict[str, str] | None:
         "records": job.records_hash(),
         "seconds": round(time.monotonic() - started, 1),
         "peak_memory_mb": peak_memory_mb(),
-        "versions": {"python": sys.version.split()[0], **versions(*RECORDED_PACKAGES)},
+        "versions": versions(RECORDED_PACKAGES),
         "hardware": hardware(),
     }
     target = Path(job.target)
@@ -382,7 +391,7 @@ def isolate_kernel(folder: Path, root: Path) -> None:
 
 
 def strip(notebook: Any, root: Path) -> None:
-    """Take timings out of an executed notebook's metadata, and machine paths out of its metadata and its text."""
+    """Take the timings out of an executed notebook's metadata, and the machine's paths out of its text."""
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         for key in ("papermill", "execution"):
@@ -414,7 +423,7 @@ def write_whole(path: Path, content: str) -> None:
 
 
 def end_with_parent() -> None:
-    """Wait until the parent's end of standard input closes, which its death does, and end this process at once."""
+    """Wait until the parent's end of standard input closes, as its death does, and end this process."""
     os.read(0, 1)  # not sys.stdin, whose lock would be missed when the interpreter shuts down
     os._exit(1)
 
@@ -432,7 +441,7 @@ def worker_main() -> int:
     return 0 if failure is None else 1
 
 
-# --- command line --------------------------------------------------------------------------------------------------
+# --- command line -------------------------------------------------------------------------------------------
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -460,9 +469,7 @@ def variant_main(args: argparse.Namespace) -> int:
     return run(args.profile, [args.notebook], args.set, variant=True)
 
 
-def run(
-    profile: str, only: Sequence[str], overrides: Sequence[str], jobs: int = 1, variant: bool = False
-) -> int:
+def run(profile: str, only: Sequence[str], overrides: Sequence[str], jobs: int = 1, variant: bool = False) -> int:
     """Plan, execute and report; the exit code."""
     from lps.experiments.profiles import load_profile
 
@@ -484,7 +491,11 @@ def run(
         print(f"{failure.name} failed{where}: {failure.error} (log: {failure.log})", file=sys.stderr)
     if variant and not failures:
         for job in requested:
-            print(Path(job.target).relative_to(ROOT), Path(job.target).with_suffix(".html").relative_to(ROOT), sep="\n")
+            print(
+                Path(job.target).relative_to(ROOT),
+                Path(job.target).with_suffix(".html").relative_to(ROOT),
+                sep="\n",
+            )
     return 1 if failures else 0
 
 

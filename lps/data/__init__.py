@@ -70,7 +70,7 @@ def data_root(given: Path | None = None) -> Path:
     root = given or (Path(os.environ["LPS_DATA"]) if os.environ.get("LPS_DATA") else None)
     if root is None:
         raise FileNotFoundError(
-            "real images need a data folder: set LPS_DATA or pass --data-root (CIFAR-10 is downloaded there when absent)"
+            "real images need a data folder: set LPS_DATA or pass --data-root; CIFAR-10 is downloaded there when absent"
         )
     return root
 
@@ -96,7 +96,5 @@ def load(name: str, train: int | None, test: int | None, seed: int, root: Path |
         from . import cifar10
 
         full = cifar10.load(data_root(root))
-        return ImageSet(
-            name, full.source, full.classes, full.train.subset(train, seed), full.test.subset(test, seed)
-        )
+        return ImageSet(name, full.source, full.classes, full.train.subset(train, seed), full.test.subset(test, seed))
     raise ValueError(f"unknown data set {name!r}; known: drawn, cifar10")

@@ -117,6 +117,14 @@ def setting_names() -> list[str]:
     return [f"{section}.{f.name}" for section, cls in _SECTIONS.items() for f in fields(cls)]
 
 
+def parse_changes(assignments: list[str]) -> dict[str, str]:
+    """``["train.epochs=5"]`` to a dictionary for :meth:`Experiment.override`."""
+    for text in assignments:
+        if "=" not in text:
+            raise ValueError(f"{text!r} is not a setting: expected name=value, for example train.epochs=5")
+    return dict(text.split("=", 1) for text in assignments)
+
+
 def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """Dataclass ``cls`` from plain values: every field given, none unknown, each of its type."""
     hints = get_type_hints(cls)

@@ -4,11 +4,8 @@ import ast
 import hashlib
 import json
 import os
-import platform
 import subprocess
 from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -59,33 +56,15 @@ def write_json(path: Path, content: Any) -> None:
     partial.replace(path)
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """A record with its id (``<row>/<file stem>``) added."""
+    record = json.loads(path.read_text())
+    return {**record, "id": f"{record['experiment']}/{path.stem}"}
+
+
 def read_records(*folders: Path) -> list[dict[str, Any]]:
-    """All records below the folders, the id (``<row>/<file stem>``) added to each."""
-    records = []
-    for folder in folders:
-        for path in sorted(folder.glob("table*/*/*.json")):
-            record = json.loads(path.read_text())
-            records.append({**record, "id": f"{record['experiment']}/{path.stem}"})
-    return records
-
-
-@cache
-def machine() -> dict[str, Any]:
-    """Versions and hardware of this machine."""
-    packages = ("torch", "torchvision", "pytorch-lightning", "numpy")
-    cpu = platform.processor() or platform.machine()
-    if (info := Path("/proc/cpuinfo")).exists():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0] if names else cpu
-    return {
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
-        "hardware": {
-            "system": platform.system(),
-            "cpu": cpu,
-            "cores": os.cpu_count(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
-    }
+    """All records below the folders."""
+    return [read_record(path) for folder in folders for path in sorted(folder.glob("table*/*/*.json"))]
 
 
 def code_version() -> dict[str, Any]:

@@ -15,9 +15,12 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from ..data import ImageSet, load
+from ..machine import hardware, versions
 from .config import Data, Experiment
-from .records import code_hash, code_version, command, determinism, machine, now, run_id, write_json
+from .records import code_hash, code_version, command, determinism, now, run_id, write_json
 from .table1 import Row, by_value
+
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,11 @@ class DataCache:
 
 
 def plan(
-    rows: Sequence[Row], experiment_of: Callable[[Row], Experiment], seeds: Sequence[int], results: Path, data: DataCache
+    rows: Sequence[Row],
+    experiment_of: Callable[[Row], Experiment],
+    seeds: Sequence[int],
+    results: Path,
+    data: DataCache,
 ) -> list[Run]:
     """All runs, the most valuable first: every row once before any row twice."""
     code = code_hash()
@@ -124,7 +131,8 @@ def perform(
                 "history": classifier.history,
                 "parameters": sum(p.numel() for p in classifier.parameters()),
                 "code": version,
-                **machine(),
+                "versions": versions(PACKAGES),
+                "hardware": hardware(),
                 "determinism": determinism(),
                 "started": started,
                 "seconds": {
@@ -152,7 +160,11 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
 
 
 def run_all(
-    runs: Sequence[Run], data: DataCache, changes: Mapping[str, str], budget: float | None = None, quiet: bool = False
+    runs: Sequence[Run],
+    data: DataCache,
+    changes: Mapping[str, str],
+    budget: float | None = None,
+    quiet: bool = False,
 ) -> int:
     """Perform the outstanding runs in order; the number that is left.
 

@@ -75,9 +75,7 @@ class Classifier(pl.LightningModule):
         groups = [{"params": decayed, "weight_decay": self.recipe.weight_decay}]
         if free:
             groups.append({"params": free, "weight_decay": 0.0})
-        return torch.optim.SGD(
-            groups, lr=self.recipe.lr, momentum=self.recipe.momentum, nesterov=self.recipe.nesterov
-        )
+        return torch.optim.SGD(groups, lr=self.recipe.lr, momentum=self.recipe.momentum, nesterov=self.recipe.nesterov)
 
     def on_fit_start(self) -> None:
         if self.device.type == "cuda":
@@ -235,7 +233,10 @@ def fit(
         callbacks=[
             Watch(report, stop, deadline),
             ModelCheckpoint(
-                folder, filename=Path(CHECKPOINT).stem, save_on_train_epoch_end=True, enable_version_counter=False
+                folder,
+                filename=Path(CHECKPOINT).stem,
+                save_on_train_epoch_end=True,
+                enable_version_counter=False,
             ),
         ],
     )

@@ -8,26 +8,22 @@ from pathlib import Path
 
 import torch
 
-from ..companion.paths import LOCAL, SHIPPED
-from .config import Experiment
-from .profiles import load_profile, profile_names
-from .records import code_hash, read_records
-from .run import DataCache, plan, run_all
-from .table1 import ROWS, Row, matching
+from .companion.paths import LOCAL, SHIPPED
+from .experiments.config import Experiment, parse_changes
+from .experiments.profiles import load_profile, profile_names
+from .experiments.records import code_hash, read_records
+from .experiments.run import DataCache, plan, run_all
+from .experiments.table1 import ROWS, Row, matching
 
 
 def _common(parser: argparse.ArgumentParser, patterns: str) -> None:
-    parser.add_argument("patterns", nargs=patterns, default=["table1/*"], metavar="row", help="table1/lps-tri-3, 'table1/*'")
+    parser.add_argument(
+        "patterns", nargs=patterns, default=["table1/*"], metavar="row", help="table1/lps-tri-3, 'table1/*'"
+    )
     parser.add_argument("--profile", default="quick", choices=profile_names())
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting: train.epochs=5")
-
-
-def changes_of(assignments: list[str]) -> dict[str, str]:
-    """``["train.epochs=5"]`` to a dictionary."""
-    for text in assignments:
-        if "=" not in text:
-            raise ValueError(f"--set {text!r}: expected name=value, for example train.epochs=5")
-    return dict(text.split("=", 1) for text in assignments)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting: train.epochs=5"
+    )
 
 
 def list_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +52,7 @@ def show_arguments(parser: argparse.ArgumentParser) -> None:
 
 def show_main(options: argparse.Namespace) -> int:
     """Settings as JSON."""
-    profile, changes = load_profile(options.profile), changes_of(options.set)
+    profile, changes = load_profile(options.profile), parse_changes(options.set)
     for row in matching(options.patterns):
         settings = profile.row(row.name, row.method, row.antialias).override(changes)
         print(json.dumps(settings.as_dict(), indent=2))
@@ -85,7 +81,7 @@ def seconds(text: str) -> float:
 def run_main(options: argparse.Namespace) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    profile, changes = load_profile(options.profile), changes_of(options.set)
+    profile, changes = load_profile(options.profile), parse_changes(options.set)
 
     def experiment_of(row: Row) -> Experiment:
         return profile.row(row.name, row.method, row.antialias).override(changes)

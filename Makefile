@@ -1,0 +1,79 @@
+# The companion's front door. `make help` lists what there is.
+
+PYTHON ?= python3
+PROFILE ?= quick
+JOBS ?= $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),1)
+NB ?=
+P ?=
+PORT ?= 8000
+
+BIN := .venv/bin
+LPS := $(BIN)/python -m lps
+
+# The environment is the lock's: its stamp carries a checksum of the lock and appears only after the last step, so a
+# changed lock or an interrupted installation makes it again, and time stamps play no part.
+STAMP := .venv/.installed-$(firstword $(shell cksum requirements.lock))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help env check test lint claims reproduce variant compare book serve clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  PROFILE=quick      smoke, quick, reduced or full: how large the experiments are"
+	@echo "  NB=table1          only these notebooks (reproduce, variant)"
+	@echo "  P=\"seed=3 ...\"     parameters of those notebooks, on top of the profile's"
+	@echo "  JOBS=1             notebooks executed at a time; make -j2 sets it too"
+	@echo "  PYTHON=python3     the Python, 3.11 or newer, that .venv is made with"
+
+env: $(STAMP) ## make .venv from requirements.lock
+
+$(STAMP):
+	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is not found: install Python 3.11 or newer, or name yours, as in \`make env PYTHON=python3.12\`." >&2; exit 1; }
+	@$(PYTHON) lps/companion/environment.py --before-install
+	@echo "Installing the locked environment into .venv: about 3 minutes, 6 GB."
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -P lps/companion/environment.py
+	@touch $@
+
+check: lint ## before a commit: lint, and the quick tests
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test: env ## every test, all notebooks among them
+	$(BIN)/python -m pytest
+
+lint: env ## ruff, mypy, and no outputs in notebooks
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+claims: env ## the ledger: which of the paper's claims hold on this machine
+	$(LPS) claims
+
+reproduce: env ## execute what is outstanding, judge the claims, build the book (NB= executes one notebook only)
+	@$(LPS) notebooks $(NB) --profile $(PROFILE) --jobs $(JOBS) $(if $(P),--set $(P))
+	@$(if $(NB),echo "Executed copies are in build/notebooks/$(PROFILE); \`make book PROFILE=$(PROFILE)\` builds the book once all have run.",$(MAKE) --no-print-directory book)
+
+variant: env ## one notebook with other parameters: make variant NB=table1 P="antialias=bin-5 seed=3"
+	@$(if $(NB),,echo "Name the notebook: make variant NB=table1 P=\"antialias=bin-5 seed=3\"" >&2; exit 2)
+	@$(LPS) variant $(NB) $(P) --profile $(PROFILE)
+
+compare: env ## your runs beside the shipped ones and the paper's values
+	$(LPS) compare
+
+book: env ## the book in build/html, from what has been executed
+	@mkdir -p build
+	-@$(LPS) claims > build/claims.txt
+	BOOK_PROFILE=$(PROFILE) $(BIN)/jupyter-book build -q -n -W --keep-going --path-output build .
+	@ln -sfn _build/html build/html
+	@echo "The book is at build/html/index.html."
+
+serve: ## the book at http://localhost:8000 (PORT=)
+	$(PYTHON) -m http.server --directory build/html $(PORT)
+
+clean: ## remove build/; .venv and your runs in results/local stay
+	rm -rf build

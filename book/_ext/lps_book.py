@@ -1,0 +1,136 @@
+"""Sphinx extension of this book: executed notebooks, results, claims and proofs, pages that read offline.
+
+The table of contents names the editable notebooks, ``notebooks/<name>``. While Sphinx reads one, this
+extension hands it the executed copy ``build/notebooks/<profile>/<name>.ipynb`` instead. So the page shows
+outputs, and the launch, edit and download buttons point at the source. ``BOOK_PROFILE`` names the profile.
+"""
+
+import json
+import os
+import shutil
+import sys
+from importlib.metadata import files
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lps_results
+from docutils import nodes
+from docutils.parsers.rst import directives
+from lps_nodes import details
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+from sphinx_proof import directive as proof_directive
+from sphinx_proof import domain, proof_type
+from sphinx_proof import nodes as proof_nodes
+
+logger = logging.getLogger(__name__)
+
+MATHJAX_FILES = (
+    "static/mathjax/tex-chtml.js",
+    "static/mathjax/input/tex/extensions/",
+    "static/mathjax/output/chtml/fonts/woff-v2/",
+)
+
+
+class claim_node(nodes.Admonition, nodes.Element):
+    """A numbered claim, beside sphinx-proof's own lemma, theorem and so on."""
+
+
+class ClaimDirective(proof_directive.ElementDirective):
+    """``{prf:claim}``: the type that the paper uses and sphinx-proof lacks."""
+
+    name = "claim"
+
+
+class FoldableProof(SphinxDirective):
+    """``{prf:proof}`` as a foldable block: open, or closed with the class ``dropdown``."""
+
+    has_content = True
+    option_spec: ClassVar = {"class": directives.class_option}
+
+    def run(self) -> list[nodes.Node]:
+        folded = "dropdown" in self.options.get("class", [])
+        proof = details("", summary="Proof", open=not folded, classes=["lps-proof"])
+        self.state.nested_parse(self.content, self.content_offset, proof)
+        return [proof]
+
+
+def register_claim() -> None:
+    """Add ``claim`` and the foldable proof to sphinx-proof's tables; has to happen before its own set-up."""
+    domain.ProofDomain.directives["proof"] = FoldableProof
+    proof_type.PROOF_TYPES["claim"] = ClaimDirective
+    proof_nodes.NODE_TYPES["claim"] = claim_node
+    proof_directive.DEFAULT_REALTYP_TO_COUNTERTYP["claim"] = "claim"
+    domain.ProofDomain.directives["claim"] = ClaimDirective
+
+
+def substitute_executed(app: Sphinx, docname: str, content: list[str]) -> None:
+    """On ``source-read``: give Sphinx the executed copy of a notebook, and a line on how it was made."""
+    if not docname.startswith("notebooks/"):
+        return
+    name = docname.removeprefix("notebooks/")
+    executed = lps_results.executed_notebook(app.config, name)
+    app.env.note_dependency(str(executed))
+    if not executed.is_file():
+        logger.warning(
+            "%s has not been executed with the profile %r; run: make reproduce PROFILE=%s NB=%s",
+            docname, app.config.lps_profile, app.config.lps_profile, name, location=docname,
+        )  # fmt: skip
+        return
+    notebook = json.loads(executed.read_text())
+    line = "```{lps-provenance}\n```"
+    notebook["cells"].insert(1, {"cell_type": "markdown", "id": "provenance", "metadata": {}, "source": line})
+    content[0] = json.dumps(notebook)
+
+
+def link_repository(app: Sphinx, config: Config) -> None:
+    """On ``config-inited``: show source, edit and launch buttons where the build knows its repository."""
+    options: dict[str, Any] = config.html_theme_options
+    name = os.environ.get("GITHUB_REPOSITORY")
+    if name:
+        options["repository_url"] = f"{os.environ.get('GITHUB_SERVER_URL', 'https://github.com')}/{name}"
+        options["use_repository_button"] = options["use_edit_page_button"] = True
+        options["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
+    else:
+        for option in ("repository_url", "launch_buttons", "use_repository_button", "use_edit_page_button"):
+            options.pop(option, None)
+
+
+def set_theme_mode(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """On ``html-page-context``: the theme's script rejects the empty mode that jupyter-book leaves."""
+    context["default_mode"] = "auto"
+
+
+def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
+    """On ``build-finished``: put MathJax and its fonts into the book, so that it needs no network."""
+    if error is not None or app.builder.format != "html":
+        return
+    for packaged in files("sphinx-mathjax-offline") or []:
+        inside = str(packaged).partition("/")[2]
+        if inside.startswith(MATHJAX_FILES):
+            target = Path(app.outdir, "_static", inside.removeprefix("static/"))
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(str(packaged.locate()), target)
+
+
+def forget_failed_build(app: Sphinx, error: Exception | None) -> None:
+    """On ``build-finished``: an unchanged page would not warn again and pass next time; read all anew."""
+    if app.statuscode:
+        Path(app.doctreedir, "environment.pickle").unlink(missing_ok=True)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    sys.path.insert(0, str(Path(__file__).parents[2]))  # the API pages describe the ``lps`` of this checkout
+    register_claim()
+    app.setup_extension("sphinx_proof")
+    app.add_config_value("lps_profile", os.environ.get("BOOK_PROFILE", "quick"), "env")
+    app.connect("config-inited", link_repository, priority=100)
+    app.connect("source-read", substitute_executed)
+    app.connect("html-page-context", set_theme_mode, priority=900)
+    app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", forget_failed_build, priority=900)
+    lps_results.setup(app)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,451 @@
+"""Roles and directives that put computed results on a page.
+
+They render plain data files and compute nothing: ``build/claims.json`` (the ledger), ``build/tables/*.json``,
+the run records under ``results/``, the sidecars of executed notebooks, and the paper's transcribed values.
+Every file read is noted as a dependency of the page, so a changed result rebuilds the pages that show it.
+"""
+
+import csv
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from docutils import nodes
+from lps_nodes import (
+    NONE,
+    SYMBOLS,
+    Cell,
+    Inline,
+    block,
+    depart_details,
+    details,
+    fields,
+    link,
+    listing,
+    page,
+    paragraph,
+    span,
+    table,
+    verdict,
+    verdict_class,
+    visit_details,
+)
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.domains.std import StandardDomain
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+GROUPS = {"theorem": "Theory", "cell": "Cells", "ordering": "Orderings", "sentence": "Sentences"}
+
+
+def executed_notebook(config: Config, name: str) -> Path:
+    """Where ``make reproduce`` leaves the executed copy of ``notebooks/<name>.ipynb``."""
+    root = Path(__file__).resolve().parents[2]
+    return root / "build" / "notebooks" / config.lps_profile / f"{name}.ipynb"
+
+
+def spread(value: dict[str, Any] | None) -> str:
+    """``{mean, std, n}`` as ``94.80 ± 0.14``; the spread is left out where one run gives none."""
+    if value is None or value.get("mean") is None:
+        return NONE
+    text = f"{value['mean']:.2f}"
+    return text if value.get("std") is None else f"{text} ± {value['std']:.2f}"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def plain(value: Any) -> str:
+    """A value of a record as short text."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Leaves of a nested dictionary with dotted names."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def record_label(identity: str) -> str:
+    return "record-" + nodes.make_id(identity)
+
+
+def entry_label(entry: dict[str, Any]) -> str:
+    return "entry-" + nodes.make_id(entry["id"])
+
+
+def hardware(values: dict[str, Any]) -> str:
+    """The GPU where there was one, otherwise the processor and its cores, as a record or sidecar has them."""
+    gpu = values.get("gpu") or next(iter(values.get("gpus") or []), None)
+    if gpu:
+        return gpu
+    return f"{values.get('cpu') or values.get('processor')}, {values['cores']} cores"
+
+
+class ResultDirective(SphinxDirective):
+    """Base of the directives: finds files from the book's root and notes them as dependencies of the page."""
+
+    def path(self, name: str) -> Path:
+        return Path(self.env.srcdir, name)
+
+    def load(self, name: str) -> Any:
+        """Content of a JSON file, or ``None`` where it has not been made yet."""
+        path = self.path(name)
+        self.env.note_dependency(str(path))
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def absent(self, what: str, command: str) -> list[nodes.Node]:
+        """What stands in place of a result that is not there."""
+        text = f"{what} has not been computed in this checkout. `{command}` makes it."
+        return [nodes.note("", paragraph(text))]
+
+    def anchor(self, label: str, title: str) -> None:
+        """Make ``label`` a target of :func:`link`."""
+        standard = cast(StandardDomain, self.env.get_domain("std"))
+        standard.anonlabels[label] = self.env.docname, label
+        standard.labels[label] = self.env.docname, label, title
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """All run records by their id, ``table1/lps/quick-seed0-1a2b3c4d5e``, shipped ones first.
+
+        ``path`` is added to each; a repetition of a shipped run has its id and comes under ``local/<id>``.
+        """
+        root = self.path("results")
+        self.env.note_dependency(str(root))  # a folder counts as outdated, so new records are found
+        records: dict[str, dict[str, Any]] = {}
+        for part in ("shipped", "local"):
+            for path in sorted((root / part).glob("table*/*/*.json")):
+                record = self.load(path.as_posix())
+                identity = f"{record['experiment']}/{path.stem}"
+                record["path"] = path.relative_to(root.parent).as_posix()
+                records[f"{part}/{identity}" if identity in records else identity] = record
+        return records
+
+
+class Headline(ResultDirective):
+    """Two sentences that say how the paper fares, from the ledger and from Table 1."""
+
+    def run(self) -> list[nodes.Node]:
+        ledger = self.load("build/claims.json")
+        if ledger is None:
+            return self.absent("The summary of the results", "make claims")
+        entries = ledger["entries"]
+        theory = [e for e in entries if e["kind"] == "theorem"]
+        good = sum(e["verdict"] in ("holds", "holds+") for e in theory)
+        sentences: list[Inline] = [
+            f"Lemma 1 and Claims 1 to 4: {good} of {len(theory)} checks of the theory hold on this machine, "
+            "for every shift tried. "
+        ]
+        results = self.load("build/tables/table1.json") or {"groups": []}
+        groups = sorted(results["groups"], key=lambda group: group["data"] != "cifar10")  # real images first
+        rows = [row for group in groups[:1] for row in group["rows"] if row["ours"]]
+        exact = [row for row in rows if row["method"] in ("APS", "LPS")]
+        loose = [row for row in rows if row not in exact]
+        if exact and loose:
+            agree, total = (sum(row["ours"]["c_cons"][key] for row in exact) for key in ("agree", "total"))
+            low, high = (pick(row["ours"]["c_cons"]["mean"] for row in loose) for pick in (min, max))
+            sentences += [
+                f"Networks trained here with APS or LPS kept their prediction in {agree:,} of {total:,} "
+                "pairs of shifted images; strided and low-pass filtered networks did so in "
+                f"{low:.1f} % to {high:.1f} % of them (",
+                page("notebooks/table1", "Table 1"),
+                f", {groups[0]['label']}).",
+            ]
+        return [paragraph(sentences, "lps-headline")]
+
+
+class Scoreboard(ResultDirective):
+    """How many entries of the ledger have which verdict, and one square for each entry."""
+
+    def run(self) -> list[nodes.Node]:
+        ledger = self.load("build/claims.json")
+        if ledger is None:
+            return self.absent("The claims scoreboard", "make claims")
+        tiles = [
+            paragraph([span(str(ledger["counts"][name]), "lps-count"), verdict(name)], "lps-tile")
+            for name in SYMBOLS
+            if ledger["counts"].get(name)
+        ]
+        rows = []
+        for group, entries in group_entries(ledger["entries"]).items():
+            squares = [self.square(entry) for entry in entries]
+            rows.append(paragraph([span(group, "lps-group"), span(squares, "lps-squares")], "lps-row"))
+        source: Inline = [
+            f"{len(ledger['entries'])} entries, checked {ledger['generated'][:10]} on {ledger['machine']}. ",
+            "Each square is one entry: ",
+            page("book/claims", "the whole ledger"),
+            ".",
+        ]
+        return [block([block(tiles, "lps-tiles"), *rows, paragraph(source, "lps-source")], "lps-scoreboard")]
+
+    def square(self, entry: dict[str, Any]) -> nodes.inline:
+        """One entry as a symbol that links to the ledger; its title, read out too, says what it is."""
+        title = f"{entry['place']}: {entry['statement']} ({entry['verdict']})"
+        uri = self.env.app.builder.get_relative_uri(self.env.docname, "book/claims")
+        target = nodes.reference("", "", internal=True, refuri=f"{uri}#{entry_label(entry)}", reftitle=title)
+        target += [nodes.Text(SYMBOLS[entry["verdict"]]), span(title, "visually-hidden")]
+        return span(target, "lps-square", verdict_class(entry["verdict"]))
+
+
+def group_entries(entries: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Entries by the table or figure they belong to, else by their kind; in the ledger's order."""
+    groups = defaultdict(list)
+    for entry in entries:
+        numbered = re.search(r"(Table|Figure) \d+", entry["place"])
+        theorem = entry["kind"] == "theorem"
+        groups[numbered[0] if numbered and not theorem else GROUPS[entry["kind"]]].append(entry)
+    return dict(groups)
+
+
+class Ledger(ResultDirective):
+    """Every entry of the ledger with the paper's value, ours, the rule, the verdict and the evidence."""
+
+    HEAD = (
+        Cell("Where", ("lps-place",)),
+        Cell("Statement"),
+        Cell("Paper", ("lps-paper",)),
+        Cell("Here", ("lps-ours",)),
+        Cell("Verdict"),
+    )
+
+    def run(self) -> list[nodes.Node]:
+        ledger = self.load("build/claims.json")
+        if ledger is None:
+            return self.absent("The ledger of claims", "make claims")
+        runs = self.records()
+        result: list[nodes.Node] = []
+        for group, entries in group_entries(ledger["entries"]).items():
+            body = [(entry_label(entry), self.row(entry, runs)) for entry in entries]
+            caption = f"Ledger: {group.lower() if group in GROUPS.values() else group}"
+            result.append(table(caption, [self.HEAD], body, "lps-ledger"))
+        return result
+
+    def row(self, entry: dict[str, Any], runs: dict[str, Any]) -> list[Cell]:
+        self.anchor(entry_label(entry), entry["statement"])
+        facts: list[tuple[str, Inline]] = [("Rule", entry["rule"])]
+        if entry["evidence"]:
+            facts.append(("Evidence", entry["evidence"]))
+        if entry["run"]:
+            facts.append(("Runs, by seed", run_links(entry["run"], runs)))
+        more = details("", fields(facts), summary="rule, evidence and command")
+        if entry["command"]:
+            more += listing(entry["command"])
+        place: Inline = page(entry["page"], entry["place"]) if entry["page"] else entry["place"]
+        return [
+            Cell(place, ("lps-place",)),
+            Cell(entry["statement"], ("lps-statement",), (more,)),
+            Cell(entry["paper"] or NONE, ("lps-paper",)),
+            Cell(entry["ours"] or NONE, ("lps-ours",)),
+            Cell(verdict(entry["verdict"]), ("lps-verdict-cell",)),
+        ]
+
+
+def run_links(identities: Sequence[str], runs: dict[str, dict[str, Any]]) -> list[nodes.Node]:
+    """A link for each run record, named by its seed."""
+    links: list[nodes.Node] = []
+    for identity in identities:
+        links += [link(record_label(identity), str(runs[identity]["seed"])), nodes.Text(", ")]
+    return links[:-1]
+
+
+class ResultTable(ResultDirective):
+    """A table of the paper beside ours, one for each group of runs. Argument: its name, ``table1``."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        name = self.arguments[0]
+        data = self.load(f"build/tables/{name}.json")
+        if data is None:
+            return self.absent(f"The comparison with the paper ({name})", f"make reproduce NB={name}")
+        runs = self.records()
+        result: list[nodes.Node] = []
+        for group in data["groups"]:
+            if group["differs"]:
+                items = [nodes.list_item("", paragraph(text)) for text in group["differs"]]
+                summary = f"What differs from the paper: {group['label']}"
+                result.append(details("", nodes.bullet_list("", *items), summary=summary, open=True))
+            result.append(self.comparison(f"{data['title']}; {group['label']}.", group["rows"], runs))
+            if any(row["stale"] for row in group["rows"]):
+                note = "† computed before `lps` last changed; `python -m lps run` computes it again."
+                result.append(paragraph(note, "lps-source"))
+        return result
+
+    def comparison(self, caption: str, rows: Sequence[dict[str, Any]], runs: dict[str, Any]) -> nodes.table:
+        head = [
+            [
+                Cell("Method", ("lps-first",), down=2),
+                Cell("Accuracy (%)", ("lps-across",), across=3),
+                Cell("C-Cons. (%)", ("lps-across",), across=3),
+                Cell("Seeds", down=2),
+            ],
+            [Cell("paper", ("lps-number",)), Cell("here", ("lps-number",)), Cell("verdict")] * 2,
+        ]
+        body = []
+        for row in rows:
+            self.anchor(nodes.make_id(row["row"]), row["row"])
+            method = row["method"] if row["antialias"] == "-" else f"{row['method']}, {row['antialias']}"
+            cells = [Cell(method + (" †" if row["stale"] else ""), ("lps-first",))]
+            for metric in ("acc", "c_cons"):
+                cells += self.metric(row, metric)
+            cells.append(Cell(run_links(row["runs"], runs) or NONE, ("lps-runs",)))
+            body.append((nodes.make_id(row["row"]), cells))
+        return table(caption, head, body, "lps-comparison")
+
+    def metric(self, row: dict[str, Any], metric: str) -> list[Cell]:
+        ours = (row["ours"] or {}).get(metric)
+        counts: tuple[nodes.Node, ...] = ()
+        if ours and ours.get("total"):
+            counts = (paragraph(f"{ours['agree']:,} of {ours['total']:,}", "lps-small"),)
+        shown: Inline = link(record_label(row["runs"][0]), spread(ours)) if row["runs"] else NONE
+        return [
+            Cell(spread(row["paper"][metric]), ("lps-number",)),
+            Cell(shown, ("lps-number", "lps-ours"), counts),
+            Cell(verdict(row["verdict"][metric]), ("lps-verdict-cell",)),
+        ]
+
+
+class Records(ResultDirective):
+    """Every run record with all its fields, each under an anchor that the numbers of this book link to."""
+
+    def run(self) -> list[nodes.Node]:
+        records = self.records()
+        if not records:
+            return self.absent("A run record", "python -m lps run 'table1/*'")
+        groups = defaultdict(list)
+        for identity, record in records.items():
+            groups[record["experiment"]].append((identity, record))
+        sections: list[nodes.Node] = []
+        for experiment, members in sorted(groups.items()):
+            heading = nodes.rubric("", experiment)
+            sections += [heading, *(self.record(identity, record) for identity, record in members)]
+        return sections
+
+    def record(self, identity: str, record: dict[str, Any]) -> details:
+        label = record_label(identity)
+        self.anchor(label, identity)
+        metrics = ", ".join(f"{name} {counted(value)}" for name, value in record["metrics"].items())
+        where = "shipped" if record["path"].startswith("results/shipped/") else "yours"
+        summary = f"{record['profile']}, seed {record['seed']} ({where}): {metrics}"
+        node = details("", summary=summary, ids=[label], classes=["lps-record"])
+        file = addnodes.download_reference(
+            "", "", reftarget="/" + record["path"], refdoc=self.env.docname, refdomain=""
+        )
+        file += nodes.literal(text=record["path"])
+        node += [paragraph(["The command that repeats it (record: ", file, "):"]), listing(record["command"])]
+        skipped = ("history", "command", "experiment", "profile", "seed", "path")
+        facts = flat({key: value for key, value in record.items() if key not in skipped})
+        node += fields(((key, plain(value)) for key, value in facts), "lps-dense")
+        return node
+
+
+def counted(value: dict[str, Any]) -> str:
+    """A metric of a record with its counts."""
+    return f"{value['value']:.2f} % ({value['agree']:,} of {value['total']:,})"
+
+
+class Costs(ResultDirective):
+    """What the notebooks and the runs behind this book took, on which hardware."""
+
+    def run(self) -> list[nodes.Node]:
+        folder = executed_notebook(self.config, "any").parent
+        body = []
+        for path in sorted(folder.glob("*.json")):
+            side = self.load(path.as_posix())
+            cells = [
+                Cell(page(f"notebooks/{path.stem}", path.stem)),
+                Cell(duration(side["seconds"]), ("lps-number",)),
+                Cell(f"{side['peak_memory_mb']:,.0f} MB", ("lps-number",)),
+                Cell(hardware(side["hardware"])),
+            ]
+            body.append(("", cells))
+        if not body:
+            result = self.absent("The cost of the notebooks", "make reproduce")
+        else:
+            head = [[Cell("Notebook"), Cell("Time", ("lps-number",)), Cell("Peak memory", ("lps-number",))]]
+            head[0].append(Cell("Hardware"))
+            result = [table(f"Cost of the notebooks in the profile {self.config.lps_profile}.", head, body)]
+        return result + self.runs()
+
+    def runs(self) -> list[nodes.Node]:
+        groups = defaultdict(list)
+        for record in self.records().values():
+            key = record["profile"], record["data"]["name"], hardware(record["hardware"])
+            groups[key].append(record["seconds"])
+        if not groups:
+            return []
+        head = [[Cell(t) for t in ("Profile", "Data", "Hardware")]]
+        head[0] += [Cell(t, ("lps-number",)) for t in ("Runs", "A run takes", "All of them")]
+        body = []
+        for (profile, data, machine), seconds in sorted(groups.items()):
+            times = " to ".join(dict.fromkeys((duration(min(seconds)), duration(max(seconds)))))
+            numbers = [Cell(t, ("lps-number",)) for t in (str(len(seconds)), times, duration(sum(seconds)))]
+            body.append(("", [Cell(profile), Cell(data), Cell(machine), *numbers]))
+        return [table("Cost of the training runs behind this book, from their records.", head, body)]
+
+
+class Provenance(ResultDirective):
+    """How the notebook of this page was executed and how to do it again."""
+
+    def run(self) -> list[nodes.Node]:
+        name = self.env.docname.rpartition("/")[2]
+        source = addnodes.download_reference(
+            "", "", reftarget=f"/notebooks/{name}.ipynb", refdoc=self.env.docname, refdomain=""
+        )
+        source += nodes.literal(text=f"notebooks/{name}.ipynb")
+        profile = self.config.lps_profile
+        text: list[str | nodes.Node] = [source, f", executed with the profile `{profile}`"]
+        side = self.load(executed_notebook(self.config, name).with_suffix(".json").as_posix())
+        if side is not None:
+            text.append(f" in {duration(side['seconds'])} on {hardware(side['hardware'])}")
+        text.append(f". Again: `make reproduce PROFILE={profile} NB={name}`")
+        return [paragraph(text, "lps-provenance")]
+
+
+class PaperValue(SphinxRole):
+    """``{paper}`table1:lps-tri-3:acc` ``: a value of the paper, with its spread if it has one."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        try:
+            file, key, column = self.text.split(":")
+            path = Path(self.env.srcdir, "results", "paper", f"{file}.csv")
+            self.env.note_dependency(str(path))
+            with path.open(newline="") as stream:
+                row = next(row for row in csv.DictReader(stream) if row["row"].rpartition("/")[2] == key)
+            value, deviation = row[column], row.get(f"{column}_std")
+        except (ValueError, KeyError, StopIteration, OSError) as error:
+            message = f"the paper's value {self.text!r} is not in results/paper: {error!r}"
+            problem = self.inliner.reporter.error(message, line=self.lineno)
+            return [nodes.problematic(self.rawtext, self.rawtext)], [problem]
+        shown = f"{value} ± {deviation}" if deviation else value
+        return [span(shown, "lps-paper-value")], []
+
+
+def setup(app: Sphinx) -> None:
+    """Called by the extension ``lps_book``."""
+    app.add_node(details, html=(visit_details, depart_details))
+    app.add_role("paper", PaperValue())
+    directives = {
+        "headline": Headline,
+        "scoreboard": Scoreboard,
+        "ledger": Ledger,
+        "table": ResultTable,
+        "records": Records,
+        "costs": Costs,
+        "provenance": Provenance,
+    }
+    for name, directive in directives.items():
+        app.add_directive(f"lps-{name}", directive)

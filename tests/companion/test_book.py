@@ -1,0 +1,322 @@
+"""The book builds without a warning, reads offline, and all its links, pictures and tables are in order."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urldefrag
+
+import pytest
+
+from lps.companion.paths import ROOT
+
+pytestmark = pytest.mark.slow
+
+NOTEBOOKS = ("lemma1", "claim1", "claim2", "claim3", "claim4", "figure1", "figure2", "figure3", "table1")
+VERDICTS = ("holds", "holds+", "direction only", "fails", "not run", "not checkable")
+PHONE, SCREEN = 390, 1600
+RESOURCES = {"script": "src", "img": "src", "link": "href", "source": "src"}
+
+
+# A small book ------------------------------------------------------------------------------------------
+
+
+def write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def sample_results(tree: Path) -> None:
+    """A ledger with every verdict, a record and a table that shows it, in the formats of the companion."""
+    stem = "smoke-seed0-0123456789"
+    record = {
+        "experiment": "table1/lps",
+        "profile": "smoke",
+        "seed": 0,
+        "config": {"train": {"epochs": 1, "lr": 0.1}},
+        "data": {"name": "drawn", "source": "drawn in memory", "fingerprint": "0" * 64},
+        "metrics": {name: {"value": 100.0, "agree": 100, "total": 100} for name in ("acc", "c_cons")},
+        "history": [],
+        "code": {"commit": None, "dirty": None, "hash": "0" * 12},
+        "versions": {"torch": "0"},
+        "hardware": {"cpu": "a processor", "cores": 2, "gpu": None},
+        "determinism": {"threads": 1},
+        "seconds": 1.0,
+        "started": "2026-01-01T00:00:00+00:00",
+        "command": "python -m lps run table1/lps --profile smoke --seed 0",
+    }
+    write(tree / "results" / "local" / "table1" / "lps" / f"{stem}.json", record)
+    entries = [
+        {
+            "id": f"sample-{i}",
+            "kind": "theorem" if i == 0 else "cell",
+            "place": "Table 1, LPS",
+            "statement": f"statement {i}",
+            "paper": "94.45 ± 0.05",
+            "ours": None,
+            "rule": "within the tolerance",
+            "verdict": verdict,
+            "evidence": "",
+            "run": [f"table1/lps/{stem}"],
+            "command": "python -m lps claims",
+            "page": "notebooks/table1",
+        }
+        for i, verdict in enumerate(VERDICTS)
+    ]
+    counts = dict.fromkeys(VERDICTS, 1)
+    about = {"generated": "2026-01-01T00:00:00", "code": "0", "machine": "a machine"}
+    write(tree / "build" / "claims.json", {**about, "counts": counts, "entries": entries})
+    value = {"mean": 94.45, "std": 0.05, "n": 5}
+    row = {
+        "row": "table1/lps",
+        "method": "LPS",
+        "antialias": "-",
+        "paper": {"acc": value, "c_cons": value},
+        "ours": {name: {**value, "std": None, "agree": 100, "total": 100} for name in ("acc", "c_cons")},
+        "verdict": {"acc": "direction only", "c_cons": "holds"},
+        "runs": [f"table1/lps/{stem}"],
+        "stale": True,
+    }
+    group = {
+        "label": "drawn data",
+        "profile": "smoke",
+        "data": "drawn",
+        "differs": ["less of it"],
+        "rows": [row],
+    }
+    write(tree / "build" / "tables" / "table1.json", {"title": "Table 1", "columns": [], "groups": [group]})
+
+
+def executed_notebooks(tree: Path) -> None:
+    """The smoke profile's executed notebooks where they exist, otherwise the sources, without outputs."""
+    for name in NOTEBOOKS:
+        executed = ROOT / "build" / "notebooks" / "smoke" / f"{name}.ipynb"
+        target = tree / "build" / "notebooks" / "smoke" / f"{name}.ipynb"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(executed if executed.is_file() else ROOT / "notebooks" / f"{name}.ipynb", target)
+        sidecar = {
+            "seconds": 1.0,
+            "peak_memory_mb": 100.0,
+            "hardware": {"processor": "a processor", "cores": 2},
+        }
+        write(target.with_suffix(".json"), sidecar)
+
+
+def build(tree: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", "-n", "-W", "--keep-going"]
+    environment = {**os.environ, "BOOK_PROFILE": "smoke"}
+    environment.pop("GITHUB_REPOSITORY", None)
+    return subprocess.run(
+        [*command, "--path-output", "build", "."], cwd=tree, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what the book is made from, with small results, built."""
+    tree = tmp_path_factory.mktemp("book")
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copyfile(ROOT / name, tree / name)
+    for name in ("book", "lps", "notebooks", "results/paper", "results/shipped"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    executed_notebooks(tree)
+    sample_results(tree)
+    done = build(tree)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return tree
+
+
+@pytest.fixture(scope="module")
+def html(tree: Path) -> Path:
+    return tree / "build" / "_build" / "html"
+
+
+# What is on a page -------------------------------------------------------------------------------------
+
+
+class Element(NamedTuple):
+    tag: str
+    attributes: dict[str, str]
+
+
+class Page(HTMLParser):
+    """The elements of a page, its anchors, and the tables without a caption."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.elements: list[Element] = []
+        self.bare_tables = 0
+        self._pending: list[bool] = []
+        self._documented = 0
+        self.feed(path.read_text())
+        self.anchors = {e.attributes[key] for e in self.elements for key in ("id", "name") if key in e.attributes}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = {name: value or "" for name, value in attrs}
+        self.elements.append(Element(tag, attributes))
+        if tag == "dl":  # tables in docstrings have no caption
+            self._documented += self._documented > 0 or "py" in attributes.get("class", "").split()
+        if tag == "table":
+            self._pending.append(self._documented > 0)
+        if tag == "caption":
+            self._pending[-1] = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "dl" and self._documented:
+            self._documented -= 1
+        if tag == "table":
+            self.bare_tables += not self._pending.pop()
+
+    def all(self, tag: str) -> Iterator[dict[str, str]]:
+        return (e.attributes for e in self.elements if e.tag == tag)
+
+
+@pytest.fixture(scope="module")
+def pages(html: Path) -> dict[Path, Page]:
+    found = {path: Page(path) for path in html.rglob("*.html") if "_static" not in path.parts}
+    assert len(found) > len(NOTEBOOKS)
+    return found
+
+
+def written(pages: dict[Path, Page]) -> list[Page]:
+    """The pages with text of ours, without indices and listings of source code."""
+    return [page for path, page in pages.items() if path.parent.name in ("book", "notebooks")]
+
+
+def test_nothing_is_loaded_from_elsewhere(html: Path, pages: dict[Path, Page]) -> None:
+    outside = re.compile(r"^(https?:)?//")
+    for page in pages.values():
+        for tag, attribute in RESOURCES.items():
+            for attributes in page.all(tag):
+                if tag != "link" or "stylesheet" in attributes.get("rel", "") or "icon" in attributes["rel"]:
+                    assert not outside.match(attributes.get(attribute, "")), (page.path, attributes)
+    for sheet in html.rglob("*.css"):
+        assert not re.search(r"(url\(|@import)\s*[\"']?(https?:)?//", sheet.read_text()), sheet
+    assert (html / "_static" / "mathjax" / "tex-chtml.js").is_file()
+    assert list((html / "_static" / "mathjax").rglob("*.woff"))
+
+
+def test_links_and_anchors_resolve(pages: dict[Path, Page]) -> None:
+    broken = []
+    for page in pages.values():
+        for attributes in page.all("a"):
+            target, anchor = urldefrag(unquote(attributes.get("href", "")))
+            if re.match(r"[a-z]+:", target):
+                continue
+            path = (page.path.parent / target).resolve() if target else page.path
+            if not path.is_file() or (anchor and path in pages and anchor not in pages[path].anchors):
+                broken.append((page.path.name, attributes["href"]))
+    assert not broken
+
+
+def test_pictures_have_words_and_tables_have_captions(pages: dict[Path, Page]) -> None:
+    for page in written(pages):
+        for attributes in page.all("img"):
+            alt = attributes.get("alt", "")
+            assert alt and not alt.endswith((".png", ".svg")), (page.path.name, attributes)
+        assert page.bare_tables == 0, page.path.name
+
+
+def test_statements_are_numbered_as_in_the_paper(html: Path) -> None:
+    for name, title in zip(NOTEBOOKS, ("Lemma 1", "Claim 1", "Claim 2", "Claim 3", "Claim 4"), strict=False):
+        assert f'<span class="caption-number">{title} </span>' in (html / "notebooks" / f"{name}.html").read_text()
+
+
+def test_numbers_lead_to_their_record(html: Path) -> None:
+    record = "record-table1-lps-smoke-seed0-0123456789"
+    assert f'id="{record}"' in (html / "book" / "records.html").read_text()
+    assert f"records.html#{record}" in (html / "book" / "claims.html").read_text()
+
+
+def test_the_download_button_gives_the_editable_notebook(html: Path) -> None:
+    assert (html / "_sources" / "notebooks" / "lemma1.ipynb").read_text() == (
+        ROOT / "notebooks" / "lemma1.ipynb"
+    ).read_text()
+
+
+# In a browser ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium with its driver here; on Debian: apt install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    profile = tmp_path_factory.mktemp("profile")
+    for switch in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        f"user-data-dir={profile}",
+    ):
+        options.add_argument(f"--{switch}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()
+
+
+def show(browser: Any, path: Path, width: int) -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width == PHONE}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get(path.as_uri())
+
+
+@pytest.mark.parametrize("width", [PHONE, SCREEN])
+def test_pages_fit_and_raise_no_error(browser: Any, pages: dict[Path, Page], html: Path, width: int) -> None:
+    problems = []
+    for path in [*(page.path for page in written(pages)), html / "search.html"]:
+        show(browser, path, width)
+        content = browser.execute_script("return document.documentElement.scrollWidth")
+        if content > width:
+            problems.append((path.name, f"{content} pixels wide"))
+        problems += [(path.name, e["message"]) for e in browser.get_log("browser") if e["level"] == "SEVERE"]
+    assert not problems
+
+
+def test_formulas_are_set_from_the_disk(browser: Any, html: Path) -> None:
+    show(browser, html / "book" / "theory.html", PHONE)
+    script = "return document.querySelectorAll('.math:not(:has(mjx-container))').length"
+    deadline = time.monotonic() + 20
+    while (unset := browser.execute_script(script)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert unset == 0
+    assert browser.execute_script("return document.querySelectorAll('mjx-container').length") > 0
+
+
+def test_a_link_to_a_record_unfolds_it(browser: Any, html: Path) -> None:
+    anchor = "record-table1-lps-smoke-seed0-0123456789"
+    show(browser, html / "book" / "records.html", SCREEN)
+    browser.execute_script(f"window.location.hash = '{anchor}'")
+    browser.get(browser.current_url)
+    assert browser.execute_script(f"return document.getElementById('{anchor}').open")
+
+
+# Last, as it builds again ------------------------------------------------------------------------------
+
+
+def test_a_changed_result_is_shown_and_a_missing_notebook_is_an_error(tree: Path, html: Path) -> None:
+    ledger = json.loads((tree / "build" / "claims.json").read_text())
+    ledger["entries"][0]["statement"] = "an entirely new statement"
+    write(tree / "build" / "claims.json", ledger)
+    (tree / "build" / "notebooks" / "smoke" / "claim3.ipynb").unlink()
+    done = build(tree)
+    assert done.returncode != 0
+    assert "make reproduce PROFILE=smoke NB=claim3" in done.stderr + done.stdout
+    assert "an entirely new statement" in (html / "book" / "claims.html").read_text()

@@ -1,0 +1,337 @@
+"""Configuration, data, training, records and the command line, on real runs of a few seconds."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from lps import data as lps_data
+from lps.__main__ import main
+from lps.data import cifar10
+from lps.experiments import records, table1
+from lps.experiments.config import Experiment, parse_changes, setting_names
+from lps.experiments.profiles import load_profile, profile_names
+from lps.experiments.run import DataCache, Run, perform, plan, run_all
+from lps.experiments.train import AtomicCheckpoints, learning_rate, temperature
+
+TINY = {"data.train": "60", "data.test": "40", "train.epochs": "3", "train.batch_size": "20", "model.width": "8"}
+
+
+def tiny(name: str = "table1/lps-tri-3", **changes: str) -> Experiment:
+    row = next(row for row in table1.ROWS if row.name == name)
+    settings = TINY | {key.replace("__", "."): value for key, value in changes.items()}
+    return load_profile("smoke").row(row.name, row.method, row.antialias).override(settings)
+
+
+def planned(results: Path, experiment: Experiment | None = None, data: DataCache | None = None, seed: int = 0) -> Run:
+    row = table1.Row("lps", "tri-3")
+    return plan([row], lambda _: experiment or tiny(), [seed], results, data or DataCache(None))[0]
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return torch.load(run.weights, weights_only=True)
+
+
+# configuration
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_profile_makes_every_row(name: str) -> None:
+    profile = load_profile(name)
+    for row in table1.ROWS:
+        experiment = profile.row(row.name, row.method, row.antialias)
+        assert (experiment.model.method, experiment.model.antialias) == (row.method, row.antialias)
+
+
+def test_full_is_the_papers_recipe() -> None:
+    train = load_profile("full").row("table1/lps", "lps", "none").train
+    assert (train.epochs, train.batch_size, train.lr, train.weight_decay) == (250, 256, 0.1, 5e-4)
+    assert [round(learning_rate(train, e), 6) for e in (0, 99.9, 100, 200, 249)] == [0.1, 0.1, 0.01, 0.001, 0.001]
+    assert temperature(train, 0) == 1
+    assert temperature(train, 249.9) == pytest.approx(0.85**24)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"train.epoch": "5"}, "unknown setting 'train.epoch'; known: data.name"),
+        ({"optimizer.lr": "5"}, "unknown setting 'optimizer.lr'"),
+        ({"train.epochs": "many"}, "train.epochs is 'many'; expected int"),
+        ({"train.epochs": "1.5"}, "train.epochs is 1.5; expected int"),
+        ({"train.flip": "1"}, "train.flip is 1; expected bool"),
+        ({"model.antialias": "tri-4"}, "model.antialias is 'tri-4'; it must be one of none, rect-2"),
+        ({"model.method": "lpf", "model.antialias": "adapt-3"}, "LPF does not go with the filter adapt-3"),
+        ({"model.method": "lpf", "model.antialias": "none"}, "LPF is a filter"),
+        ({"model.method": "baseline"}, "the baseline has no filter"),
+    ],
+)
+def test_wrong_settings_are_named(changes: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        tiny().override(changes)
+
+
+def test_overrides_keep_everything_else() -> None:
+    changed = tiny().override({"train.lr": "1", "data.train": "null", "train.flip": "false"})
+    assert changed.train == replace(tiny().train, lr=1.0, flip=False)
+    assert changed.data.train is None
+    assert "train.lr" in setting_names()
+
+
+def test_wrong_names_are_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="no experiment matches 'table1/lsp'; known: table1/baseline"):
+        table1.matching(["table1/lsp"])
+    with pytest.raises(ValueError, match="unknown profile 'huge'; known: smoke, quick"):
+        load_profile("huge")
+    with pytest.raises(ValueError, match="'epochs' is not a setting"):
+        parse_changes(["epochs"])
+
+
+# data
+
+
+def folder_of_images(root: Path, per_class: int = 2, size: int = 32) -> Path:
+    for part in ("train", "test"):
+        for label, name in enumerate(cifar10.CLASSES):
+            folder = root / "cifar10" / part / name
+            folder.mkdir(parents=True)
+            for i in range(per_class):
+                Image.new("RGB", (size, size), (label * 20, i, 0)).save(folder / f"{i}.png")
+    return root
+
+
+def test_cifar10_from_a_folder(tmp_path: Path) -> None:
+    images = lps_data.load("cifar10", None, 5, 0, folder_of_images(tmp_path))
+    assert images.train.images.shape == (20, 3, 32, 32)
+    assert images.train.labels.tolist() == [label for label in range(10) for _ in range(2)]
+    assert images.train.images[:, 0, 0, 0].tolist() == [label * 20 for label in range(10) for _ in range(2)]
+    assert len(images.test) == 5
+    assert "folder" in images.source
+
+
+def test_a_missing_data_folder_is_an_error_and_not_drawn_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LPS_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match="set LPS_DATA or pass --data-root"):
+        lps_data.load("cifar10", None, None, 0)
+
+
+def test_a_missing_class_is_named(tmp_path: Path) -> None:
+    folder_of_images(tmp_path)
+    for path in (tmp_path / "cifar10/train/frog").iterdir():
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="holds no images of frog"):
+        lps_data.load("cifar10", None, None, 0, tmp_path)
+
+
+def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
+    folder_of_images(tmp_path)
+    (tmp_path / "cifar10/train/cat/1.png").write_bytes(b"not an image")
+    with pytest.raises(ValueError, match=r"cat/1.png is not a readable image"):
+        lps_data.load("cifar10", None, None, 0, tmp_path)
+
+
+def test_images_of_another_size_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is 28x28 pixels; CIFAR-10 images are 32x32"):
+        lps_data.load("cifar10", None, None, 0, folder_of_images(tmp_path, size=28))
+
+
+def test_more_images_than_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="21 images were asked for, the split holds 20"):
+        lps_data.load("cifar10", 21, None, 0, folder_of_images(tmp_path))
+
+
+def test_statistics_are_those_of_the_pixels() -> None:
+    images = lps_data.load("drawn", 50, 10, 0)
+    pixels = images.train.images.double() / 255
+    mean, deviation = images.statistics()
+    torch.testing.assert_close(mean.double(), pixels.mean((0, 2, 3)), rtol=1e-6, atol=0)
+    torch.testing.assert_close(deviation.double(), pixels.std((0, 2, 3), correction=0), rtol=1e-6, atol=0)
+
+
+def test_the_fingerprint_follows_the_pixels() -> None:
+    images = lps_data.load("drawn", 50, 10, 0)
+    before = images.fingerprint()
+    images.test.images[0, 0, 0, 0] ^= 1
+    assert images.fingerprint() != before
+
+
+# runs and records
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One run made without interruption."""
+    run = planned(tmp_path_factory.mktemp("results"))
+    assert perform(run, DataCache(None), TINY)
+    return run
+
+
+def test_a_record_says_everything(finished: Run) -> None:
+    record = json.loads(finished.record.read_text())
+    settings = finished.experiment.as_dict()
+    assert record["config"] == {name: settings[name] for name in ("data", "model", "train", "evaluate")}
+    assert record["metrics"]["acc"]["total"] == 40
+    assert record["metrics"]["c_cons"]["agree"] == record["metrics"]["c_cons"]["total"] == 40
+    assert record["data"]["fingerprint"] == lps_data.load("drawn", 60, 40, 0).fingerprint()
+    assert [epoch["epoch"] for epoch in record["history"]] == [1, 2, 3]
+    assert {"commit", "dirty", "hash"} == set(record["code"])
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert record["hardware"]["cores"] and record["determinism"]["threads"]
+    assert "table1/lps-tri-3 --profile smoke --seed 0" in record["command"]
+    assert "--set train.epochs=3" in record["command"]
+    assert not finished.work.exists()
+
+
+def test_a_recorded_run_is_not_made_again(finished: Run) -> None:
+    before = finished.record.stat().st_mtime_ns
+    assert not perform(finished, DataCache(None), TINY)
+    assert finished.record.stat().st_mtime_ns == before
+
+
+def test_the_id_covers_settings_seed_data_and_code() -> None:
+    base = ("fingerprint", "code")
+    ids = {
+        records.run_id(tiny(), 0, *base),
+        records.run_id(tiny(), 1, *base),
+        records.run_id(tiny(train__lr="0.01"), 0, *base),
+        records.run_id(tiny(), 0, "other", "code"),
+        records.run_id(tiny(), 0, "fingerprint", "other"),
+    }
+    assert len(ids) == 5
+
+
+def test_the_code_hash_sees_code_and_not_words(tmp_path: Path) -> None:
+    for name in records.CODE:
+        target = tmp_path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text((records.PACKAGE / name).read_text())
+    before = records.code_hash(tmp_path)
+    path = tmp_path / "sampling.py"
+    source = path.read_text()
+    path.write_text(source.replace("class Upsample(nn.Module):\n", "# a comment\nclass Upsample(nn.Module):\n"))
+    assert records.code_hash(tmp_path) == before
+    path.write_text(
+        source.replace("self.stride, self.select_from = stride", "self.stride, self.select_from = 1 + stride")
+    )
+    assert records.code_hash(tmp_path) != before
+
+
+class Counter:
+    """Asks to stop after a number of batches."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("batches", [1, 3, 4, 7])
+def test_a_run_that_was_stopped_ends_in_the_same_bits(finished: Run, tmp_path: Path, batches: int) -> None:
+    from lps.experiments.train import Interrupted
+
+    run = planned(tmp_path)
+    with pytest.raises(Interrupted):
+        perform(run, DataCache(None), TINY, stop=Counter(batches))
+    assert not run.record.exists()
+    assert perform(run, DataCache(None), TINY)
+    for (name, ours), theirs in zip(weights(run).items(), weights(finished).values(), strict=True):
+        assert torch.equal(ours, theirs), name
+    assert json.loads(run.record.read_text())["metrics"] == json.loads(finished.record.read_text())["metrics"]
+
+
+def test_another_seed_ends_elsewhere(finished: Run, tmp_path: Path) -> None:
+    run = planned(tmp_path, seed=1)
+    perform(run, DataCache(None), TINY)
+    assert any(not torch.equal(a, b) for a, b in zip(weights(run).values(), weights(finished).values(), strict=True))
+
+
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[Any]", limit: float = 120) -> None:
+    end = time.monotonic() + limit
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_process_goes_on_and_leaves_nothing_half_written(
+    finished: Run, tmp_path: Path, number: signal.Signals
+) -> None:
+    arguments = [sys.executable, "-m", "lps", "run", "table1/lps-tri-3", "--profile", "smoke", "--quiet"]
+    arguments += ["--results", str(tmp_path), "--threads", str(torch.get_num_threads())]
+    arguments += [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(lambda: any(tmp_path.rglob("last.ckpt")), process)
+    process.send_signal(number)
+    process.wait(60)
+    if process.returncode == 0:
+        pytest.skip("the run was over before the signal arrived")
+    assert not any(tmp_path.rglob("*.json"))
+    assert process.returncode == (-9 if number == signal.SIGKILL else 3)
+    subprocess.run(arguments, check=True, capture_output=True)
+    (record,) = tmp_path.rglob("*.json")
+    assert json.loads(record.read_text())["metrics"] == json.loads(finished.record.read_text())["metrics"]
+
+
+def test_a_budget_stops_before_the_epoch_that_would_pass_it(tmp_path: Path) -> None:
+    run = planned(tmp_path)
+    assert run_all([run], DataCache(None), TINY, budget=0, quiet=True) == 1
+    assert not run.record.exists()
+    assert run_all([run], DataCache(None), TINY, quiet=True) == 0
+
+
+def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"the loss became nan.*lower train.lr"):
+        perform(planned(tmp_path, tiny(train__lr="1e30")), DataCache(None), {})
+
+
+def test_checkpoints_are_read_without_unpickling_code(tmp_path: Path) -> None:
+    torch.save({"state_dict": Path("x")}, tmp_path / "last.ckpt")
+    with pytest.raises(Exception, match=r"(?i)weights.only"):
+        AtomicCheckpoints().load_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_most_informative_rows_come_first() -> None:
+    names = [row.name for row in table1.by_value()]
+    assert names[0] == "table1/baseline"
+    assert set(names[:5]) == {f"table1/{n}" for n in ("baseline", "lps", "aps", "lpf-tri-3", "lps-tri-3")}
+    assert len(set(names)) == 15
+
+
+# the command line
+
+
+def test_the_command_line_runs_lists_and_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
+    code = main(["run", "table1/aps", "--profile", "smoke", "--quiet", "--results", str(tmp_path), *changes])
+    assert code == 0 and "1 of 1 runs recorded" in capsys.readouterr().out
+    assert main(["show", "table1/aps", *changes]) == 0
+    assert json.loads(capsys.readouterr().out)["train"]["epochs"] == 3
+    assert main(["list", "table1/lps*"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "table9/x"], "no experiment matches 'table9/x'"),
+        (["run", "table1/lps", "--set", "train.lrr=1"], "unknown setting 'train.lrr'"),
+        (["show", "table1/lps", "--set", "lr"], "'lr' is not a setting"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_sentence(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert words in capsys.readouterr().err

@@ -1,0 +1,247 @@
+"""Layers: definitions, exactness in floating point, bad input."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import nn
+
+import lps
+from lps.convolution import Padding, pad
+from lps.exact import exact_mean
+from lps.polyphase import keep, mix, offsets, place
+
+SPACES = {1: (12,), 2: (12, 18), 3: (6, 6, 12)}
+CASES = [(dims, stride) for dims in SPACES for stride in (2, 3)]
+
+
+def maps(dims: int, seed: int = 0, count: int = 2, channels: int = 3) -> torch.Tensor:
+    return torch.randn(count, channels, *SPACES[dims], generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("dims", "stride"), CASES)
+def test_components_are_strided_slices(dims: int, stride: int) -> None:
+    x = maps(dims)
+    components = lps.polyphase(x, stride)
+    for k, offset in enumerate(offsets(stride, dims)):
+        slices: tuple[Any, ...] = (..., *(slice(start, None, stride) for start in offset))
+        assert torch.equal(components[:, k], x[slices])
+    assert torch.equal(lps.merge(components, stride), x)
+
+
+def test_phases_of_a_square_are_numbered_row_by_row() -> None:
+    x = torch.arange(4.0).view(1, 1, 2, 2)
+    assert lps.polyphase(x).flatten().tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("dims", "stride"), CASES)
+def test_keeping_mixing_and_placing_agree_with_the_components(dims: int, stride: int) -> None:
+    x = maps(dims)
+    components = lps.polyphase(x, stride)
+    phase = torch.tensor([1, stride**dims - 1])
+    one_hot = nn.functional.one_hot(phase, stride**dims).float()
+    kept = components[torch.arange(2), phase]
+    assert torch.equal(keep(x, phase, stride), kept)
+    assert torch.equal(mix(x, one_hot, stride), kept)
+    placed = lps.polyphase(place(kept, one_hot, stride), stride)
+    assert torch.equal(placed, one_hot.view(2, -1, *[1] * (dims + 1)) * kept[:, None])
+    z = torch.rand(2, stride**dims, generator=torch.Generator().manual_seed(1))
+    expected = sum(z[:, k].view(2, *[1] * (dims + 1)) * components[:, k] for k in range(stride**dims))
+    torch.testing.assert_close(mix(x, z, stride), expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("padding", ["circular", "zeros"])
+@pytest.mark.parametrize(("dims", "stride"), CASES)
+def test_logits_equal_their_definition(dims: int, stride: int, padding: Padding, training: bool) -> None:
+    torch.manual_seed(0)
+    layer = lps.LearnedPhase(3, 4, stride, padding, dims).double().train(training)
+    x = maps(dims).double()
+    defined = torch.stack([layer.component_logit(c) for c in lps.polyphase(x, stride).unbind(1)], 1)
+    assert (layer.logits(x) - defined).abs().max() < 1e-14
+
+
+def test_gradients_equal_those_of_the_definition() -> None:
+    torch.manual_seed(0)
+    layer = lps.LearnedPhase(3, 4).double()
+    x = maps(2).double().requires_grad_()
+    weights = torch.randn(2, 4, dtype=torch.float64)
+    defined = torch.stack([layer.component_logit(c) for c in lps.polyphase(x).unbind(1)], 1)
+    inputs = [x, *layer.parameters()]
+    expected = torch.autograd.grad((defined * weights).sum(), inputs)
+    for got, wanted in zip(torch.autograd.grad((layer.logits(x) * weights).sum(), inputs), expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_an_exact_mean_has_no_order(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.randn(3, 1000, generator=generator) * 10 ** torch.linspace(-3, 3, 1000)).to(dtype)
+    for _ in range(20):
+        order = torch.randperm(1000, generator=generator)
+        assert torch.equal(exact_mean(x[:, order], (1,)), exact_mean(x, (1,)))
+    torch.testing.assert_close(exact_mean(x, (1,)), x.double().mean(1), rtol=1e-12, atol=1e-12)
+
+
+def test_an_exact_mean_of_zeros_is_zero() -> None:
+    assert exact_mean(torch.zeros(2, 8), (1,)).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_low_pass_filters_keep_constants_and_cancel_the_highest_frequency(size: int) -> None:
+    layer = lps.LowPass(1, size).double()
+    x = torch.ones(1, 1, 8, 8, dtype=torch.float64)
+    assert torch.equal(layer(x), x)
+    checkerboard = x * (1 - 2 * (torch.arange(8) % 2))
+    if size > 1:
+        assert not layer(checkerboard).any()
+
+
+@pytest.mark.parametrize("filter_", [partial(lps.LowPass, size=2), partial(lps.LowPass, size=5), lps.AdaptiveLowPass])
+def test_a_strided_filter_is_the_filter_then_every_second_sample(filter_: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    layer = filter_(8).double().eval()
+    x = maps(2, channels=8).double()
+    torch.testing.assert_close(layer(x, stride=2), layer(x)[..., ::2, ::2], rtol=0, atol=1e-15)
+
+
+def test_circular_padding_wraps() -> None:
+    x = torch.arange(4.0).view(1, 1, 4)
+    assert pad(x, 2, 1, "circular").flatten().tolist() == [2, 3, 0, 1, 2, 3, 0]
+
+
+def test_training_samples_a_mixture_and_evaluation_one_phase() -> None:
+    torch.manual_seed(0)
+    layer = lps.Downsample(lps.LearnedPhase(3, 4))
+    x = maps(2)
+    _, soft = layer(x)
+    _, hard = layer.eval()(x)
+    assert soft.phase is None and torch.allclose(soft.z.sum(1), torch.ones(2)) and (soft.z > 0).all()
+    assert torch.equal(hard.phase, hard.scores.argmax(1)) and torch.equal(hard.z.argmax(1), hard.phase)
+
+
+def test_logits_are_never_in_half_precision() -> None:
+    layer = lps.LearnedPhase(3, 4).eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(maps(2).bfloat16()).scores.dtype == torch.float64
+
+
+def test_a_selection_can_look_at_the_unfiltered_map() -> None:
+    torch.manual_seed(0)
+    select, blur = lps.LearnedPhase(3, 4), lps.LowPass(3, 3)
+    filtered = lps.Downsample(select, blur).eval()
+    unfiltered = lps.Downsample(select, blur, select_from="unfiltered").eval()
+    x = maps(2)
+    assert torch.equal(filtered(x)[1].scores, select(blur(x)).scores)
+    assert torch.equal(unfiltered(x)[1].scores, select(x).scores)
+
+
+METHODS = {"aps": lambda c: lps.MaxNorm(), "lps": lambda c: lps.LearnedPhase(c, max(1, c // 8))}
+FILTERS = {
+    "none": None,
+    "rect-2": partial(lps.LowPass, size=2),
+    "tri-3": partial(lps.LowPass, size=3),
+    "bin-5": partial(lps.LowPass, size=5),
+    "adapt-3": lps.AdaptiveLowPass,
+}
+
+
+def largest_change(network: nn.Module, x: torch.Tensor) -> float:
+    """Largest change of an output over all shifts modulo the total stride, 8."""
+    with torch.inference_mode():
+        y = network(x)
+        shifts = [(i, j) for i in range(8) for j in range(8)]
+        return max((network(lps.circular_shift(x, shift)) - y).abs().max().item() for shift in shifts)
+
+
+@pytest.mark.parametrize("antialias", FILTERS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_network_that_selects_is_invariant_bit_for_bit(method: str, antialias: str) -> None:
+    torch.manual_seed(0)
+    sampling = lps.Sampling(METHODS[method], FILTERS[antialias])
+    network = lps.ResNet(18, classes=10, width=8, stem="cifar", sampling=sampling).eval()
+    assert largest_change(network, torch.randn(2, 3, 16, 16)) == 0.0
+
+
+@pytest.mark.parametrize("antialias", FILTERS)
+def test_a_network_that_does_not_select_is_not_invariant(antialias: str) -> None:
+    torch.manual_seed(0)
+    sampling = None if antialias == "none" else lps.Sampling(None, FILTERS[antialias])
+    network = lps.ResNet(18, classes=10, width=8, stem="cifar", sampling=sampling).double().eval()
+    assert largest_change(network, torch.randn(2, 3, 16, 16, dtype=torch.float64)) > 1e-9
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_the_imagenet_stem_is_invariant_too(depth: int) -> None:
+    torch.manual_seed(0)
+    sampling = lps.Sampling(METHODS["lps"], FILTERS["tri-3"])
+    network = lps.ResNet(depth, classes=10, width=8, sampling=sampling).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        for shift in ((1, 0), (0, 1), (13, 22), (31, 17)):
+            assert torch.equal(network(lps.circular_shift(x, shift)), network(x))
+
+
+def test_exact_ties_are_broken_by_content() -> None:
+    """All logits equal, contents different: the choice still follows the content."""
+    select = lps.LearnedPhase(2, 4).eval()
+    nn.init.constant_(cast(torch.Tensor, select.conv1.bias), -100.0)
+    layer = lps.Downsample(select)
+    x = maps(2, channels=2)
+    scores = select(x).scores
+    assert (scores == scores[:, :1]).all()
+    kept, _ = layer(x)
+    for shift in offsets(2, 2):
+        moved, _ = layer(lps.circular_shift(x, shift))
+        assert torch.equal(moved.flatten(2).sort().values, kept.flatten(2).sort().values)
+
+
+def test_table_4_parameter_counts() -> None:
+    lpd = METHODS["lps"]
+    counts = {
+        42_520_650: lps.Sampling(None, FILTERS["tri-3"]),
+        42_966_730: lps.Sampling(lpd, FILTERS["tri-3"]),
+        44_304_954: lps.Sampling(None, FILTERS["adapt-3"]),
+        44_751_034: lps.Sampling(lpd, FILTERS["adapt-3"]),
+    }
+    for expected, sampling in counts.items():
+        with torch.device("meta"):
+            network = lps.ResNet(101, classes=10, sampling=sampling)
+        assert sum(p.numel() for p in network.parameters()) == expected
+
+
+def test_gradients_reach_the_logit_network() -> None:
+    torch.manual_seed(0)
+    layer = lps.Downsample(lps.LearnedPhase(3, 4))
+    y, _ = layer(maps(2))
+    y.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for n, p in layer.named_parameters() if n != "select.conv2.bias")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: lps.polyphase(torch.zeros(1, 1, 9, 8)), "multiples of 2, got \\(9, 8\\)"),
+        (lambda: lps.polyphase(torch.zeros(1, 1, 8, 8), 3), "multiples of 3"),
+        (lambda: lps.merge(torch.zeros(1, 3, 1, 4, 4)), "expects 4 components, got 3"),
+        (lambda: lps.circular_shift(torch.zeros(1, 1, 4, 4), (1, 2, 3)), "3 shifts for 2 spatial axes"),
+        (lambda: lps.ResNet(20, classes=10), "no ResNet-20: the depths are 18, 34, 50, 101, 152"),
+        (lambda: lps.LowPass(3, 0), "at least 1"),
+        (lambda: lps.AdaptiveLowPass(3, 4, 1), "odd size"),
+        (lambda: lps.AdaptiveLowPass(9, 3, 2), "2 filter groups do not divide 9 channels"),
+        (lambda: pad(torch.zeros(1, 1, 2, 2), 3, 3, "circular"), "wraps a map"),
+        (
+            lambda: lps.Upsample()(torch.zeros(1, 1, 2, 2), lps.MaxNorm()(torch.randn(2, 1, 4, 4))),
+            "need a selection \\(1, 4\\), and a selection \\(2, 4\\)",
+        ),
+        (
+            lambda: lps.Downsample()(torch.zeros(1, 1, 4, 4), lps.MaxNorm()(torch.randn(2, 1, 4, 4))),
+            "a selection for 2 maps was handed to a batch of 1",
+        ),
+    ],
+)
+def test_bad_input_is_named(call: Callable[[], object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        call()
