@@ -149,11 +149,11 @@ FILTERS = {
 
 
 def largest_change(network: nn.Module, x: torch.Tensor) -> float:
-    """Largest change of an output over all shifts modulo the total stride, 8."""
+    """Largest change of an output over all shifts of one image modulo the total stride, 8."""
+    shifts = [(i, j) for i in range(8) for j in range(8)]
     with torch.inference_mode():
-        y = network(x)
-        shifts = [(i, j) for i in range(8) for j in range(8)]
-        return max((network(lps.circular_shift(x, shift)) - y).abs().max().item() for shift in shifts)
+        y = network(torch.cat([lps.circular_shift(x, shift) for shift in shifts]))
+    return (y - y[:1]).abs().max().item()
 
 
 @pytest.mark.parametrize("antialias", FILTERS)
@@ -162,7 +162,7 @@ def test_a_network_that_selects_is_invariant_bit_for_bit(method: str, antialias:
     torch.manual_seed(0)
     sampling = lps.Sampling(METHODS[method], FILTERS[antialias])
     network = lps.ResNet(18, classes=10, width=8, stem="cifar", sampling=sampling).eval()
-    assert largest_change(network, torch.randn(2, 3, 16, 16)) == 0.0
+    assert largest_change(network, torch.randn(1, 3, 16, 16)) == 0.0
 
 
 @pytest.mark.parametrize("antialias", FILTERS)
@@ -170,7 +170,7 @@ def test_a_network_that_does_not_select_is_not_invariant(antialias: str) -> None
     torch.manual_seed(0)
     sampling = None if antialias == "none" else lps.Sampling(None, FILTERS[antialias])
     network = lps.ResNet(18, classes=10, width=8, stem="cifar", sampling=sampling).double().eval()
-    assert largest_change(network, torch.randn(2, 3, 16, 16, dtype=torch.float64)) > 1e-9
+    assert largest_change(network, torch.randn(1, 3, 16, 16, dtype=torch.float64)) > 1e-9
 
 
 @pytest.mark.parametrize("depth", [18, 50])

@@ -104,7 +104,7 @@ def fitted_selection(steps: int = 50, hidden: int = 8, seed: int = 0) -> Learned
     """
     batch = 32
     images = draw(steps * batch, seed + 1).images.float() / 255 - 0.5
-    phases = MaxNorm()(images).phase
+    phases = MaxNorm().eval()(images).phase
     assert phases is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -115,7 +115,7 @@ def fitted_selection(steps: int = 50, hidden: int = 8, seed: int = 0) -> Learned
         gradients = torch.autograd.grad(F.cross_entropy(logits, phase), weights)
         with torch.no_grad():
             for weight, gradient in zip(weights, gradients, strict=True):
-                weight -= 0.05 * gradient.sign()
+                weight.sub_(0.05 * gradient.sign())
     return select.double().eval().requires_grad_(False)
 
 
@@ -143,13 +143,20 @@ class Comparison:
 
 
 def compare(layer: Downsample, x: Tensor, shift: Sequence[int]) -> Comparison:
-    """Downsample ``x`` ``(1, C, *space)`` and ``circular_shift(x, shift)``."""
+    """Downsample ``x`` ``(1, C, *space)`` and ``circular_shift(x, shift)``, the layer in evaluation mode."""
+    layer.eval()
     (y, first), (y_hat, second) = (layer(image) for image in (x, circular_shift(x, shift)))
     candidates = product(*({floor(d / layer.stride), ceil(d / layer.stride)} for d in shift))
     back = [circular_shift(y_hat, tuple(-d for d in candidate)) for candidate in candidates]
     closest = min(back, key=lambda moved: float((moved - y).square().sum()))
     phases = tuple(0 if s is None else int(s.phase) for s in (first, second))
     return Comparison(y, y_hat, closest, (phases[0], phases[1]))
+
+
+def moved_phases(shift: Sequence[int], stride: int = 2) -> list[int]:
+    """The permutation of Lemma 1: under which phase each component turns up in the shifted copy."""
+    phases = offsets(stride, len(shift))
+    return [phases.index(tuple((o + d) % stride for o, d in zip(offset, shift, strict=True))) for offset in phases]
 
 
 class Activations(NamedTuple):
@@ -258,7 +265,7 @@ def figure_1(x: Tensor, shift: Sequence[int] = (0, 1), filter_size: int = 3) -> 
     """Figure 1: a picture ``(1, 3, H, W)`` and its shifted copy through striding, LPF and APS."""
     channels = x.shape[1]
     antialias = LowPass(channels, filter_size)
-    name = {2: "Rect-2", 3: "Tri-3", 5: "Bin-5"}[filter_size]
+    name = {2: "Rect-2", 3: "Tri-3", 5: "Bin-5"}.get(filter_size, f"{filter_size} taps")
     rows = [
         ("Baseline", "Stride 2", "keeps phase 0", compare(Downsample(), x, shift)),
         (
@@ -307,11 +314,11 @@ def figure_1(x: Tensor, shift: Sequence[int] = (0, 1), filter_size: int = 3) -> 
 
 def _norms(ax: Axes, x: Tensor, shift: Sequence[int]) -> None:
     """Norms of the components of ``x`` and of its shifted copy as the two ends of level lines."""
-    select = MaxNorm()
+    select = MaxNorm().eval()
     before, after = select(x).scores[0], select(circular_shift(x, shift)).scores[0]
-    best = int(before.argmax())
+    best, moved = int(before.argmax()), moved_phases(shift)
     for phase, value in enumerate(before.tolist()):
-        partner = int((after - value).abs().argmin())
+        partner = moved[phase]
         kept = phase == best
         color, width = (COLORS["APS"], 2.8) if kept else (MUTED, 1.2)
         ax.plot((0, 1), (value, float(after[partner])), color=color, linewidth=width, marker="o", markersize=5)
@@ -335,7 +342,7 @@ def figure_2(x: Tensor, select: LearnedPhase, shift: Sequence[int] = (0, 1)) -> 
     comparison = compare(Downsample(select), x, shift)
     components = [polyphase(image)[0] for image in images]
     probabilities = [select.logits(image)[0].softmax(0) for image in images]
-    partner = [int((probabilities[1] - p).abs().argmin()) for p in probabilities[0]]
+    partner = moved_phases(shift)
     colors = (PHASES, [PHASES[partner.index(k)] for k in range(4)])
 
     fig = plt.figure(figsize=(10, 5.8))
@@ -448,7 +455,7 @@ def figure_3(
         z = samples(select, x, tau, count, seed)
         base = torch.zeros(count, dtype=z.dtype)
         for k in range(4):
-            ax.bar(range(count), z[:, k].tolist(), bottom=base.tolist(), width=1, color=PHASES[k])
+            ax.bar(range(count), z[:, k].tolist(), bottom=base.tolist(), width=1, color=PHASES[k], linewidth=0.3)
             base = base + z[:, k]
         ax.set(xlim=(-0.5, count - 0.5), ylim=(0, 1), xticks=[])
         ax.set_title(rf"$\tau = {tau:g}$: largest weight {float(z.amax(1).mean()):.2f} on average", fontsize=9)

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -135,11 +135,11 @@ class Classifier(pl.LightningModule):
 class EpochOrder(Sampler[list[int]]):
     """Index lists, one per batch, in an order that depends on the seed and the epoch alone."""
 
-    def __init__(self, count: int, batch_size: int, seed: int, epoch: int) -> None:
-        self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, epoch
+    def __init__(self, count: int, batch_size: int, seed: int, step: Callable[[], int]) -> None:
+        self.count, self.batch_size, self.seed, self.step = count, batch_size, seed, step
 
     def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1) + self.epoch)
+        generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1) + self.step() // len(self))
         order = torch.randperm(self.count, generator=generator)
         return (chunk.tolist() for chunk in order.split(self.batch_size))
 
@@ -155,9 +155,12 @@ class ImageBatches(pl.LightningDataModule):
         self.images, self.batch_size, self.seed = data.train, batch_size, seed
 
     def train_dataloader(self) -> DataLoader[Any]:
-        assert self.trainer is not None
-        order = EpochOrder(len(self.images), self.batch_size, self.seed, self.trainer.current_epoch)
-        return DataLoader(TensorDataset(self.images.images, self.images.labels), sampler=order, batch_size=None)
+        trainer = cast(pl.Trainer, self.trainer)
+        # the step, not the epoch: a resumed trainer counts its epochs on only after the order is drawn
+        order = EpochOrder(len(self.images), self.batch_size, self.seed, lambda: trainer.global_step)
+        images = TensorDataset(self.images.images, self.images.labels)
+        # a generator of its own, or each new iterator takes a number from the one that the noise comes from
+        return DataLoader(images, sampler=order, batch_size=None, generator=torch.Generator())
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -227,7 +230,6 @@ def fit(
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        reload_dataloaders_every_n_epochs=1,
         default_root_dir=folder,
         plugins=[AtomicCheckpoints()],
         callbacks=[

@@ -70,6 +70,12 @@ def test_every_method_of_the_tables_has_a_colour() -> None:
 
 
 @pytest.mark.parametrize("shift", SHIFTS)
+def test_moved_phases_are_where_lemma_1_puts_the_components(x: Tensor, shift: tuple[int, int]) -> None:
+    before, after = (polyphase(image)[0].flatten(2) for image in (x, circular_shift(x, shift)))
+    assert torch.equal(after[figures.moved_phases(shift)].sort(-1).values, before.sort(-1).values)
+
+
+@pytest.mark.parametrize("shift", SHIFTS)
 def test_only_the_adaptive_selections_keep_the_same_content(
     x: Tensor, select: LearnedPhase, shift: tuple[int, int]
 ) -> None:

@@ -271,7 +271,7 @@ def test_a_killed_process_goes_on_and_leaves_nothing_half_written(
     arguments = [sys.executable, "-m", "lps", "run", "table1/lps-tri-3", "--profile", "smoke", "--quiet"]
     arguments += ["--results", str(tmp_path), "--threads", str(torch.get_num_threads())]
     arguments += [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: any(tmp_path.rglob("last.ckpt")), process)
     process.send_signal(number)
     process.wait(60)
