@@ -384,11 +384,11 @@ class Costs(ResultDirective):
         groups = defaultdict(list)
         for record in self.records().values():
             key = record["profile"], record["data"]["name"], hardware(record["hardware"])
-            groups[key].append(record["seconds"])
+            groups[key].append(record["seconds"]["training"])
         if not groups:
             return []
         head = [[Cell(t) for t in ("Profile", "Data", "Hardware")]]
-        head[0] += [Cell(t, ("lps-number",)) for t in ("Runs", "A run takes", "All of them")]
+        head[0] += [Cell(t, ("lps-number",)) for t in ("Runs", "Training takes", "All of them")]
         body = []
         for (profile, data, machine), seconds in sorted(groups.items()):
             times = " to ".join(dict.fromkeys((duration(min(seconds)), duration(max(seconds)))))

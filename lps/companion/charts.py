@@ -23,7 +23,10 @@ def accuracy_and_consistency(records: Sequence[Record]) -> Figure:
     for ax, values, title in zip(axes, (paper_frame(), frame(records)), ("The paper", "Here"), strict=True):
         _scatter(ax, values)
         ax.set_title(title)
-    filters = [Line2D([], [], color=MUTED, marker=m, linestyle="none", label=f) for f, m in MARKERS.items()]
+    filters = [
+        Line2D([], [], color=MUTED, marker=m, linestyle="none", label="no filter" if f == "-" else f)
+        for f, m in MARKERS.items()
+    ]
     methods = [Line2D([], [], color=c, marker="o", linestyle="none", label=m) for m, c in COLORS.items()]
     figure.legend(handles=[*methods, *filters], loc="outside right center", frameon=False)
     return figure

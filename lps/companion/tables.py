@@ -58,13 +58,18 @@ def as_profile(record: Record) -> bool:
 def differences(record: Record) -> list[str]:
     """What sets a run apart from the paper's experiment, in words."""
     row = next(row for row in ROWS if row.name == record["experiment"])
+    paper = _full(row)
     words = [
-        f"{section}.{name} is {value} (the paper's setting: {_full(row)[section][name]})"
+        f"{section}.{name} is {_word(value)} (the paper's setting: {_word(paper[section][name])})"
         for section, settings in record["config"].items()
         for name, value in settings.items()
-        if value != _full(row)[section][name] and section != "evaluate"
+        if value != paper[section][name] and section != "evaluate"
     ]
     return [f"images: {record['data']['source']}", *words]
+
+
+def _word(value: Any) -> str:
+    return "all" if value is None else str(value)
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
@@ -124,8 +129,8 @@ def judge(metric: str, paper: Mapping[str, Any], records: Sequence[Record]) -> s
         if abs(ours["mean"] - paper["mean"]) <= tolerance:
             return "holds"
         return "holds+" if ours["mean"] > paper["mean"] else "fails"
-    if metric == "c_cons":
-        return "direction only" if ours["agree"] < ours["total"] else "fails"
+    if metric == "c_cons" and ours["agree"] < ours["total"]:
+        return "direction only"
     return "not run"
 
 

@@ -48,7 +48,7 @@ def sample_results(tree: Path) -> None:
         "versions": {"torch": "0"},
         "hardware": {"cpu": "a processor", "cores": 2, "gpu": None},
         "determinism": {"threads": 1},
-        "seconds": 1.0,
+        "seconds": {"training": 1.0, "this_session": 1.5},
         "started": "2026-01-01T00:00:00+00:00",
         "command": "python -m lps run table1/lps --profile smoke --seed 0",
     }

@@ -1,0 +1,44 @@
+"""What a stranger meets first: the README's examples, and ``import lps`` alone."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import lps
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def examples() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def test_the_readmes_examples_run() -> None:
+    whole, layers = examples()
+    exec(whole, {})
+    names = {"lps": lps, "torch": torch, "x": torch.randn(2, 64, 8, 8)}
+    exec(layers, names)
+    assert isinstance(names["u"], torch.Tensor) and names["u"].shape == names["x"].shape
+
+
+def test_the_example_would_notice_a_network_that_is_not_invariant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lps, "LearnedPhase", lambda channels, hidden: None)
+    monkeypatch.setattr(lps, "Sampling", lambda select, antialias: None)
+    with pytest.raises(AssertionError):
+        exec(examples()[0], {})
+
+
+def test_importing_the_layers_needs_torch_alone() -> None:
+    heavy = "pytorch_lightning lightning torchvision matplotlib pandas yaml papermill sphinx IPython"
+    code = f"import sys, lps; print([m for m in {heavy.split()!r} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    for name in lps.__all__:
+        assert (getattr(lps, name).__doc__ or "").strip(), name
