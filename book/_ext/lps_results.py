@@ -89,10 +89,7 @@ def entry_label(entry: dict[str, Any]) -> str:
 
 def hardware(values: dict[str, Any]) -> str:
     """The GPU where there was one, otherwise the processor and its cores, as a record or sidecar has them."""
-    gpu = values.get("gpu") or next(iter(values.get("gpus") or []), None)
-    if gpu:
-        return gpu
-    return f"{values.get('cpu') or values.get('processor')}, {values['cores']} cores"
+    return values["gpu"] or f"{values['cpu']}, {values['cores']} cores"
 
 
 class ResultDirective(SphinxDirective):

@@ -247,8 +247,10 @@ def execute(requested: Sequence[Job], jobs: int = 1) -> list[Failure]:
             file=sys.stderr,
         )
         lock.acquire()
-    with lock:
+    try:
         return run_jobs([job for job in requested if not job.is_current()], jobs)
+    finally:
+        lock.release()
 
 
 def run_jobs(outstanding: Sequence[Job], jobs: int) -> list[Failure]:
@@ -273,16 +275,17 @@ def run_jobs(outstanding: Sequence[Job], jobs: int) -> list[Failure]:
                     continue
                 running.remove(entry)
                 seconds = time.monotonic() - started
-                if process.returncode == 0:
-                    bar.write(f"{job.name}: executed in {seconds:.0f} s")
-                else:
-                    failures.append(read_failure(job, process))
-                    bar.write(f"{job.name}: FAILED after {seconds:.0f} s")
+                with process:  # closes its pipes
+                    if process.returncode == 0:
+                        bar.write(f"{job.name}: executed in {seconds:.0f} s")
+                    else:
+                        failures.append(read_failure(job, process))
+                        bar.write(f"{job.name}: FAILED after {seconds:.0f} s")
                 bar.update()
     finally:
         for _, process, _ in running:
-            process.kill()
-            process.wait()
+            with process:
+                process.kill()
         bar.close()
     return failures
 

@@ -104,7 +104,7 @@ def executed_notebooks(tree: Path) -> None:
         sidecar = {
             "seconds": 1.0,
             "peak_memory_mb": 100.0,
-            "hardware": {"processor": "a processor", "cores": 2},
+            "hardware": {"cpu": "a processor", "cores": 2, "gpu": None},
         }
         write(target.with_suffix(".json"), sidecar)
 

@@ -39,7 +39,7 @@ def test_missing_git_and_venv(monkeypatch: pytest.MonkeyPatch) -> None:
     [("2.0.1", "jupyter-book 2.0.1 is installed and this book is written for 1.x"), (None, "make env")],
 )
 def test_jupyter_book(monkeypatch: pytest.MonkeyPatch, version: str | None, words: str) -> None:
-    monkeypatch.setattr(environment, "versions", lambda *names: dict.fromkeys(names, version))
+    monkeypatch.setattr(environment, "installed", lambda package: version)
     (problem,) = environment.jupyter_book_problems()
     assert words in problem
 

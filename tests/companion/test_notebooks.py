@@ -82,9 +82,7 @@ def test_executes_once_until_something_changes(root: Path) -> None:
     assert outputs(changed) == "2 4\n"
 
 
-@pytest.mark.parametrize(
-    "path", ["lps/deep/x.py", "lps/profiles/p.yml", "results/paper/t.csv", "results/shipped/r.json"]
-)
+@pytest.mark.parametrize("path", ["lps/deep/x.py", "lps/profiles/p.yml"])
 def test_every_source_counts(root: Path, path: str) -> None:
     write_notebook(root, "a")
     (before,) = request(root)
@@ -92,6 +90,16 @@ def test_every_source_counts(root: Path, path: str) -> None:
     (root / path).write_text("new")
     (after,) = request(root)
     assert before.hash != after.hash
+
+
+@pytest.mark.parametrize("path", ["results/paper/t.csv", "results/shipped/r.json", "results/local/r.json"])
+def test_results_count_where_they_are_read(root: Path, path: str) -> None:
+    write_notebook(root, "reads", lps={"records": True})
+    write_notebook(root, "theory")
+    before = [job.records_hash() for job in request(root)]
+    (root / path).write_text("new")
+    after = [job.records_hash() for job in request(root)]
+    assert before[0] != after[0] and before[1] is after[1] is None
 
 
 def test_outputs_and_time_stamps_do_not_count_but_tags_do(root: Path) -> None:
