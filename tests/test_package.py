@@ -42,3 +42,11 @@ def test_importing_the_layers_needs_torch_alone() -> None:
 def test_every_public_name_has_a_docstring() -> None:
     for name in lps.__all__:
         assert (getattr(lps, name).__doc__ or "").strip(), name
+
+
+def test_training_needs_none_of_the_books_packages() -> None:
+    """As on a GPU node that has torch, torchvision, pytorch-lightning, numpy and matplotlib."""
+    book = "pandas seaborn papermill nbformat sphinx IPython jupyter_book safetensors"
+    code = f"import sys; [sys.modules.update({{m: None}}) for m in {book.split()!r}]; from lps.__main__ import main; "
+    code += "import lps.experiments.train, lps.experiments.evaluate; sys.exit(main(['list']))"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)

@@ -72,6 +72,10 @@ def _theorem(listed: Mapping[str, str], check: Check) -> Entry:
     )
 
 
+def _with_filter(method: str, antialias: str) -> str:
+    return f"{method} without a filter" if antialias == "-" else f"{method} with {antialias}"
+
+
 def _best_records(name: str, records: Sequence[Record]) -> list[Record]:
     """Records of a row that say most about the paper: full scale, else the reduced schedule on real images."""
     of_row = [r for r in records if r["experiment"] == name and r["data"]["name"] == "cifar10"]
@@ -96,7 +100,7 @@ def table1_entries(records: Sequence[Record]) -> list[Entry]:
                     f"{row.name}:{metric}",
                     "cell",
                     "Table 1",
-                    f"{title} of {method}, filter {antialias}",
+                    f"{title} of {_with_filter(method, antialias)}",
                     f"{printed[metric]} ± {printed[f'{metric}_std']}",
                     None if ours is None else f"{ours['mean']:.2f} (n = {ours['n']}, {scale})",
                     "every tested pair equal"
@@ -120,7 +124,8 @@ def other_cells() -> list[Entry]:
             for metric, value in list(row.items())[3:]:
                 if metric == "model" or metric.endswith("_std"):
                     continue
-                where = f"{row['method']}, filter {row['antialias']}" + (f", {row['model']}" if "model" in row else "")
+                where = _with_filter(row["method"], row["antialias"])
+                where += f" on {row['model']}" if "model" in row else ""
                 entry = Entry(
                     f"{row['row']}:{metric}",
                     "cell",
