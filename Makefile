@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 PROFILE ?= quick
-JOBS ?= $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),1)
+JOBS ?= $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),2)
 NB ?=
 P ?=
 PORT ?= 8000
@@ -24,7 +24,7 @@ help: ## this list
 	@echo "  PROFILE=quick      smoke, quick, reduced or full: how large the experiments are"
 	@echo "  NB=table1          only these notebooks (reproduce, variant)"
 	@echo "  P=\"seed=3 ...\"     parameters of those notebooks, on top of the profile's"
-	@echo "  JOBS=1             notebooks executed at a time; make -j2 sets it too"
+	@echo "  JOBS=2             notebooks executed at a time; make -j2 sets it too"
 	@echo "  PYTHON=python3     the Python, 3.11 or newer, that .venv is made with"
 
 env: $(STAMP) ## make .venv from requirements.lock
