@@ -65,12 +65,8 @@ variant: env ## one notebook with other parameters: make variant NB=table1 P="an
 compare: env ## your runs beside the shipped ones and the paper's values
 	$(LPS) compare
 
-book: env ## the book in build/html, from what has been executed
-	@mkdir -p build
-	-@$(LPS) claims > build/claims.txt
-	BOOK_PROFILE=$(PROFILE) $(BIN)/jupyter-book build -q -n -W --keep-going --path-output build .
-	@ln -sfn _build/html build/html
-	@echo "The book is at build/html/index.html."
+book: env ## the ledger, and the book in build/html, from what has been executed
+	@$(LPS) book --profile $(PROFILE)
 
 serve: ## the book at http://localhost:8000 (PORT=)
 	$(PYTHON) -m http.server --directory build/html $(PORT)

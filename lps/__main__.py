@@ -25,6 +25,7 @@ VERBS = {
     "variant": Verb(
         "lps.companion.notebooks", "add_variant_arguments", "variant_main", "one notebook, other parameters"
     ),
+    "book": Verb("lps.companion.book", "add_arguments", "main", "the ledger and the book, where they are out of date"),
     "check": Verb("lps.companion.environment", "add_arguments", "main", "is this environment fit for the job?"),
 }
 

@@ -1,0 +1,58 @@
+"""Judge the claims and build the book, unless nothing that either depends on has changed."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+
+from ..experiments.profiles import profile_names
+from ..experiments.records import write_json
+from .notebooks import files_hash
+from .paths import BUILD, ROOT
+
+SOURCES = (
+    "_config.yml",
+    "_toc.yml",
+    "book/**/*",
+    "notebooks/*.ipynb",
+    "lps/**/*.py",
+    "lps/profiles/*.yml",
+    "results/paper/*",
+    "results/shipped/**/*.json",
+    "results/local/**/*.json",
+)
+STAMP = BUILD / "book.json"
+HTML = BUILD / "_build" / "html"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", default="quick", choices=profile_names(), help="whose executed notebooks it shows")
+
+
+def sources(profile: str) -> Iterable[str]:
+    return (*SOURCES, f"build/notebooks/{profile}/*")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Write the ledger and the tables, then run jupyter-book with warnings as errors; its exit status."""
+    content = {"profile": options.profile, "hash": files_hash(ROOT, sources(options.profile))}
+    if STAMP.exists() and (HTML / "index.html").exists() and json.loads(STAMP.read_text()) == content:
+        print("The book is up to date: build/html/index.html")
+        return 0
+    from .claims import ledger
+    from .tables import write_table1
+
+    write_json(BUILD / "claims.json", ledger())
+    write_table1()
+    command = ["jupyter_book", "build", "-q", "-n", "-W", "--keep-going", "--path-output", str(BUILD), str(ROOT)]
+    environment = {**os.environ, "BOOK_PROFILE": options.profile}
+    built = subprocess.run([sys.executable, "-m", *command], env=environment, cwd=ROOT)
+    if built.returncode == 0:
+        link = BUILD / "html"
+        link.unlink(missing_ok=True)
+        link.symlink_to(HTML.relative_to(BUILD))
+        write_json(STAMP, content)
+        print("The book is at build/html/index.html")
+    return built.returncode
