@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 from ..experiments.profiles import profile_names
 from ..experiments.records import write_json
@@ -46,9 +47,10 @@ def main(options: argparse.Namespace) -> int:
 
     write_json(BUILD / "claims.json", ledger())
     write_table1()
-    command = ["jupyter_book", "build", "-q", "-n", "-W", "--keep-going", "--path-output", str(BUILD), str(ROOT)]
+    program = Path(sys.executable).with_name("jupyter-book")
+    command = [program, "build", "-q", "-n", "-W", "--keep-going", "--path-output", BUILD, ROOT]
     environment = {**os.environ, "BOOK_PROFILE": options.profile}
-    built = subprocess.run([sys.executable, "-m", *command], env=environment, cwd=ROOT)
+    built = subprocess.run(command, env=environment, cwd=ROOT)
     if built.returncode == 0:
         link = BUILD / "html"
         link.unlink(missing_ok=True)
