@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def examples() -> list[str]:
 def test_the_readmes_examples_run() -> None:
     whole, layers = examples()
     exec(whole, {})
-    names = {"lps": lps, "torch": torch, "x": torch.randn(2, 64, 8, 8)}
+    names: dict[str, Any] = {"lps": lps, "torch": torch, "x": torch.randn(2, 64, 8, 8)}
     exec(layers, names)
     assert isinstance(names["u"], torch.Tensor) and names["u"].shape == names["x"].shape
 

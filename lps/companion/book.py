@@ -48,7 +48,7 @@ def main(options: argparse.Namespace) -> int:
     write_json(BUILD / "claims.json", ledger())
     write_table1()
     program = Path(sys.executable).with_name("jupyter-book")
-    command = [program, "build", "-q", "-n", "-W", "--keep-going", "--path-output", BUILD, ROOT]
+    command: list[str | Path] = [program, "build", "-q", "-n", "-W", "--keep-going", "--path-output", BUILD, ROOT]
     environment = {**os.environ, "BOOK_PROFILE": options.profile}
     built = subprocess.run(command, env=environment, cwd=ROOT)
     if built.returncode == 0:
