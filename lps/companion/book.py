@@ -10,20 +10,10 @@ from pathlib import Path
 
 from ..experiments.profiles import profile_names
 from ..experiments.records import write_json
-from .notebooks import files_hash
+from .notebooks import RECORDS, SOURCES, files_hash
 from .paths import BUILD, ROOT
 
-SOURCES = (
-    "_config.yml",
-    "_toc.yml",
-    "book/**/*",
-    "notebooks/*.ipynb",
-    "lps/**/*.py",
-    "lps/profiles/*.yml",
-    "results/paper/*",
-    "results/shipped/**/*.json",
-    "results/local/**/*.json",
-)
+PAGES = ("_config.yml", "_toc.yml", "book/*.*", "book/_ext/*.py", "book/_static/*", "notebooks/*.ipynb")
 STAMP = BUILD / "book.json"
 HTML = BUILD / "_build" / "html"
 
@@ -33,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sources(profile: str) -> Iterable[str]:
-    return (*SOURCES, f"build/notebooks/{profile}/*")
+    return (*PAGES, *SOURCES, *RECORDS, f"build/notebooks/{profile}/*")
 
 
 def main(options: argparse.Namespace) -> int:

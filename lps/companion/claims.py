@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
@@ -144,6 +145,7 @@ def other_cells() -> list[Entry]:
 _COUNTED = ("parameters", "pooling_parameters")
 
 
+@cache
 def table4_parameters(row: str) -> dict[str, int]:
     """Trainable parameters of a row of Table 4, counted on ResNet-101 with 10 classes."""
     profile = load_profile("full")

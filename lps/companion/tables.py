@@ -13,7 +13,7 @@ import pandas as pd
 from ..experiments.config import Experiment
 from ..experiments.profiles import load_profile
 from ..experiments.records import code_hash, read_records, write_json
-from ..experiments.table1 import ROWS, Row
+from ..experiments.table1 import ROWS, Row, matching
 from .paths import BUILD, LOCAL, PAPER, SHIPPED
 
 METRICS = {"acc": "Acc.", "c_cons": "C-Cons."}
@@ -42,13 +42,13 @@ def _full(row: Row) -> dict[str, Any]:
 
 def is_full_scale(record: Record) -> bool:
     """Was the run made with every setting of the paper?"""
-    row = next(row for row in ROWS if row.name == record["experiment"])
+    (row,) = matching([record["experiment"]])
     return bool(record["config"] == _full(row))
 
 
 def as_profile(record: Record) -> bool:
     """Was the run made with the settings of its profile as it is now, without an override?"""
-    row = next(row for row in ROWS if row.name == record["experiment"])
+    (row,) = matching([record["experiment"]])
     return bool(
         record["config"]
         == experiment_settings(load_profile(record["profile"]).row(row.name, row.method, row.antialias))
@@ -57,7 +57,7 @@ def as_profile(record: Record) -> bool:
 
 def differences(record: Record) -> list[str]:
     """What sets a run apart from the paper's experiment, in words."""
-    row = next(row for row in ROWS if row.name == record["experiment"])
+    (row,) = matching([record["experiment"]])
     paper = _full(row)
     words = [
         f"{section}.{name} is {_word(value)} (the paper's setting: {_word(paper[section][name])})"
