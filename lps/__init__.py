@@ -4,6 +4,7 @@ A companion to Rojas-Gomez, Lim, Schwing, Do and Yeh, *Learnable Polyphase Sampl
 Equivariant Convolutional Networks*, NeurIPS 2022. Docstrings cite the paper's equations as ``Eq. (7)``.
 """
 
+from .convolution import pad_to_multiple
 from .filters import AdaptiveLowPass, LowPass
 from .polyphase import circular_shift, merge, polyphase
 from .resnet import ResNet
@@ -24,5 +25,6 @@ __all__ = [
     "Upsample",
     "circular_shift",
     "merge",
+    "pad_to_multiple",
     "polyphase",
 ]

@@ -19,9 +19,7 @@ def exact_mean(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     for d in dims:
         count *= x.shape[d]
     largest = x.detach().abs().flatten(1).amax(1).double()
-    _, exponent = torch.frexp(largest)
-    shift = (_BITS - (count - 1).bit_length() - exponent).clamp(-1000, 1000)
-    shift = shift.view(-1, *(1,) * (x.dim() - 1)).to(torch.float64)
-    scaled = x.double() * torch.exp2(shift)
-    total = scaled.round().to(torch.int64).sum(dims, keepdim=True).double()
-    return (total * torch.exp2(-shift) / count).squeeze(dims)
+    grid = 2.0 ** (_BITS - (count - 1).bit_length()) / largest.clamp_min(2.0**-900)
+    grid = grid.view(-1, *(1,) * (x.dim() - 1))
+    total = (x.double() * grid).round().to(torch.int64).sum(dims, keepdim=True).double()
+    return (total / grid / count).squeeze(dims)

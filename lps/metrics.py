@@ -89,6 +89,17 @@ def circular_consistency(
     return _consistency(predict, batches, shift_each, shifts, pairs, seed)
 
 
+def exhaustive_consistency(predict: Predict, images: Tensor) -> Count:
+    """C-Cons., Eq. (26), over all ordered pairs of circular shifts of each of ``images`` ``(N, C, H, W)``."""
+    height, width = images.shape[2:]
+    shifts = torch.cartesian_prod(torch.arange(height), torch.arange(width))
+    count = Count()
+    for image in images:
+        labels = predict(shift_each(image.expand(len(shifts), *image.shape), shifts))
+        count += Count(int(labels.unique(return_counts=True)[1].square().sum()), len(shifts) ** 2)
+    return count
+
+
 def shift_consistency(
     predict: Predict, batches: Batches, size: int = 224, shifts: Shifts = PAPER, pairs: int = 1, seed: int = 0
 ) -> Count:

@@ -37,7 +37,7 @@ def require_divisible(x: Tensor, stride: int) -> None:
     if any(size % stride for size in space):
         raise ValueError(
             f"a polyphase split with stride {stride} needs spatial sizes that are multiples of {stride}, got {space}; "
-            "resize, crop or pad the input of the network once"
+            "resize or crop the input of the network, or grow it once with lps.pad_to_multiple"
         )
 
 
@@ -79,7 +79,7 @@ def keep(x: Tensor, phase: Tensor, stride: int = 2) -> Tensor:
     """
     view = phase_view(x, stride)
     digits = [phase // stride**power % stride for power in reversed(range(x.dim() - 2))]
-    return view[(torch.arange(len(x), device=x.device), *digits)]
+    return view[(torch.arange(x.shape[0], device=x.device), *digits)]
 
 
 def mix(x: Tensor, z: Tensor, stride: int = 2) -> Tensor:
@@ -103,4 +103,10 @@ def place(y: Tensor, z: Tensor, stride: int = 2) -> Tensor:
     Eqs. (24) and (25): ``Poly(u)_k = z_k y``; a one-hot ``z`` fills one component and leaves zeros elsewhere.
     """
     dims = y.dim() - 2
-    return merge(z.to(y.dtype)[(...,) + (None,) * (dims + 1)] * y[:, None], stride)
+    weights = z.to(y.dtype).unflatten(1, (stride,) * dims)[:, None]
+    for axis in range(dims):
+        y, weights = y.unsqueeze(3 + 2 * axis), weights.unsqueeze(2 + 2 * axis)
+    u = y * weights
+    for axis in range(dims):
+        u = u.flatten(2 + axis, 3 + axis)
+    return u

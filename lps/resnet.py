@@ -1,6 +1,7 @@
 """One ResNet for every row of the paper's tables: the method is the ``sampling`` argument (Sec. 5.1)."""
 
-from typing import Literal, cast
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
 
@@ -9,7 +10,8 @@ from .exact import exact_mean
 from .sampling import Downsample, Sampling
 from .selection import Selection
 
-Stem = Literal["cifar", "imagenet"]
+Stem = Literal["cifar", "imagenet", "imagenet-strided"]
+OutputStride = Literal[16, 32]
 
 
 class Shortcut(nn.Module):
@@ -17,9 +19,8 @@ class Shortcut(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, sampling: Sampling | None) -> None:
         super().__init__()
-        samples = stride > 1 and sampling is not None
-        self.downsample = cast(Sampling, sampling).shortcut(inputs) if samples else None
-        self.conv = nn.Conv2d(inputs, outputs, 1, 1 if samples else stride, bias=False)
+        self.downsample = None if sampling is None else sampling.shortcut(inputs)
+        self.conv = nn.Conv2d(inputs, outputs, 1, 1 if sampling else stride, bias=False)
         self.norm = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor, selection: Selection | None) -> Tensor:
@@ -28,21 +29,36 @@ class Shortcut(nn.Module):
         return self.norm(self.conv(x))
 
 
+@dataclass(frozen=True)
+class Site:
+    """Where a block stands: its stride and dilation, how it samples (``None``: it does not, or by its stride)."""
+
+    stride: int = 1
+    dilation: int = 1
+    sampling: Sampling | None = None
+    padding: Padding = "circular"
+
+    @property
+    def conv_stride(self) -> int:
+        """Stride left in the convolution once a sampling layer has taken over."""
+        return 1 if self.sampling else self.stride
+
+
 class BasicBlock(nn.Module):
-    """3x3, sample, 3x3 around a shortcut; with ``sampling=None`` the first convolution is strided."""
+    """3x3, sample, 3x3 around a shortcut; without a sampling layer the first convolution is strided."""
 
     expansion = 1
 
-    def __init__(self, inputs: int, width: int, stride: int, sampling: Sampling | None, padding: Padding) -> None:
+    def __init__(self, inputs: int, width: int, at: Site) -> None:
         super().__init__()
-        samples = stride > 1 and sampling is not None
-        self.conv1 = Conv2d(inputs, width, 3, 1 if samples else stride, padding)
+        self.conv1 = Conv2d(inputs, width, 3, at.conv_stride, at.padding, at.dilation)
         self.norm1 = nn.BatchNorm2d(width)
-        self.downsample = cast(Sampling, sampling).layer(width) if samples else None
-        self.conv2 = Conv2d(width, width, 3, 1, padding)
+        self.downsample = None if at.sampling is None else at.sampling.layer(width)
+        self.conv2 = Conv2d(width, width, 3, 1, at.padding, at.dilation)
         self.norm2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
-        self.shortcut = Shortcut(inputs, width, stride, sampling) if stride > 1 or inputs != width else None
+        changes = at.sampling is not None or at.stride > 1 or inputs != width
+        self.shortcut = Shortcut(inputs, width, at.stride, at.sampling) if changes else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Selection | None]:
         selection = None
@@ -54,23 +70,23 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, sample, 1x1 around a shortcut; with ``sampling=None`` the 3x3 convolution is strided."""
+    """1x1, 3x3, sample, 1x1 around a shortcut; without a sampling layer the 3x3 convolution is strided."""
 
     expansion = 4
 
-    def __init__(self, inputs: int, width: int, stride: int, sampling: Sampling | None, padding: Padding) -> None:
+    def __init__(self, inputs: int, width: int, at: Site) -> None:
         super().__init__()
-        samples = stride > 1 and sampling is not None
         outputs = width * self.expansion
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
         self.norm1 = nn.BatchNorm2d(width)
-        self.conv2 = Conv2d(width, width, 3, 1 if samples else stride, padding)
+        self.conv2 = Conv2d(width, width, 3, at.conv_stride, at.padding, at.dilation)
         self.norm2 = nn.BatchNorm2d(width)
-        self.downsample = cast(Sampling, sampling).layer(width) if samples else None
+        self.downsample = None if at.sampling is None else at.sampling.layer(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.norm3 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU()
-        self.shortcut = Shortcut(inputs, outputs, stride, sampling) if stride > 1 or inputs != outputs else None
+        changes = at.sampling is not None or at.stride > 1 or inputs != outputs
+        self.shortcut = Shortcut(inputs, outputs, at.stride, at.sampling) if changes else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Selection | None]:
         selection = None
@@ -96,27 +112,43 @@ class CifarStem(nn.Module):
 
 
 class ImageNetStem(nn.Module):
-    """7x7 convolution and max pooling, each followed by its own sampling layer; the first one is never filtered."""
+    """7x7 convolution and max pooling, each followed by its own sampling layer; the first one is never filtered.
 
-    def __init__(self, in_channels: int, width: int, sampling: Sampling | None, padding: Padding) -> None:
+    With ``strided`` the convolution keeps its stride and loses its sampling layer: cheaper, and no longer exact.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        sampling: Sampling | None,
+        padding: Padding,
+        pool_padding: Padding,
+        strided: bool,
+    ) -> None:
         super().__init__()
-        self.conv = Conv2d(in_channels, width, 7, 2 if sampling is None else 1, padding)
+        self.conv = Conv2d(in_channels, width, 7, 2 if sampling is None or strided else 1, padding)
         self.norm = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
-        self.padding: Padding = padding
-        self.samplers = (
-            None if sampling is None else nn.ModuleList([sampling.layer(width, antialias=False), sampling.layer(width)])
-        )
+        self.padding: Padding = pool_padding
+        self.samplers = nn.ModuleList()
+        if sampling is not None and not strided:
+            self.samplers.append(sampling.layer(width, antialias=False))
+        if sampling is not None:
+            self.samplers.append(sampling.layer(width))
         self.pool = nn.MaxPool2d(3, 2, 1) if sampling is None else nn.MaxPool2d(2, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Selection]]:
         x = self.relu(self.norm(self.conv(x)))
-        if self.samplers is None:
+        if not self.samplers:
             return self.pool(x), []
-        first, second = self.samplers
-        x, selection_1 = first(x)
-        x, selection_2 = second(self.pool(pad(x, 0, 1, self.padding)))
-        return x, [s for s in (selection_1, selection_2) if s is not None]
+        *before, after = self.samplers
+        selections = []
+        for sampler in before:
+            x, selection = sampler(x)
+            selections.append(selection)
+        x, selection = after(self.pool(pad(x, 0, 1, self.padding)))
+        return x, [s for s in (*selections, selection) if s is not None]
 
 
 DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
@@ -132,8 +164,11 @@ class ResNet(nn.Module):
     """ResNet-18, 34, 50, 101 or 152 whose every stride is a sampling layer.
 
     Images ``(N, in_channels, H, W)`` to logits ``(N, classes)``. ``sampling=None`` is the strided baseline. With
-    circular padding, a selection, and H and W divisible by the product of the strides (8 behind the CIFAR stem, 32
-    behind the ImageNet stem), the logits in evaluation are invariant to every circular shift.
+    circular padding, a selection, and H and W divisible by ``stride`` (8 behind the CIFAR stem, 32 behind the ImageNet
+    stem), the logits in evaluation are invariant to every circular shift.
+
+    ``pool_padding`` is the border of the stem's max pooling where it differs from ``padding``. ``output_stride=16``
+    dilates the last stage instead of sampling it, as segmentation does.
     """
 
     def __init__(
@@ -146,26 +181,43 @@ class ResNet(nn.Module):
         width: int = 64,
         in_channels: int = 3,
         padding: Padding = "circular",
+        pool_padding: Padding | None = None,
+        output_stride: OutputStride = 32,
     ) -> None:
         super().__init__()
         if depth not in DEPTHS:
             raise ValueError(f"no ResNet-{depth}: the depths are {', '.join(map(str, DEPTHS))}")
-        block, repeats = DEPTHS[depth]
+        if stem not in get_args(Stem):
+            raise ValueError(f"no stem {stem!r}: the stems are {', '.join(get_args(Stem))}")
+        if output_stride not in get_args(OutputStride):
+            raise ValueError(f"no output stride {output_stride}: it is 16 or 32")
+        if sampling is not None and sampling.stride != 2:
+            raise ValueError(f"a ResNet samples by 2 at each stage, got a sampling by {sampling.stride}")
+        self.in_channels, self.classes = in_channels, classes
+        self.selects = sampling is not None and sampling.select is not None
         self.stem = (
             CifarStem(in_channels, width, padding)
             if stem == "cifar"
-            else ImageNetStem(in_channels, width, sampling, padding)
+            else ImageNetStem(
+                in_channels, width, sampling, padding, pool_padding or padding, strided=stem == "imagenet-strided"
+            )
         )
+        block, repeats = DEPTHS[depth]
         channels = width
         stages = []
+        self.stride: int = 1 if stem == "cifar" else 4
         for level, count in enumerate(repeats):
-            blocks = []
-            for index in range(count):
-                stride = 2 if level > 0 and index == 0 else 1
-                blocks.append(block(channels, width << level, stride, sampling, padding))
-                channels = (width << level) * block.expansion
+            dilated = level == 3 and output_stride == 16
+            stride = 1 if level == 0 or dilated else 2
+            self.stride *= stride
+            first = Site(stride, 1, sampling.at(stride) if sampling and level else None, padding)
+            blocks = [block(channels, width << level, first)]
+            channels = (width << level) * block.expansion
+            following = Site(dilation=2 if dilated else 1, padding=padding)
+            blocks += [block(channels, width << level, following) for _ in range(count - 1)]
             stages.append(nn.ModuleList(blocks))
         self.stages = nn.ModuleList(stages)
+        self.channels: int = channels
         self.head = nn.Linear(channels, classes)
         self._initialise()
 
@@ -177,7 +229,19 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def features(self, x: Tensor) -> tuple[list[Tensor], list[Selection]]:
-        """Map after each stage, and the selections in the order in which they were made."""
+        """Map after each stage, and the selections in the order in which they were made.
+
+        Raises ``ValueError`` where ``x`` is not ``(N, in_channels, H, W)`` or a selecting network's ``stride`` does not
+        divide H and W.
+        """
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"expected images (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
+        if self.selects and (x.shape[2] % self.stride or x.shape[3] % self.stride):
+            raise ValueError(
+                f"this network selects among polyphase components down to stride {self.stride}, so height and width "
+                f"must be multiples of {self.stride}, got {tuple(x.shape[2:])}; resize or crop the images, or grow "
+                f"them once with lps.pad_to_multiple(x, {self.stride})"
+            )
         x, selections = self.stem(x)
         maps = []
         for stage in self.stages:

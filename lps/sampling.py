@@ -1,13 +1,14 @@
 """Down- and upsampling by polyphase components: LPD, LPU and everything they generalise (Secs. 4.1 and 4.3)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor, nn
 
 from .polyphase import keep, mix, place
 from .selection import Selection
+from .ties import put_back
 
 Source = Literal["filtered", "unfiltered"]
 
@@ -56,8 +57,11 @@ class Downsample(nn.Module):
         if selection is None and self.select is not None:
             selection = self.select(filtered if self.select_from == "filtered" else x)
         assert selection is not None
-        if len(selection.z) != len(x):
-            raise ValueError(f"a selection for {len(selection.z)} maps was handed to a batch of {len(x)}")
+        expected = (x.shape[0], self.stride ** (x.dim() - 2))
+        if selection.z.shape != expected:
+            raise ValueError(
+                f"features {tuple(x.shape)} need a selection {expected} and were handed one {tuple(selection.z.shape)}"
+            )
         return take(filtered, selection, self.stride), selection
 
 
@@ -65,7 +69,8 @@ class Upsample(nn.Module):
     """LPU: put features back where their downsampling took them from, then filter (Eqs. 24 and 25).
 
     ``(N, C, *space)`` and the selection of the matching :class:`Downsample` to ``(N, C, *(s * space))``. The filter
-    carries the gain ``s ** dims`` (Sec. 4.3).
+    carries the gain ``s ** dims`` (Sec. 4.3). Where phases stay tied, as on a constant map, all of them are filled
+    alike, so that the result moves with every shift of the input.
     """
 
     def __init__(self, antialias: nn.Module | None = None, stride: int = 2) -> None:
@@ -74,12 +79,15 @@ class Upsample(nn.Module):
 
     def forward(self, y: Tensor, selection: Selection) -> Tensor:
         phases = self.stride ** (y.dim() - 2)
-        if selection.z.shape != (len(y), phases):
+        if selection.z.shape != (y.shape[0], phases):
             raise ValueError(
-                f"LPU got features {tuple(y.shape)}, which need a selection ({len(y)}, {phases}), "
+                f"LPU got features {tuple(y.shape)}, which need a selection ({y.shape[0]}, {phases}), "
                 f"and a selection {tuple(selection.z.shape)}"
             )
-        u = place(y, selection.z, self.stride)
+        if selection.lag is None:
+            u = place(y, selection.z, self.stride)
+        else:
+            u = put_back(y, selection.z, selection.lag, self.stride)
         return u if self.antialias is None else self.antialias(u)
 
 
@@ -91,6 +99,10 @@ class Sampling:
     antialias: Callable[[int], nn.Module] | None = None
     stride: int = 2
     select_from: Source = "filtered"
+
+    def at(self, stride: int) -> "Sampling":
+        """The same method at another stride; at stride 1 there is nothing to select, and its filter remains."""
+        return replace(self, stride=stride, select=None if stride == 1 else self.select)
 
     def layer(self, channels: int, antialias: bool = True) -> Downsample:
         """A layer that makes its own choice."""

@@ -11,42 +11,44 @@ from torch.nn import functional as F
 
 from .convolution import CONV, CONVOLVE, Padding, pad
 from .exact import exact_mean
-from .polyphase import phase_view, polyphase, require_divisible
+from .polyphase import phase_view, require_divisible
+from .ties import choose_phase
 
 
 class Selection(NamedTuple):
     """A choice among the ``P`` phases of a batch of ``N`` maps.
 
     ``scores`` ``(N, P)`` are the logits (LPD) or norms (APS) behind it and ``z`` ``(N, P)`` the selection variable
-    of Eq. (17). ``phase`` ``(N,)`` is ``k*`` of Eq. (7) where ``z`` is one-hot, and ``None`` where it is a mixture.
+    of Eq. (17). For a hard choice, ``phase`` ``(N,)`` is ``k*`` of Eq. (7), ``z`` is one-hot or equal over phases that
+    stay tied, and ``lag`` ``(N, P, dims)`` says how far their components are moved from that of ``k*``. For a mixture
+    both are ``None``.
     """
 
     scores: Tensor
     z: Tensor
-    phase: Tensor | None
+    phase: Tensor | None = None
+    lag: Tensor | None = None
 
 
 def choose(scores: Tensor, x: Tensor, stride: int) -> Selection:
     """Hard selection ``k* = argmax_k scores_k`` (Eq. 7), ``scores`` ``(N, P)``, of the phases of ``x``.
 
-    Equal scores are told apart by further quantities that no shift changes: channel-weighted moments of the tied
-    components. Where these agree too, the first phase is taken.
+    Equal scores are told apart by the content of ``x``, so that the choice moves with every shift. An ONNX graph
+    takes the first of them. Raises ``ValueError`` where a score is NaN.
     """
-    best = scores == scores.amax(1, keepdim=True)
-    tied = best.sum(1) > 1
-    if tied.any():
-        components = polyphase(x[tied], stride).double()
-        channel = torch.arange(1, x.shape[1] + 1, device=x.device, dtype=torch.float64)
-        channel = channel.view(-1, *(1,) * (x.dim() - 2))
-        among = best[tied]
-        for power in (2, 3):
-            moment = exact_mean(channel * components**power, tuple(range(2, components.dim())))
-            moment = moment.masked_fill(~among, -torch.inf)
-            among = moment == moment.amax(1, keepdim=True)
-        best = best.clone()
-        best[tied] = among
-    phase = best.int().argmax(1)
-    return Selection(scores, F.one_hot(phase, scores.shape[1]).to(scores.dtype), phase)
+    if torch.onnx.is_in_onnx_export():
+        phase = scores.argmax(1)
+        return Selection(scores, F.one_hot(phase, scores.shape[1]).to(scores.dtype), phase)
+    return Selection(scores, *choose_phase(scores.detach(), x.detach(), stride))
+
+
+def _channel_sum(x: Tensor) -> Tensor:
+    """Sum over the channels of ``(N, C, *space)`` as ``(N, 1, *space)``, pairwise: the same order at each position."""
+    while x.shape[1] > 1:
+        half, odd = divmod(x.shape[1], 2)
+        pairs = x[:, :half] + x[:, half : 2 * half]
+        x = torch.cat([pairs, x[:, -1:]], 1) if odd else pairs
+    return x
 
 
 class MaxNorm(nn.Module):
@@ -59,11 +61,11 @@ class MaxNorm(nn.Module):
     def forward(self, x: Tensor) -> Selection:
         """In evaluation the norms are free of the order of summation."""
         x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
-        squares = phase_view(x if self.training else x.double(), self.stride).square()
+        squares = phase_view(_channel_sum(x.square()), self.stride)
         dims = x.dim() - 2
         rest = tuple(range(1 + dims, squares.dim()))
         energy = squares.mean(rest) if self.training else exact_mean(squares, rest)
-        size = x[0].numel() // self.stride**dims
+        size = x[0, 0].numel() // self.stride**dims
         return choose((energy.flatten(1) * size).sqrt(), x, self.stride)
 
 

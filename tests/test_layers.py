@@ -107,9 +107,28 @@ def test_a_strided_filter_is_the_filter_then_every_second_sample(filter_: type[n
     torch.testing.assert_close(layer(x, stride=2), layer(x)[..., ::2, ::2], rtol=0, atol=1e-15)
 
 
-def test_circular_padding_wraps() -> None:
-    x = torch.arange(4.0).view(1, 1, 4)
-    assert pad(x, 2, 1, "circular").flatten().tolist() == [2, 3, 0, 1, 2, 3, 0]
+@pytest.mark.parametrize("reach", [(1, 2), (0, 3), (7, 9)])
+@pytest.mark.parametrize("dims", SPACES)
+def test_circular_padding_wraps_as_often_as_it_takes(dims: int, reach: tuple[int, int]) -> None:
+    x = maps(dims)[..., :4].double().requires_grad_()
+    expected: torch.Tensor = x
+    for axis in range(2, x.dim()):
+        expected = expected.index_select(axis, torch.arange(-reach[0], x.shape[axis] + reach[1]) % x.shape[axis])
+    wrapped = pad(x, *reach, "circular")
+    assert torch.equal(wrapped, expected)
+    weights = torch.randn_like(expected)
+    (actual,) = torch.autograd.grad((wrapped * weights).sum(), x)
+    (wanted,) = torch.autograd.grad((expected * weights).sum(), x)
+    torch.testing.assert_close(actual, wanted)
+
+
+@pytest.mark.parametrize("padding", ["circular", "zeros", "reflect"])
+def test_padding_to_a_multiple_grows_right_and_bottom(padding: Padding) -> None:
+    x = maps(2)[..., :7]
+    grown = lps.pad_to_multiple(x, 8, padding)
+    assert grown.shape[2:] == (16, 8) and torch.equal(grown[..., :12, :7], x)
+    border = {"circular": x[..., 0], "zeros": torch.zeros_like(x[..., 0]), "reflect": x[..., 5]}
+    assert torch.equal(grown[..., :12, 7], border[padding])
 
 
 def test_training_samples_a_mixture_and_evaluation_one_phase() -> None:
@@ -184,18 +203,33 @@ def test_the_imagenet_stem_is_invariant_too(depth: int) -> None:
             assert torch.equal(network(lps.circular_shift(x, shift)), network(x))
 
 
-def test_exact_ties_are_broken_by_content() -> None:
-    """All logits equal, contents different: the choice still follows the content."""
-    select = lps.LearnedPhase(2, 4).eval()
-    nn.init.constant_(cast(torch.Tensor, select.conv1.bias), -100.0)
-    layer = lps.Downsample(select)
-    x = maps(2, channels=2)
-    scores = select(x).scores
-    assert (scores == scores[:, :1]).all()
-    kept, _ = layer(x)
-    for shift in offsets(2, 2):
-        moved, _ = layer(lps.circular_shift(x, shift))
-        assert torch.equal(moved.flatten(2).sort().values, kept.flatten(2).sort().values)
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision_is_invariant_too(method: str) -> None:
+    torch.manual_seed(0)
+    sampling = lps.Sampling(METHODS[method], FILTERS["tri-3"])
+    network = lps.ResNet(18, classes=10, width=8, stem="cifar", sampling=sampling).eval()
+    x = torch.randn(1, 3, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert largest_change(network, x) == 0.0
+    assert largest_change(network.bfloat16(), x.bfloat16()) == 0.0
+
+
+def test_a_dilated_last_stage_keeps_its_size() -> None:
+    sampling = lps.Sampling(METHODS["lps"], FILTERS["tri-3"])
+    network = lps.ResNet(50, classes=10, width=4, sampling=sampling, output_stride=16).eval()
+    maps, selections = network.features(torch.randn(1, 3, 64, 64))
+    assert [tuple(m.shape[2:]) for m in maps] == [(16, 16), (8, 8), (4, 4), (4, 4)]
+    assert len(selections) == 4 and network.stride == 16
+
+
+def test_a_size_that_the_strides_do_not_divide_names_the_multiple() -> None:
+    network = lps.ResNet(18, classes=10, width=4, sampling=lps.Sampling(METHODS["lps"])).eval()
+    x = torch.randn(1, 3, 50, 64)
+    with pytest.raises(ValueError, match=r"multiples of 32, got \(50, 64\)"):
+        network(x)
+    network(lps.pad_to_multiple(x, 32))
+    with pytest.raises(ValueError, match=r"expected images \(N, 3, H, W\), got \(3, 64, 64\)"):
+        network(torch.randn(3, 64, 64))
 
 
 def test_table_4_parameter_counts() -> None:
@@ -231,14 +265,16 @@ def test_gradients_reach_the_logit_network() -> None:
         (lambda: lps.LowPass(3, 0), "at least 1"),
         (lambda: lps.AdaptiveLowPass(3, 4, 1), "odd size"),
         (lambda: lps.AdaptiveLowPass(9, 3, 2), "2 filter groups do not divide 9 channels"),
-        (lambda: pad(torch.zeros(1, 1, 2, 2), 3, 3, "circular"), "wraps a map"),
+        (lambda: lps.pad_to_multiple(torch.zeros(1, 1, 2, 9), 8, "reflect"), "size 2 to a multiple of 8"),
+        (lambda: lps.ResNet(classes=10, stem=cast(Any, "vgg")), "no stem 'vgg': the stems are cifar, imagenet"),
+        (lambda: lps.ResNet(classes=10, sampling=lps.Sampling(stride=3)), "by 2 at each stage, got a sampling by 3"),
         (
             lambda: lps.Upsample()(torch.zeros(1, 1, 2, 2), lps.MaxNorm()(torch.randn(2, 1, 4, 4))),
             "need a selection \\(1, 4\\), and a selection \\(2, 4\\)",
         ),
         (
             lambda: lps.Downsample()(torch.zeros(1, 1, 4, 4), lps.MaxNorm()(torch.randn(2, 1, 4, 4))),
-            "a selection for 2 maps was handed to a batch of 1",
+            "need a selection \\(1, 4\\) and were handed one \\(2, 4\\)",
         ),
     ],
 )

@@ -13,6 +13,7 @@ from lps.metrics import (
     accuracy,
     circular_consistency,
     crop_each,
+    exhaustive_consistency,
     shift_consistency,
     shift_each,
 )
@@ -75,6 +76,16 @@ def test_consistency_counts_equal_pairs() -> None:
         agree += int(pair[0] == pair[1])
     assert 0 < agree < 10
     assert circular_consistency(corner, batches(x, 10), seed=5) == Count(agree, 10)
+
+
+def test_every_pair_of_shifts_is_counted() -> None:
+    x = images(3, 4)
+    labels = [
+        [corner(lps.circular_shift(image[None], (i, j))).item() for i in range(4) for j in range(4)] for image in x
+    ]
+    agree = sum(a == b for row in labels for a in row for b in row)
+    assert exhaustive_consistency(corner, x) == Count(agree, 3 * 16**2)
+    assert exhaustive_consistency(total, x).percent == 100
 
 
 def test_an_invariant_predictor_is_consistent_on_every_pair() -> None:

@@ -75,11 +75,12 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """``pairs`` random pairs of shifts for each test image, drawn from ``seed``."""
+    """``pairs`` random pairs of shifts of each test image, drawn from ``seed``; all pairs of ``exhaustive`` images."""
 
     batch_size: int
     pairs: int
     seed: int
+    exhaustive: int
 
 
 @dataclass(frozen=True)

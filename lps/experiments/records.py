@@ -19,6 +19,7 @@ CODE = (
     "convolution.py",
     "exact.py",
     "filters.py",
+    "ties.py",
     "selection.py",
     "sampling.py",
     "resnet.py",

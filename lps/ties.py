@@ -1,0 +1,131 @@
+"""Hard selection when scores tie: a choice that travels with the content of the map.
+
+Two phases can hold the same content, or content of equal score. ``argmax`` then takes the first, which no shift
+respects. Here every position gets a fingerprint of the whole map as seen from it, and the phase that holds the smallest
+one wins. Fingerprints are equal where the map, seen from two positions, is the same: only a map that equals a shifted
+copy of itself leaves a tie. Its tied components are copies of each other, and ``lag`` says by how much they are moved,
+so that LPU can put features back into all of them.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .polyphase import merge, mix, phase_view, place, polyphase
+
+_MIX = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+_GOLDEN, _FIRST, _SECOND = (value - (1 << 64) if value >> 63 else value for value in _MIX)
+
+
+def _scramble(h: Tensor) -> Tensor:
+    """A bijection of int64 in which each bit of the result depends on all bits of ``h``."""
+    h = (h ^ (h >> 30)) * _FIRST
+    h = (h ^ (h >> 27)) * _SECOND
+    return h ^ (h >> 31)
+
+
+def fingerprints(x: Tensor) -> Tensor:
+    """Hash, at each position, of the map ``x`` ``(N, C, *space)`` as seen from there: ``(N, *space)`` int64.
+
+    A circular shift of ``x`` shifts the fingerprints alike. Windows double until they span each axis.
+    """
+    channel = _scramble(torch.arange(1, x.shape[1] + 1, device=x.device) * _GOLDEN)
+    bits = (x.double() + 0.0).view(torch.int64)  # adding zero makes one of the two zeros
+    h = _scramble(bits + channel.view(-1, *(1,) * (x.dim() - 2))).sum(1)
+    for axis in range(1, h.dim()):
+        reach = 1
+        while reach < h.shape[axis]:
+            h = _scramble(h * _GOLDEN + _scramble(h.roll(-reach, axis)))
+            reach *= 2
+    return h
+
+
+@torch.library.custom_op("lps::choose", mutates_args=())
+def choose_phase(scores: Tensor, x: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor]:
+    """``k* = argmax_k scores_k`` (Eq. 7) of the phases of ``x`` ``(N, C, *space)``, ties broken by its content.
+
+    Returns ``z`` ``(N, P)``, one-hot or equal over the phases that stay tied; ``k*`` ``(N,)`` int64; and ``lag``
+    ``(N, P, dims)`` int64, the circular shift that carries the component of ``k*`` onto each tied one. Raises
+    ``ValueError`` where a score is NaN.
+    """
+    dims = x.dim() - 2
+    best = scores == scores.amax(1, keepdim=True)
+    lag = torch.zeros(*scores.shape, dims, dtype=torch.int64, device=scores.device)
+    unclear = best.sum(1) != 1
+    if unclear.any():
+        if scores.isnan().any():
+            raise ValueError(f"NaN among the scores of the phases of a map {tuple(x.shape)}: its values are not finite")
+        seen = phase_view(fingerprints(x[unclear])[:, None], stride).flatten(1 + dims)
+        smallest, where = seen.flatten(1, dims).min(2)
+        smallest = smallest.masked_fill(~best[unclear], torch.iinfo(torch.int64).max)
+        tied = smallest == smallest.amin(1, keepdim=True)
+        space = [size // stride for size in x.shape[2:]]
+        anchor = torch.stack(torch.unravel_index(where, space), -1)
+        kept = anchor[torch.arange(len(anchor)), tied.int().argmax(1)]
+        best[unclear] = tied
+        lag[unclear] = (anchor - kept[:, None]) * tied[..., None]
+    z = best.to(scores.dtype) / best.sum(1, keepdim=True)
+    return z, best.int().argmax(1), lag
+
+
+@choose_phase.register_fake
+def _(scores: Tensor, x: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor]:
+    count, phases = scores.shape
+    return (
+        torch.empty_like(scores),
+        scores.new_empty(count, dtype=torch.int64),
+        scores.new_empty(count, phases, x.dim() - 2, dtype=torch.int64),
+    )
+
+
+def _moved(lag: Tensor) -> list[int]:
+    """Samples whose tied components are moved copies of each other."""
+    return lag.flatten(1).any(1).nonzero().flatten().tolist()
+
+
+@torch.library.custom_op("lps::put_back", mutates_args=())
+def put_back(y: Tensor, z: Tensor, lag: Tensor, stride: int) -> Tensor:
+    """Eq. (25) for hard selections: ``Poly(u)_k = z_k y``, with ``y`` moved by ``lag_k`` where phases are tied.
+
+    ``y`` ``(N, C, *space)``, ``z`` ``(N, P)`` and ``lag`` ``(N, P, dims)`` to ``(N, C, *(s * space))``.
+    """
+    u = place(y, z, stride)
+    axes = tuple(range(1, y.dim() - 1))
+    for n in _moved(lag):
+        copies = [w * y[n].roll(steps, axes) for w, steps in zip(z[n].to(y.dtype), lag[n].tolist(), strict=True)]
+        u[n] = merge(torch.stack(copies)[None], stride)[0]
+    return u
+
+
+@torch.library.custom_op("lps::put_back_transposed", mutates_args=())
+def put_back_transposed(u: Tensor, z: Tensor, lag: Tensor, stride: int) -> Tensor:
+    """Transpose of :func:`put_back` in ``y``, its gradient: ``(N, C, *(s * space))`` to ``(N, C, *space)``."""
+    y = mix(u, z, stride)
+    axes = tuple(range(1, u.dim() - 1))
+    for n in _moved(lag):
+        copies = zip(z[n].to(u.dtype), polyphase(u[n : n + 1], stride)[0], -lag[n], strict=True)
+        y[n] = torch.stack([w * part.roll(steps.tolist(), axes) for w, part, steps in copies]).sum(0)
+    return y
+
+
+@put_back.register_fake
+def _(y: Tensor, z: Tensor, lag: Tensor, stride: int) -> Tensor:
+    return y.new_empty(*y.shape[:2], *(size * stride for size in y.shape[2:]))
+
+
+@put_back_transposed.register_fake
+def _(u: Tensor, z: Tensor, lag: Tensor, stride: int) -> Tensor:
+    return u.new_empty(*u.shape[:2], *(size // stride for size in u.shape[2:]))
+
+
+def _keep_selection(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int], output: Tensor) -> None:
+    _, z, lag, ctx.stride = inputs
+    ctx.save_for_backward(z, lag)
+
+
+def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    return put_back_transposed(gradient, *ctx.saved_tensors, ctx.stride), None, None, None
+
+
+put_back.register_autograd(_gradient, setup_context=_keep_selection)
