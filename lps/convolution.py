@@ -91,6 +91,10 @@ def pad_to_multiple(x: Tensor, multiple: int, padding: Padding = "circular") -> 
     return x
 
 
+_POSITIONS = 12
+"""Below so many positions, a matrix product on a CPU in float32 adds up the last of them in another order."""
+
+
 class Conv2d(nn.Conv2d):
     """Convolution without bias of odd size, padded to keep the size at stride 1: ``(N, C, H, W)``."""
 
@@ -108,7 +112,11 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         reach = self.dilation[0] * (self.kernel_size[0] // 2)
-        return F.conv2d(pad(x, reach, reach, self.border), self.weight, None, self.stride, dilation=self.dilation)
+        x = pad(x, reach, reach, self.border)
+        rows, columns = ((size - 2 * reach - 1) // self.stride[0] + 1 for size in x.shape[2:])
+        if not self.training and rows * columns < _POSITIONS and x.device.type == "cpu":
+            x = F.pad(x, (0, _POSITIONS * self.stride[0]))
+        return F.conv2d(x, self.weight, None, self.stride, dilation=self.dilation)[..., :columns]
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, border={self.border!r}"

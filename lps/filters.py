@@ -74,7 +74,9 @@ class AdaptiveLowPass(nn.Module):
         space = x.shape[2:]
         x = pad(x, self.size // 2, self.size // 2, self.padding)
         logits = self.norm(CONVOLVE[len(space)](x, self.conv.weight, stride=stride))
-        taps = self.gain * logits.softmax(1).unflatten(1, (self.groups, -1))
+        # over the last axis, since over the channels the rounding depends on the position in memory
+        weights = logits.softmax(1) if self.training else logits.movedim(1, -1).softmax(-1).movedim(-1, 1)
+        taps = self.gain * weights.unflatten(1, (self.groups, -1))
         groups = x.unflatten(1, (self.groups, -1))
         windows = (
             groups[

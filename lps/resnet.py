@@ -20,7 +20,7 @@ class Shortcut(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, sampling: Sampling | None) -> None:
         super().__init__()
         self.downsample = None if sampling is None else sampling.shortcut(inputs)
-        self.conv = nn.Conv2d(inputs, outputs, 1, 1 if sampling else stride, bias=False)
+        self.conv = Conv2d(inputs, outputs, 1, 1 if sampling else stride)
         self.norm = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor, selection: Selection | None) -> Tensor:
@@ -77,12 +77,12 @@ class Bottleneck(nn.Module):
     def __init__(self, inputs: int, width: int, at: Site) -> None:
         super().__init__()
         outputs = width * self.expansion
-        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.conv1 = Conv2d(inputs, width, 1)
         self.norm1 = nn.BatchNorm2d(width)
         self.conv2 = Conv2d(width, width, 3, at.conv_stride, at.padding, at.dilation)
         self.norm2 = nn.BatchNorm2d(width)
         self.downsample = None if at.sampling is None else at.sampling.layer(width)
-        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.conv3 = Conv2d(width, outputs, 1)
         self.norm3 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU()
         changes = at.sampling is not None or at.stride > 1 or inputs != outputs

@@ -61,12 +61,13 @@ class MaxNorm(nn.Module):
     def forward(self, x: Tensor) -> Selection:
         """In evaluation the norms are free of the order of summation."""
         x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
-        squares = phase_view(_channel_sum(x.square()), self.stride)
+        peak = x.abs().flatten(1).amax(1).clamp_min(torch.finfo(x.dtype).tiny)  # keeps the squares in range
+        squares = phase_view(_channel_sum((x / peak.view(-1, *(1,) * (x.dim() - 1))).square()), self.stride)
         dims = x.dim() - 2
         rest = tuple(range(1 + dims, squares.dim()))
         energy = squares.mean(rest) if self.training else exact_mean(squares, rest)
         size = x[0, 0].numel() // self.stride**dims
-        return choose((energy.flatten(1) * size).sqrt(), x, self.stride)
+        return choose((energy.flatten(1) * size).sqrt() * peak[:, None], x, self.stride)
 
 
 class LearnedPhase(nn.Module):
