@@ -4,22 +4,38 @@ The theorems make the statistics that drive a selection invariant to shifts over
 shift reorders the terms of a sum, and rounding can turn a near tie. A fixed-point sum has no such order.
 """
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 
 _BITS = 62
 
 
+class _ExactMean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dims: tuple[int, ...]) -> Tensor:
+        count = 1
+        for d in dims:
+            count *= x.shape[d]
+        ctx.shape, ctx.dtype, ctx.dims, ctx.count = x.shape, x.dtype, dims, count
+        largest = x.abs().flatten(1).amax(1).double()
+        grid = 2.0 ** (_BITS - (count - 1).bit_length()) / largest.clamp_min(2.0**-900)
+        grid = grid.view(-1, *(1,) * (x.dim() - 1))
+        total = (x.double() * grid).round().to(torch.int64).sum(dims, keepdim=True).double()
+        return (total / grid / count).squeeze(dims)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        kept = [1 if d in ctx.dims else size for d, size in enumerate(ctx.shape)]
+        return (gradient / ctx.count).to(ctx.dtype).view(kept).expand(ctx.shape), None
+
+
 def exact_mean(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Mean of ``x`` ``(N, ...)`` over ``dims`` as float64, equal bit for bit under every permutation of them.
 
-    Terms are rounded to a per-sample grid that spans 62 bits less those the count needs, then added as integers.
+    Terms are rounded to a per-sample grid that spans 62 bits less those the count needs, then added as integers. The
+    gradient is that of a mean.
     """
-    count = 1
-    for d in dims:
-        count *= x.shape[d]
-    largest = x.detach().abs().flatten(1).amax(1).double()
-    grid = 2.0 ** (_BITS - (count - 1).bit_length()) / largest.clamp_min(2.0**-900)
-    grid = grid.view(-1, *(1,) * (x.dim() - 1))
-    total = (x.double() * grid).round().to(torch.int64).sum(dims, keepdim=True).double()
-    return (total / grid / count).squeeze(dims)
+    return cast(Tensor, _ExactMean.apply(x, dims))

@@ -85,6 +85,13 @@ def test_an_exact_mean_has_no_order(dtype: torch.dtype) -> None:
     torch.testing.assert_close(exact_mean(x, (1,)), x.double().mean(1), rtol=1e-12, atol=1e-12)
 
 
+def test_an_exact_mean_has_the_gradient_of_a_mean() -> None:
+    x = maps(2).double().requires_grad_()
+    (exact,) = torch.autograd.grad(exact_mean(x, (2, 3)).square().sum(), x)
+    (plain,) = torch.autograd.grad(x.mean((2, 3)).square().sum(), x)
+    torch.testing.assert_close(exact, plain)
+
+
 def test_an_exact_mean_of_zeros_is_zero() -> None:
     assert exact_mean(torch.zeros(2, 8), (1,)).tolist() == [0, 0]
 

@@ -1,0 +1,170 @@
+"""A network of ours in the hands of torch's tools: compile, export, ONNX, autocast, channels_last, copies, DDP."""
+
+import copy
+import io
+import os
+import pickle
+import socket
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import lps
+
+pytestmark = pytest.mark.slow
+
+
+class WithPhases(nn.Module):
+    """Logits and the phase that each sampling layer keeps, ``(N, layers)``."""
+
+    def __init__(self, network: lps.ResNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        _, selections = self.network.features(x)
+        phases = [selection.phase for selection in selections if selection.phase is not None]
+        return self.network(x), torch.stack(phases, 1)
+
+
+def network(method: str = "lps") -> lps.ResNet:
+    """Logits from unfiltered components: those of filtered ones are tied up to rounding in an untrained network."""
+    torch.manual_seed(0)
+    rules = {"lps": lambda c: lps.LearnedPhase(c, c // 8), "aps": lambda c: lps.MaxNorm()}
+    sampling = lps.Sampling(rules[method], partial(lps.LowPass, size=3), select_from="unfiltered")
+    return lps.ResNet(18, classes=10, sampling=sampling, stem="cifar", width=16).eval()
+
+
+def images(count: int) -> Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+BATCH = ({0: torch.export.Dim("batch", min=1, max=64)},)
+
+
+@pytest.mark.parametrize("method", ["lps", "aps"])
+def test_an_exported_network_gives_the_same_bits_at_any_batch_size(method: str) -> None:
+    model = WithPhases(network(method))
+    program = torch.export.export(model, (images(4),), dynamic_shapes=BATCH)
+    with torch.no_grad():
+        for actual, expected in zip(program.module()(images(7)), model(images(7)), strict=True):
+            assert torch.equal(actual, expected)
+
+
+class Small(nn.Module):
+    """Convolution, sampling layer, convolution, its inverse: every operation of the library in a small graph."""
+
+    def __init__(self, select: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = lps.convolution.Conv2d(3, 8, 3), lps.convolution.Conv2d(8, 8, 3)
+        self.down = lps.Downsample(select, lps.LowPass(8, 3), select_from="unfiltered")
+        self.up = lps.Upsample(lps.LowPass(8, 3, gain=4))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y, selection = self.down(self.first(x).relu())
+        return self.up(self.second(y), selection), selection.phase
+
+
+@pytest.mark.parametrize("select", [lps.MaxNorm(), lps.LearnedPhase(8, 4)], ids=["aps", "lps"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_onnx_selects_the_same_phases(select: nn.Module, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = Small(select).eval()
+    path = tmp_path / "network.onnx"
+    torch.onnx.export(model, (images(4),), dynamic_shapes=BATCH, dynamo=True, verbose=False).save(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    x = images(7)
+    features, phases = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    with torch.no_grad():
+        expected = model(x)
+    assert torch.equal(torch.from_numpy(phases), expected[1])
+    torch.testing.assert_close(torch.from_numpy(features), expected[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_sampling_layer_has_no_graph_break(training: bool) -> None:
+    torch.manual_seed(0)
+    down, up = lps.Downsample(lps.LearnedPhase(4, 2), lps.LowPass(4, 3)), lps.Upsample(lps.LowPass(4, 3, gain=4))
+
+    def there_and_back(x: Tensor) -> Tensor:
+        y, selection = down(x)
+        assert selection is not None
+        return up(y.relu(), selection)
+
+    down.train(training)
+    compiled = torch.compile(there_and_back, fullgraph=True, backend="aot_eager")
+    x = torch.randn(2, 4, 8, 8, requires_grad=True)
+    torch.manual_seed(3)
+    (expected,) = torch.autograd.grad(there_and_back(x).square().sum(), x)
+    torch.manual_seed(3)
+    (actual,) = torch.autograd.grad(compiled(x).square().sum(), x)
+    torch.testing.assert_close(actual, expected)
+
+
+def test_copies_and_files_hold_the_same_network() -> None:
+    original, x = network(), images(2)
+    with torch.no_grad():
+        expected = original(x)
+        file = io.BytesIO()
+        torch.save(original.state_dict(), file)
+        file.seek(0)
+        loaded = network()
+        for parameter in loaded.parameters():
+            parameter.zero_()
+        loaded.load_state_dict(torch.load(file, weights_only=True))
+        for other in (copy.deepcopy(original), pickle.loads(pickle.dumps(original)), loaded):
+            assert torch.equal(other(x), expected)
+
+
+def test_a_checkpoint_of_another_network_is_refused() -> None:
+    with pytest.raises(RuntimeError, match=r"select\.conv1\.weight"):
+        network("aps").load_state_dict(network("lps").state_dict())
+
+
+def test_channels_last_selects_the_same_phases() -> None:
+    model, x = WithPhases(network()), images(4)
+    with torch.no_grad():
+        logits, phases = model(x)
+        last = model.to(memory_format=torch.channels_last)
+        logits_last, phases_last = last(x.to(memory_format=torch.channels_last))
+    assert torch.equal(phases_last, phases)
+    torch.testing.assert_close(logits_last, logits, rtol=1e-4, atol=1e-5)
+
+
+def test_autocast_keeps_the_logits_of_a_selection_in_full_precision() -> None:
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        maps, selections = network().features(images(2))
+    assert maps[-1].dtype == torch.bfloat16
+    assert {selection.scores.dtype for selection in selections} == {torch.float64}
+
+
+def _train(rank: int, port: int, folder: Path) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    model = DistributedDataParallel(network("aps"))
+    model(images(4)[2 * rank : 2 * rank + 2]).square().mean().backward()
+    if rank == 0:
+        torch.save({name: p.grad for name, p in model.module.named_parameters() if p.grad is not None}, folder / "grad")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
+    """In evaluation mode, so that batch norms do not depend on how a batch is divided."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_train, (port, tmp_path), nprocs=2)
+    single = network("aps")
+    single(images(4)).square().mean().backward()
+    shared = torch.load(tmp_path / "grad", weights_only=True)
+    expected = {name: p.grad for name, p in single.named_parameters() if p.grad is not None}
+    assert shared.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(shared[name], gradient, rtol=1e-3, atol=1e-5)
