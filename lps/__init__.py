@@ -5,16 +5,19 @@ Equivariant Convolutional Networks*, NeurIPS 2022. Docstrings cite the paper's e
 """
 
 from .convolution import pad_to_multiple
+from .deeplab import DeepLabV3Plus
 from .filters import AdaptiveLowPass, LowPass
 from .polyphase import circular_shift, merge, polyphase
 from .resnet import ResNet
 from .sampling import Downsample, Sampling, Upsample
 from .selection import LearnedPhase, MaxNorm, Selection
+from .verify import verify
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveLowPass",
+    "DeepLabV3Plus",
     "Downsample",
     "LearnedPhase",
     "LowPass",
@@ -27,4 +30,5 @@ __all__ = [
     "merge",
     "pad_to_multiple",
     "polyphase",
+    "verify",
 ]

@@ -19,6 +19,8 @@ VERBS = {
     "show": Verb("lps.cli", "show_arguments", "show_main", "every setting of an experiment"),
     "run": Verb("lps.cli", "run_arguments", "run_main", "train what is outstanding and record it"),
     "ship": Verb("lps.cli", "ship_arguments", "ship_main", "copy local records to the shipped ones"),
+    "verify": Verb("lps.companion.verify", "arguments", "main", "is a network exactly equivariant to circular shifts"),
+    "original": Verb("lps.companion.original", "arguments", "main", "evaluate a checkpoint of the original release"),
     "claims": Verb("lps.companion.claims", "add_arguments", "main", "which claims of the paper hold on this machine"),
     "compare": Verb("lps.companion.compare", "add_arguments", "main", "your runs, the shipped runs and the paper"),
     "notebooks": Verb("lps.companion.notebooks", "add_arguments", "main", "execute the notebooks that changed"),

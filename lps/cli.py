@@ -4,15 +4,14 @@ import argparse
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
-
-import torch
 
 from .companion.paths import LOCAL, SHIPPED
 from .experiments.config import Experiment, parse_changes
 from .experiments.profiles import load_profile, profile_names
 from .experiments.records import code_hash, read_records
-from .experiments.run import DataCache, plan, run_all
+from .experiments.run import DataCache, RunsFailed, plan, run_all
 from .experiments.table1 import ROWS, Row, matching
 
 
@@ -64,7 +63,12 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="first seed")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from the first on")
     parser.add_argument("--budget", type=seconds, metavar="25m", help="stop cleanly after this time (s, m, h)")
-    parser.add_argument("--threads", type=int, help="CPU threads; results repeat bit for bit with the same number")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, each in its own process (default: 1)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        help="CPU threads of each run, with more than one job 1 by default; the same number repeats the same bits",
+    )
     parser.add_argument("--data-root", type=Path, help="folder of the data; default: LPS_DATA")
     parser.add_argument("--results", type=Path, default=LOCAL, help="where records are written")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -79,8 +83,6 @@ def seconds(text: str) -> float:
 
 
 def run_main(options: argparse.Namespace) -> int:
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     profile, changes = load_profile(options.profile), parse_changes(options.set)
 
     def experiment_of(row: Row) -> Experiment:
@@ -89,15 +91,20 @@ def run_main(options: argparse.Namespace) -> int:
     data = DataCache(options.data_root)
     seeds = range(options.seed, options.seed + options.seeds)
     runs = plan(matching(options.patterns), experiment_of, seeds, options.results, data)
-    left = run_all(runs, data, changes, options.budget, options.quiet)
+    try:
+        left = run_all(runs, data, changes, options.budget, options.quiet, options.jobs, options.threads)
+        code = 0 if left == 0 else 3
+    except RunsFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
     for run in runs:
         state = "-"
         if run.done:
             metrics = json.loads(run.record.read_text())["metrics"]
             state = "  ".join(f"{name} {value['value']:6.2f}" for name, value in metrics.items())
         print(f"{run.experiment.name:<24} seed {run.seed}  {state}")
-    print(f"{len(runs) - left} of {len(runs)} runs recorded in {options.results}")
-    return 0 if left == 0 else 3
+    print(f"{sum(run.done for run in runs)} of {len(runs)} runs recorded in {options.results}")
+    return code
 
 
 def ship_arguments(parser: argparse.ArgumentParser) -> None:

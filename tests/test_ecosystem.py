@@ -76,7 +76,9 @@ def test_onnx_selects_the_same_phases(select: nn.Module, tmp_path: Path) -> None
     onnxruntime = pytest.importorskip("onnxruntime")
     model = Small(select).eval()
     path = tmp_path / "network.onnx"
-    torch.onnx.export(model, (images(4),), dynamic_shapes=BATCH, dynamo=True, verbose=False).save(path)
+    program = torch.onnx.export(model, (images(4),), dynamic_shapes=BATCH, dynamo=True, verbose=False)
+    assert program is not None
+    program.save(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     x = images(7)
     features, phases = session.run(None, {session.get_inputs()[0].name: x.numpy()})

@@ -1,14 +1,19 @@
 """Train what is outstanding and record it."""
 
+import os
 import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import get_context, resource_tracker
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from filelock import FileLock
@@ -21,6 +26,10 @@ from .records import code_hash, code_version, command, determinism, now, run_id,
 from .table1 import Row, by_value
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+Report = Callable[[int, int, float], None]
+Stop = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,10 @@ class Run:
     seed: int
     id: str
     results: Path
+
+    @property
+    def title(self) -> str:
+        return f"{self.experiment.name} seed {self.seed}"
 
     @property
     def record(self) -> Path:
@@ -86,8 +99,8 @@ def perform(
     run: Run,
     data: DataCache,
     changes: Mapping[str, str],
-    report: Callable[[int, int, float], None] = lambda step, steps, seen: None,
-    stop: Callable[[], bool] = lambda: False,
+    report: Report = lambda step, steps, seen: None,
+    stop: Stop = lambda: False,
     deadline: float | None = None,
 ) -> bool:
     """Train, evaluate and record one run unless it is recorded already; true if it did anything.
@@ -146,17 +159,98 @@ def perform(
         return True
 
 
+class Outcome(NamedTuple):
+    """How an attempt at a run ended."""
+
+    state: Literal["recorded", "stopped", "failed"]
+    reason: str = ""
+
+
+class RunsFailed(RuntimeError):
+    """Some runs ended in an error: which, and in which; the others are not touched by it."""
+
+
+def attempt(
+    run: Run, data: DataCache, changes: Mapping[str, str], report: Report, stop: Stop, deadline: float | None
+) -> Outcome:
+    """:func:`perform`, where an error is an outcome: it ends this run and no other."""
+    from .train import Interrupted
+
+    try:
+        perform(run, data, changes, report, stop, deadline)
+    except Interrupted as reason:
+        return Outcome("stopped", str(reason))
+    except SystemExit:  # Lightning's answer to a SIGTERM between two of its callbacks
+        return Outcome("stopped", "interrupted")
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        return Outcome("failed", str(error))
+    except Exception as error:
+        traceback.print_exc()
+        return Outcome("failed", f"{type(error).__name__}: {error}")
+    return Outcome("recorded")
+
+
+class Worker:
+    """Performs one run at a time in a process of its own, which is started when there is none (any more)."""
+
+    def __init__(self, root: Path | None, changes: Mapping[str, str], deadline: float | None, threads: int) -> None:
+        self.settings = root, dict(changes), deadline, threads
+        self.line: Connection | None = None
+
+    def attempt(self, run: Run, report: Report, stop: Stop) -> Outcome:
+        if self.line is None:
+            context = get_context("spawn")
+            self.line, theirs = context.Pipe()
+            self.process = context.Process(target=serve, args=(theirs, *self.settings))
+            self.process.start()
+            theirs.close()
+        try:
+            self.line.send(run)
+            while not isinstance(word := self.line.recv(), Outcome):
+                report(*word)
+                if stop():
+                    self.line.send(None)
+            return word
+        except (EOFError, ConnectionError):
+            self.close()
+            return Outcome("failed", f"its process ended with code {self.process.exitcode}; out of memory, perhaps?")
+
+    def close(self) -> None:
+        """End the process, in the middle of a run after the current batch."""
+        if self.line is not None:
+            self.line.close()
+            self.process.join()
+            self.line = None
+
+
+def serve(
+    line: Connection, root: Path | None, changes: Mapping[str, str], deadline: float | None, threads: int
+) -> None:
+    """The other end of a :class:`Worker`: perform the runs that come. A word during a run, or a line cut, is a stop."""
+    torch.set_num_threads(threads)
+    data = DataCache(root)
+    with suppress(EOFError, ConnectionError):
+        for run in iter(line.recv, None):
+            line.send(attempt(run, data, changes, lambda *progress: line.send(progress), line.poll, deadline))
+
+
 @contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
+def stop_on_signal() -> Iterator[Stop]:
     """Turn Ctrl-C and SIGTERM into a request to stop after the current batch."""
     received: list[int] = []
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, frame: received.append(number)) for number in signals]
+    before = [signal.signal(number, lambda number, frame: received.append(number)) for number in SIGNALS]
     try:
         yield lambda: bool(received)
     finally:
-        for number, handler in zip(signals, before, strict=True):
+        for number, handler in zip(SIGNALS, before, strict=True):
             signal.signal(number, handler)
+
+
+def default_jobs() -> int:
+    """A run for each core that this process may use, or one at a time where there is a GPU."""
+    if torch.cuda.is_available():
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_all(
@@ -165,29 +259,63 @@ def run_all(
     changes: Mapping[str, str],
     budget: float | None = None,
     quiet: bool = False,
+    jobs: int = 1,
+    threads: int | None = None,
 ) -> int:
-    """Perform the outstanding runs in order; the number that is left.
+    """Perform the outstanding runs, the first ones first; the number that is left.
 
-    Stops cleanly when ``budget`` (seconds) is used up or on Ctrl-C; the next call goes on from the last checkpoint.
+    One job runs in this process. More run side by side, each in a process of its own that takes the next run as soon
+    as it is free. ``threads`` is the number of CPU threads of each; by default torch's for one job, 1 for more, as a
+    small network gains more from a second run than from a second thread.
+
+    Stops cleanly when ``budget`` (seconds) is used up or on Ctrl-C; the next call goes on from the last checkpoints.
+    An error ends its run and no other; when all are through, :class:`RunsFailed` names the runs that it ended.
     """
-    from .train import Interrupted
-
+    if jobs < 1:
+        raise ValueError(f"{jobs} jobs were asked for; expected 1 or more")
     deadline = None if budget is None else time.monotonic() + budget
     outstanding = [run for run in runs if not run.done]
+    waiting = iter(enumerate(outstanding, 1))
+    stopped: list[str] = []
+    failed: list[str] = []
+
+    def work(attempt: Callable[[Run, Report, Stop], Outcome]) -> None:
+        """Perform runs until none is waiting, or one was stopped."""
+        for index, run in waiting:
+            title = f"[{index}/{len(outstanding)}] {run.title}"
+            with tqdm(desc=title, unit="step", file=sys.stderr, disable=quiet, mininterval=1.0) as bar:
+
+                def report(step: int, steps: int, seen: float, bar: Any = bar) -> None:
+                    bar.total = steps
+                    bar.update(step - bar.n)
+
+                outcome = attempt(run, report, stop)
+            if outcome.state == "failed":
+                failed.append(f"{run.title}: {outcome.reason}")
+                tqdm.write(failed[-1], file=sys.stderr)
+            if outcome.state == "stopped" or stop():
+                stopped.append(outcome.reason or "interrupted")
+            if stopped:
+                return
+
+    def work_apart() -> None:
+        with closing(Worker(data.root, changes, deadline, threads or 1)) as worker:
+            work(worker.attempt)
+
     with stop_on_signal() as stop:
-        for index, run in enumerate(outstanding):
-            title = f"[{index + 1}/{len(outstanding)}] {run.experiment.name} seed {run.seed}"
-            bar: Any = tqdm(desc=title, unit="step", file=sys.stderr, disable=quiet, mininterval=1.0)
-
-            def report(step: int, steps: int, seen: float, bar: Any = bar) -> None:
-                bar.total = steps
-                bar.update(step - bar.n)
-
-            try:
-                perform(run, data, changes, report, stop, deadline)
-            except Interrupted as reason:
-                bar.close()
-                print(f"stopped: {reason}; run the same command to go on", file=sys.stderr)
-                break
-            bar.close()
-    return sum(not run.done for run in runs)
+        if jobs == 1:
+            if threads is not None:
+                torch.set_num_threads(threads)
+            work(lambda run, report, stop: attempt(run, data, changes, report, stop, deadline))
+        else:
+            resource_tracker.ensure_running()  # here, for it lifts the mask that the threads and their children get
+            mask = (signal.SIG_BLOCK, SIGNALS)  # signals are for this process, which stops the others
+            with ThreadPoolExecutor(jobs, initializer=signal.pthread_sigmask, initargs=mask) as pool:
+                for lane in [pool.submit(work_apart) for _ in range(min(jobs, len(outstanding)))]:
+                    lane.result()
+    left = sum(not run.done for run in runs)
+    if stopped and left:
+        print(f"stopped: {stopped[0]}; run the same command to go on", file=sys.stderr)
+    if failed:
+        raise RunsFailed("; ".join(failed))
+    return left

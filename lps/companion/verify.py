@@ -1,0 +1,91 @@
+"""The verb ``verify``: is a network of the companion, or one of torchvision's, exactly equivariant to shifts?"""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from ..data import ImageSet
+from ..experiments.config import Experiment
+from ..experiments.profiles import load_profile, profile_names
+from ..experiments.records import write_json
+from ..experiments.run import DataCache, plan
+from ..experiments.table1 import ROWS, Row, matching
+from ..verify import verify
+from .paths import LOCAL
+
+STRANGER = "torchvision:"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("network", help=f"table1/lps-tri-3, or {STRANGER}resnet18 with random weights")
+    parser.add_argument("--profile", default="quick", choices=profile_names(), help="size and data of the experiment")
+    parser.add_argument(
+        "--shifts", default="all", type=_shifts, metavar="all|N", help="all circular shifts, or N drawn"
+    )
+    parser.add_argument("--images", type=int, default=4, help="test images, from the first on (default: 4)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images at a time (default: 32)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the drawn shifts")
+    parser.add_argument("--data-root", type=Path, help="folder of the data; default: LPS_DATA")
+    parser.add_argument("--results", type=Path, default=LOCAL, help="where trained weights are looked for")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
+
+
+def _shifts(text: str) -> Any:
+    return text if text == "all" else int(text)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print the report; exit status 1 where the network is not exact."""
+    profile, data = load_profile(options.profile), DataCache(options.data_root)
+
+    def experiment_of(row: Row) -> Experiment:
+        return profile.row(row.name, row.method, row.antialias)
+
+    if options.network.startswith(STRANGER):
+        images, _ = data(experiment_of(ROWS[0]).data)
+        network, state = stranger(options.network.removeprefix(STRANGER), images, options.seed), "random weights"
+    else:
+        from ..experiments.train import Classifier
+
+        rows = matching([options.network])
+        if len(rows) > 1:
+            raise ValueError(f"one network at a time: {options.network!r} matches {len(rows)}")
+        (run,) = plan(rows, experiment_of, [options.seed], options.results, data)
+        images, _ = data(run.experiment.data)
+        network, state = Classifier(run.experiment, images, run.seed).network, "untrained"
+        if run.weights.exists():
+            network.load_state_dict(torch.load(run.weights, weights_only=True))
+            state = f"trained, {run.id}"
+    if not 0 < options.images <= len(images.test):
+        raise ValueError(f"{options.images} images were asked for, the profile holds {len(images.test)} to test on")
+    report = verify(
+        network,
+        images.test.images[: options.images],
+        shifts=options.shifts,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        progress=partial(tqdm, unit="batch", file=sys.stderr, disable=None),
+    )
+    print(f"{options.network} ({state}) on {images.name}\n{report}")
+    if options.json:
+        asked = {"network": options.network, "weights": state, "profile": options.profile, "seed": options.seed}
+        write_json(options.json, {**asked, **report.as_dict()})
+    return 0 if report.exact else 1
+
+
+def stranger(name: str, data: ImageSet, seed: int) -> nn.Module:
+    """A classifier or segmenter of torchvision by its name, with random weights."""
+    from torchvision import models
+
+    from ..experiments.train import Normalize
+
+    segmenter = name in models.list_models(models.segmentation)
+    torch.manual_seed(seed)
+    network = models.get_model(name, weights=None, **({"weights_backbone": None} if segmenter else {}))
+    return nn.Sequential(Normalize(*data.statistics()), network)
