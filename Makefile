@@ -49,7 +49,7 @@ lint: env ## ruff, mypy, and no outputs in notebooks
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
 claims: env ## the ledger: which of the paper's claims hold on this machine
 	$(LPS) claims

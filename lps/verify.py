@@ -178,7 +178,8 @@ def verify(
         if found.worst is not None:
             case, shift = found.worst
             witnesses = torch.cat([torch.tensor([shift]), moves[: WITNESSES - 1]])
-            broken = _first_break(model, images[case : case + 1], witnesses)
+            flipped = {name for name, choices in found.choices.items() if choices.flipped}
+            broken = _first_break(model, images[case : case + 1], witnesses, flipped)
     return Report(
         type(model).__name__,
         str(found.dtype).removeprefix("torch."),
@@ -356,39 +357,29 @@ def _flipped(x: Tensor, selection: Selection, copies: int) -> tuple[Tensor, Tens
     return flipped, due
 
 
-def _settled(selection: Selection, flipped: Tensor, due: Tensor) -> Selection | None:
-    """The selection with the phases due, where none of the flipped ones leads by more than rounding in float64."""
-    scores = selection.scores
-    lead = scores.amax(1) - scores.gather(1, due[:, None])[:, 0]
-    if (flipped & (lead > REAL * scores.abs().amax(1))).any():
-        return None
-    z = torch.where(flipped[:, None], F.one_hot(due, scores.shape[1]).to(selection.z.dtype), selection.z)
-    lag = None if selection.lag is None else selection.lag.masked_fill(flipped[:, None, None], 0)
-    return Selection(scores, z, torch.where(flipped, due, cast(Tensor, selection.phase)), lag)
-
-
-def _first_break(model: nn.Module, image: Tensor, shifts: Tensor) -> Break | None:
+def _first_break(model: nn.Module, image: Tensor, shifts: Tensor, flipped: set[str]) -> Break | None:
     """The layer to blame for what shifts ``(S, 2)`` do to an image ``(1, C, H, W)``.
 
     It is looked for in float64, where only the architecture can be at fault, and then among the bits of the run.
-    Scores that tie over the reals are left to the run: there a choice among them may move with the shift or not.
+    Float64 rounds too: a selection that it flips and the run did not, a tie, is set right. ``flipped`` names the
+    layers whose selections the run did flip.
     """
     batch, moves = _orbit(image, shifts)
-    tied: set[str] = set()
     with torch.autocast(batch.device.type, enabled=False):
         real = batch.double() if batch.is_floating_point() else batch
-        broken = _search(deepcopy(model).double(), real, moves, REAL, tied)
-    return broken or _search(model, batch, moves, 0.0, tied)
+        broken = _search(deepcopy(model).double(), real, moves, flipped, REAL)
+    return broken or _search(model, batch, moves, flipped)
 
 
-def _search(model: nn.Module, batch: Tensor, moves: Tensor, tolerance: float, tied: set[str]) -> Break | None:
+def _search(model: nn.Module, batch: Tensor, moves: Tensor, flipped: set[str], tolerance: float = 0.0) -> Break | None:
     """The first call of a module that turns shifted copies into something else; inner modules end first.
 
-    With a ``tolerance``, layers whose flipped selections are ties are noted in ``tied`` and set right. Without,
-    copies have to be equal, and only ties are not a matter of rounding.
+    Without a ``tolerance`` copies have to be equal, and rounding is the only cause.
     """
     found: list[Break] = []
     padded: dict[int, tuple[Tensor, Size]] = {}
+    sound: Size = tuple(batch.shape[2:])
+    gap: tuple[Size, Size] | None = None
     tiny = torch.finfo(torch.float64).tiny
 
     def remainder(x: Tensor) -> float:
@@ -400,34 +391,40 @@ def _search(model: nn.Module, batch: Tensor, moves: Tensor, tolerance: float, ti
         return float(left.max() / maps.abs().amax().double().clamp_min(tiny))
 
     def judge(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Selection | None:
+        nonlocal sound, gap
         before, after = ([x for x in _maps(value) if len(x) == len(batch)] for value in ([args, kwargs], output))
-        if found or not before or max(map(remainder, before)) > tolerance:
+        if found or not before:
             return None
-        blame = partial(Break, name, type(module).__name__)
         space = max(padded[id(x)][1] if id(x) in padded else tuple(x.shape[2:]) for x in before)
         kept = max((tuple(x.shape[2:]) for x in after), default=())
-        if isinstance(output, Selection):
-            if output.phase is None:
-                return None
-            flipped, due = _flipped(before[0], output, len(moves))
-            if not flipped.any():
-                return None
-            settled = _settled(output, flipped, due) if tolerance else None
-            if settled is None:
-                found.append(blame("selection" if tolerance or name in tied else "precision", space, space, 1.0))
-            else:
-                tied.add(name)
-            return settled
-        if kept > space and any(m % n for n, m in zip(space, kept, strict=False)):
+        if max(map(remainder, before)) > tolerance:
+            gap = gap or (sound, space)
+        elif isinstance(output, Selection):
+            if output.phase is not None and (wrong := _flipped(before[0], output, len(moves)))[0].any():
+                if tolerance and name not in flipped:
+                    return _set_right(output, *wrong)
+                cause: Cause = "selection" if tolerance else "precision"
+                found.append(Break(name, type(module).__name__, cause, space, space, 1.0))
+        elif kept > space and any(m % n for n, m in zip(space, kept, strict=False)):
             # only padded: as good as the map before, and judged by what the next layer makes of it
             padded.update({id(x): (x, space) for x in after})
         elif (left := max(map(remainder, after), default=0.0)) > tolerance:
-            found.append(blame(_cause(space, kept) if tolerance else "precision", space, kept, left))
+            if gap is not None:  # all inner modules are sound: what breaks it stands between two of them
+                space, kept = gap
+            cause = _cause(space, kept) if tolerance else "precision"
+            found.append(Break(name, type(module).__name__, cause, space, kept, left))
+        else:
+            sound, gap = kept, None
         return None
 
     with _watching(model, judge):
         model(batch)
     return found[0] if found else None
+
+
+def _set_right(selection: Selection, flipped: Tensor, due: Tensor) -> Selection:
+    z = torch.where(flipped[:, None], F.one_hot(due, selection.z.shape[1]).to(selection.z.dtype), selection.z)
+    return selection._replace(z=z, phase=torch.where(flipped, due, cast(Tensor, selection.phase)))
 
 
 def _maps(value: Any) -> Iterator[Tensor]:
@@ -442,12 +439,12 @@ def _maps(value: Any) -> Iterator[Tensor]:
 
 
 def _cause(before: Size, after: Size) -> Cause:
-    """Why a layer between maps of these sizes breaks over the reals."""
+    """Why what makes maps of one size from maps of another breaks over the reals."""
     if before and not after:
         return "flatten"
     if after > before:
-        return "upsampling"
+        return "padding" if any(m % n for n, m in zip(before, after, strict=False)) else "upsampling"
     strides = [round(n / m) for n, m in zip(before, after, strict=True)]
     if any(n % stride for n, stride in zip(before, strides, strict=True)):
         return "odd size"
-    return "stride" if max(strides) > 1 else "padding"
+    return "stride" if max(strides, default=1) > 1 else "padding"

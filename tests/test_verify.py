@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import lps
 from lps.companion import verify as command
@@ -22,6 +23,7 @@ from lps.selection import Selection
 from lps.verify import Batch, Choices, displacement, verify
 
 Factory = Callable[[int], nn.Module]
+conv = partial(Conv2d, 3, 3, 3)
 tri_3: Factory = partial(lps.LowPass, size=3)
 
 
@@ -87,13 +89,35 @@ class FirstOfEqual(nn.Module):
         return Selection(torch.ones_like(z), z, z.argmax(1))
 
 
+class TiedInFloat64(lps.MaxNorm):
+    """The largest norm, but in float64."""
+
+    def forward(self, x: Tensor) -> Selection:
+        return FirstOfEqual()(x) if x.dtype == torch.float64 else super().forward(x)
+
+
+class Between(nn.Module):
+    """Something that is not a module, between two that are."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.down, self.before, self.after = lps.Downsample(lps.MaxNorm()), conv(), conv()
+        self.pool, self.flatten = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.down(x)
+        y = self.after(self.function(self.before(y))).relu()
+        return y if y.shape[2:] == x.shape[2:] else self.flatten(self.pool(y))
+
+
 class DownAndUp(nn.Module):
     """A segmenter: downsample, then put features back by LPU or by repeating them."""
 
-    def __init__(self, up: nn.Module, antialias: nn.Module | None = None) -> None:
+    def __init__(self, up: nn.Module) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.conv, self.down, self.up = Conv2d(3, 4, 3), lps.Downsample(learned(4), antialias), up
+        self.conv, self.down, self.up = Conv2d(3, 4, 3), lps.Downsample(learned(4)), up
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         y, selection = self.down(self.conv(x))
@@ -132,7 +156,6 @@ def test_counts_are_those_of_a_plain_evaluation(batch_size: int) -> None:
     assert differences[8 * i + j, image] == pytest.approx(report.difference, rel=1e-9)
 
 
-conv = partial(Conv2d, 3, 3, 3)
 decimate = lps.Downsample
 pads = nn.CircularPad2d(1)
 BREAKS: dict[str, tuple[Callable[[], nn.Module], int, str, str]] = {
@@ -149,7 +172,7 @@ BREAKS: dict[str, tuple[Callable[[], nn.Module], int, str, str]] = {
         "selection",
         "stages.1.0.downsample.select",
     ),
-    "a fixed selection": (lambda: Pooled(decimate(Always())), 8, "selection", "layers.0.select"),
+    "a fixed selection": (lambda: Pooled(decimate(Always()), conv(stride=2)), 8, "selection", "layers.0.select"),
     "repeated samples": (lambda: DownAndUp(nn.Upsample(scale_factor=2)), 8, "upsampling", "up"),
     "positions as features": (
         lambda: nn.Sequential(conv(), nn.Flatten(), nn.Linear(192, 5)),
@@ -169,6 +192,14 @@ BREAKS: dict[str, tuple[Callable[[], nn.Module], int, str, str]] = {
         "stride",
         "layers.3",
     ),
+    "upsampling between two layers": (
+        lambda: Between(partial(F.interpolate, scale_factor=2)),
+        8,
+        "upsampling",
+        "",
+    ),
+    "slicing between two layers": (lambda: Between(lambda y: y[..., ::2, ::2]), 8, "stride", ""),
+    "zeros around a map between two layers": (lambda: Between(lambda y: F.pad(y, (1, 1, 1, 1))), 8, "padding", ""),
     "a sum that is reordered": (lambda: Pooled(conv(), exact=False), 16, "precision", ""),
     "the first of tied scores": (lambda: Pooled(decimate(FirstOfEqual())), 8, "selection", "layers.0.select"),
     "a selection that is rounded": (lambda: Pooled(decimate(CoarseNorm())), 16, "precision", "layers.0.select"),
@@ -186,13 +217,19 @@ def test_the_first_layer_that_breaks_is_named_with_its_cause(case: str) -> None:
     assert report.broken.difference > 0 and f"not exact; first broken by {cause}, in " in str(report)
 
 
-def test_ties_do_not_hide_what_comes_after_them() -> None:
-    """Behind Tri-3 and without a ReLU that switches, all logits tie: in float64 rounding flips them, not in the run."""
-    model = DownAndUp(nn.Upsample(scale_factor=2), tri_3(4))
-    nn.init.constant_(model.get_parameter("down.select.conv1.bias"), 100.0)
-    report = verify(model, images(2, 16))
-    assert report.choices["down.select"].flipped == 0 and report.choices["down.select"].margin < 1e-6
-    assert report.broken is not None and (report.broken.cause, report.broken.layer) == ("upsampling", "up")
+@pytest.mark.parametrize(
+    ("up", "cause", "layer"),
+    [
+        (nn.Upsample(scale_factor=2), "upsampling", "up"),
+        (lps.Upsample(lps.LowPass(4, 3, "zeros")), "padding", "up.antialias"),
+    ],
+)
+def test_ties_in_float64_do_not_hide_what_comes_after_them(up: nn.Module, cause: str, layer: str) -> None:
+    model = DownAndUp(up)
+    model.down.select = TiedInFloat64()
+    report = verify(model, images(2, 8))
+    assert report.choices["down.select"].flipped == 0
+    assert report.broken is not None and (report.broken.cause, report.broken.layer) == (cause, layer)
 
 
 def test_padding_around_a_layer_is_not_blamed() -> None:
