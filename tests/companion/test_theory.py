@@ -82,7 +82,7 @@ def pad_with_zeros(x: Tensor, before: int, after: int, padding: str) -> Tensor:
         pytest.param("claim-1", "lps.sampling.keep", keep_next, id="another phase than the selected one"),
         pytest.param("claim-2", "lps.selection.choose", first_phase, id="APS takes the first phase"),
         pytest.param("claim-3", "lps.selection.pad", pad_with_zeros, id="logits with zero padding"),
-        pytest.param("claim-4", "lps.sampling.place", place_at_zero, id="features put back to phase 0"),
+        pytest.param("claim-4", "lps.ties.place", place_at_zero, id="features put back to phase 0"),
     ],
 )
 def test_sabotaged_library_is_noticed(
