@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -89,34 +87,6 @@ def test_a_worker_that_was_killed_is_started_anew_and_goes_on(tmp_path: Path) ->
     assert done.state == "recorded"
     assert seen == [4, 5, 6, 7, 8, 9]  # the first epoch of three batches is not repeated
     assert_same(run, alone)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kill", [False, True])
-def test_signals_stop_every_worker_and_the_next_call_goes_on(tmp_path: Path, kill: bool) -> None:
-    rows = ["table1/baseline", "table1/aps"]
-    runs = planned(tmp_path, rows, train__epochs="60")
-    arguments = [sys.executable, "-m", "lps", "run", *rows, "--profile", "smoke", "--jobs", "2"]
-    arguments += ["--results", str(tmp_path)]
-    arguments += [part for name, value in CHANGES.items() for part in ("--set", f"{name}={value}")]
-    arguments += ["--set", "train.epochs=60"]
-    process = subprocess.Popen(arguments, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    while not all((run.work / "last.ckpt").exists() for run in runs):
-        assert process.poll() is None, "the runs ended before they could be interrupted"
-        time.sleep(0.02)
-    if kill:
-        process.kill()
-    else:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            os.killpg(process.pid, number)
-    _, said = process.communicate(timeout=60)  # standard error is open until the last worker has ended
-    assert process.returncode == (-signal.SIGKILL if kill else 3)
-    assert ("stopped: interrupted" in said) == (not kill)
-    assert "Traceback" not in said
-    assert not any(tmp_path.rglob("*.json"))
-    assert run_all(runs, DataCache(None), {}, quiet=True) == 0
-    for run in runs:
-        assert [epoch["epoch"] for epoch in json.loads(run.record.read_text())["history"]] == list(range(1, 61))
 
 
 def test_a_worker_keeps_the_budget(tmp_path: Path) -> None:
