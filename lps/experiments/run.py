@@ -282,19 +282,27 @@ def run_all(
     def work(attempt: Callable[[Run, Report, Stop], Outcome]) -> None:
         """Perform runs until none is waiting, or one was stopped."""
         for index, run in waiting:
+            began = time.monotonic()
             title = f"[{index}/{len(outstanding)}] {run.title}"
-            with tqdm(desc=title, unit="step", file=sys.stderr, disable=quiet, mininterval=1.0) as bar:
+            # None: no bar where there is no terminal, whose log the lines below suit better
+            hidden = True if quiet else None
+            with tqdm(desc=title, unit="step", file=sys.stderr, disable=hidden, leave=False, mininterval=1.0) as bar:
 
                 def report(step: int, steps: int, seen: float, bar: Any = bar) -> None:
                     bar.total = steps
                     bar.update(step - bar.n)
 
                 outcome = attempt(run, report, stop)
+            if outcome.state == "failed" or not quiet:
+                reason = f": {outcome.reason}" if outcome.reason else ""
+                seconds = time.monotonic() - began
+                tqdm.write(f"{title}: {outcome.state} after {seconds:.0f} s{reason}", file=sys.stderr)
             if outcome.state == "failed":
                 failed.append(f"{run.title}: {outcome.reason}")
-                tqdm.write(failed[-1], file=sys.stderr)
-            if outcome.state == "stopped" or stop():
-                stopped.append(outcome.reason or "interrupted")
+            if outcome.state == "stopped":
+                stopped.append(outcome.reason)
+            elif stop():
+                stopped.append("interrupted")
             if stopped:
                 return
 

@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from multiprocessing import Pipe
 from pathlib import Path
 
@@ -87,6 +89,36 @@ def test_a_worker_that_was_killed_is_started_anew_and_goes_on(tmp_path: Path) ->
     assert done.state == "recorded"
     assert seen == [4, 5, 6, 7, 8, 9]  # the first epoch of three batches is not repeated
     assert_same(run, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [False, True])
+def test_signals_stop_every_worker_and_what_was_learned_is_kept(tmp_path: Path, kill: bool) -> None:
+    rows = ["table1/baseline", "table1/aps"]
+    settings = CHANGES | {"train.epochs": "1000"}
+    arguments = [sys.executable, "-m", "lps", "run", *rows, "--profile", "smoke", "--jobs", "2"]
+    arguments += ["--results", str(tmp_path)]
+    arguments += [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    process = subprocess.Popen(arguments, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    try:
+        while not any(tmp_path.rglob("last.ckpt")):  # the other run may still be on its way to its first batch
+            assert process.poll() is None, "the runs ended before they could be interrupted"
+            time.sleep(0.02)
+        if kill:
+            process.kill()
+        else:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                os.killpg(process.pid, number)
+        _, said = process.communicate(timeout=200)  # standard error is open until the last worker has ended
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == (-signal.SIGKILL if kill else 3)
+    assert ("stopped: interrupted" in said) == (not kill)
+    assert "Traceback" not in said
+    assert not any(tmp_path.rglob("*.json"))
+    for path in tmp_path.rglob("last.ckpt"):
+        assert torch.load(path, weights_only=True)["global_step"] % 3 == 0
 
 
 def test_a_worker_keeps_the_budget(tmp_path: Path) -> None:
