@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, resource_tracker
@@ -319,7 +319,11 @@ def run_all(
             resource_tracker.ensure_running()  # here, for it lifts the mask that the threads and their children get
             mask = (signal.SIG_BLOCK, SIGNALS)  # signals are for this process, which stops the others
             with ThreadPoolExecutor(jobs, initializer=signal.pthread_sigmask, initargs=mask) as pool:
-                for lane in [pool.submit(work_apart) for _ in range(min(jobs, len(outstanding)))]:
+                lanes = [pool.submit(work_apart) for _ in range(min(jobs, len(outstanding)))]
+                # a signal that reaches another thread is handled only when this one wakes up
+                while wait(lanes, timeout=0.5).not_done:
+                    pass
+                for lane in lanes:
                     lane.result()
     left = sum(not run.done for run in runs)
     if stopped and left:
