@@ -1,5 +1,7 @@
 """Padding and convolution on one, two or three spatial axes."""
 
+from collections.abc import Sequence
+from itertools import product
 from typing import Any, Literal, cast
 
 import torch
@@ -10,6 +12,7 @@ Padding = Literal["circular", "zeros", "reflect"]
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+SPREAD = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
@@ -41,13 +44,20 @@ class _Wrap(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = gradients
         before, after = ctx.reach
-        for axis in range(2, gradient.dim()):
-            size = gradient.shape[axis] - before - after
-            folded = gradient.narrow(axis, before, size).clone()
-            folded.narrow(axis, size - before, before).add_(gradient.narrow(axis, 0, before))
-            folded.narrow(axis, 0, after).add_(gradient.narrow(axis, before + size, after))
-            gradient = folded
-        return gradient, None, None
+        sizes = [padded - before - after for padded in gradient.shape[2:]]
+        inner = gradient
+        for axis, size in enumerate(sizes, 2):
+            inner = inner.narrow(axis, before, size)
+        folded = inner.clone()
+        # along each axis: where a part of the padded map begins, its length, and where in the map it came from
+        parts = [((before, size, 0), (0, before, size - before), (before + size, after, 0)) for size in sizes]
+        _, *borders = product(*parts)
+        for border in borders:
+            source, target = gradient, folded
+            for axis, (start, length, origin) in enumerate(border, 2):
+                source, target = source.narrow(axis, start, length), target.narrow(axis, origin, length)
+            target.add_(source)
+        return folded, None, None
 
 
 def pad(x: Tensor, before: int, after: int, padding: Padding) -> Tensor:
@@ -95,6 +105,64 @@ _POSITIONS = 12
 """Below so many positions, a matrix product on a CPU in float32 adds up the last of them in another order."""
 
 
+def _widened(x: Tensor, positions: int, stride: int = 1) -> Tensor:
+    """``x`` with zeros at the right where ``positions``, those of a convolution's result, are too few on a CPU."""
+    return F.pad(x, (0, _POSITIONS * stride)) if positions < _POSITIONS and x.device.type == "cpu" else x
+
+
+def _sum_of_taps(taps: Sequence[Tensor], dilation: int, axis: int) -> Tensor:
+    """Add to the middle one of three results, in place, what the other two say of its neighbours along ``axis``."""
+    before, here, after = taps
+    size = here.shape[axis]
+    for part, shift in ((before, dilation % size), (after, -dilation % size)):
+        here.narrow(axis, shift, size - shift).add_(part.narrow(axis, 0, size - shift))
+        here.narrow(axis, 0, shift).add_(part.narrow(axis, size - shift, shift))
+    return here
+
+
+class _ConvolveCircular(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.dilation = dilation
+        space = x.shape[2:]
+        flat = _widened(x.flatten(2), space.numel())
+        rows = []
+        for taps in weight.movedim((0, 1), (-2, -1)):
+            y = taps.reshape(-1, x.shape[1]) @ flat
+            y = y[..., : space.numel()].unflatten(1, taps.shape[:-1]).unflatten(-1, space)
+            for axis in range(1 - len(space), 0):
+                y = _sum_of_taps(y.unbind(1), dilation, axis)
+            rows.append(y)
+        return _sum_of_taps(rows, dilation, -len(space))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (gradient,) = gradients
+        x, weight = ctx.saved_tensors
+        dims = x.dim() - 2
+        shifts = (-ctx.dilation, 0, ctx.dilation)
+        channels = x.transpose(0, 1).flatten(1)
+        dx, dweight = torch.zeros_like(x.flatten(2)), []
+        for taps, shift in zip(weight.movedim((0, 1), (-2, -1)), shifts, strict=True):
+            dy = gradient.roll(shift, -dims)
+            for axis in range(-1, -dims, -1):
+                dy = torch.stack([dy.roll(shift, axis) for shift in shifts], 1)
+            dy = dy.flatten(-dims).flatten(1, -2)
+            dx.baddbmm_(taps.reshape(-1, x.shape[1]).t().expand(len(x), -1, -1), dy)
+            dweight.append((dy.transpose(0, 1).flatten(1) @ channels.t()).view_as(taps))
+        return dx.view_as(x), torch.stack(dweight).movedim((-2, -1), (0, 1)), None
+
+
+def convolve_circular(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """Circular convolution of ``x`` ``(N, C, *space)`` with ``weight`` ``(O, C, 3, ..., 3)``: ``(N, O, *space)``.
+
+    A matrix product for each row of taps, whose results are then moved and added. On a CPU, with few outputs, this is
+    two to three times as fast as a convolution of the padded map, which is never made.
+    """
+    return cast(Tensor, _ConvolveCircular.apply(x, weight, dilation))
+
+
 class Conv2d(nn.Conv2d):
     """Convolution without bias of odd size, padded to keep the size at stride 1: ``(N, C, H, W)``."""
 
@@ -114,8 +182,8 @@ class Conv2d(nn.Conv2d):
         reach = self.dilation[0] * (self.kernel_size[0] // 2)
         x = pad(x, reach, reach, self.border)
         rows, columns = ((size - 2 * reach - 1) // self.stride[0] + 1 for size in x.shape[2:])
-        if not self.training and rows * columns < _POSITIONS and x.device.type == "cpu":
-            x = F.pad(x, (0, _POSITIONS * self.stride[0]))
+        if not self.training:
+            x = _widened(x, rows * columns, self.stride[0])
         return F.conv2d(x, self.weight, None, self.stride, dilation=self.dilation)[..., :columns]
 
     def extra_repr(self) -> str:

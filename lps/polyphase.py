@@ -51,6 +51,14 @@ def phase_view(x: Tensor, stride: int) -> Tensor:
     return x.permute(0, *steps, 1, *positions)
 
 
+def components(x: Tensor, stride: int) -> list[Tensor]:
+    """Views of the components of ``x`` ``(N, C, *space)``, in the order of the phases."""
+    return [
+        x[(..., *(slice(start, None, stride) for start in offset))]  # type: ignore[index]
+        for offset in offsets(stride, x.dim() - 2)
+    ]
+
+
 def polyphase(x: Tensor, stride: int = 2) -> Tensor:
     """Split ``x`` ``(N, C, *space)`` into its polyphase components ``(N, P, C, *space / s)``, ``P = s ** dims``.
 
@@ -90,10 +98,7 @@ def mix(x: Tensor, z: Tensor, stride: int = 2) -> Tensor:
     require_divisible(x, stride)
     dims = x.dim() - 2
     weights = z.to(x.dtype)[(...,) + (None,) * (dims + 1)]
-    parts = (
-        weights[:, k] * x[(..., *(slice(start, None, stride) for start in offset))]  # type: ignore[index]
-        for k, offset in enumerate(offsets(stride, dims))
-    )
+    parts = (w * component for w, component in zip(weights.unbind(1), components(x, stride), strict=True))
     return sum(parts, start=x.new_zeros(()))
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from .polyphase import keep, mix, place
-from .selection import Selection
+from .filters import LowPass, mix_filtered
+from .polyphase import components, keep, place, require_divisible
+from .selection import LearnedPhase, Selection
 from .ties import put_back
 
 Source = Literal["filtered", "unfiltered"]
@@ -16,7 +17,8 @@ Source = Literal["filtered", "unfiltered"]
 def take(x: Tensor, selection: Selection, stride: int) -> Tensor:
     """The selected component: one per sample (Eq. 7) or their mixture (Eq. 17)."""
     if selection.phase is None:
-        return mix(x, selection.z, stride)
+        identity = x.new_ones((1,) * x.dim())
+        return mix_filtered(x, identity, selection.z, stride)
     return keep(x, selection.phase, stride)
 
 
@@ -52,17 +54,28 @@ class Downsample(nn.Module):
         if selection is None and self.select is None:
             if self.antialias is not None:
                 return self.antialias(x, stride=self.stride), None
-            return x[(..., *(slice(None, None, self.stride),) * (x.dim() - 2))], None  # type: ignore[index]
-        filtered = x if self.antialias is None else self.antialias(x)
-        if selection is None and self.select is not None:
-            selection = self.select(filtered if self.select_from == "filtered" else x)
-        assert selection is not None
+            return components(x, self.stride)[0], None
+        require_divisible(x, self.stride)
+        blur = self.antialias if isinstance(self.antialias, LowPass) else None
+        filtered = x if self.antialias is None or blur else self.antialias(x)
+        if selection is None:
+            selection = self._choose(x, filtered, blur)
         expected = (x.shape[0], self.stride ** (x.dim() - 2))
         if selection.z.shape != expected:
             raise ValueError(
                 f"features {tuple(x.shape)} need a selection {expected} and were handed one {tuple(selection.z.shape)}"
             )
+        if blur:
+            return blur(x, self.stride, selection.weights), selection
         return take(filtered, selection, self.stride), selection
+
+    def _choose(self, x: Tensor, filtered: Tensor, blur: LowPass | None) -> Selection:
+        select = cast(nn.Module, self.select)
+        if self.select_from == "unfiltered":
+            return select(x)
+        if blur is None:
+            return select(filtered)
+        return select(x, blur) if type(select) is LearnedPhase else select(blur(x))  # a subclass sees what it filters
 
 
 class Upsample(nn.Module):

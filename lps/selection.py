@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .convolution import CONV, CONVOLVE, Padding, pad
+from .convolution import CONV, CONVOLVE, Padding, convolve_circular, pad
 from .exact import exact_mean
+from .filters import LowPass
 from .polyphase import phase_view, require_divisible
 from .ties import choose_phase
 
@@ -28,6 +29,11 @@ class Selection(NamedTuple):
     z: Tensor
     phase: Tensor | None = None
     lag: Tensor | None = None
+
+    @property
+    def weights(self) -> Tensor:
+        """Share of each phase in what is kept, ``(N, P)``: ``z`` of a mixture, one-hot at ``phase`` of a choice."""
+        return self.z if self.phase is None else F.one_hot(self.phase, self.z.shape[1])
 
 
 def choose(scores: Tensor, x: Tensor, stride: int) -> Selection:
@@ -99,23 +105,27 @@ class LearnedPhase(nn.Module):
         hidden = convolve(pad(component, 1, 1, self.padding), self.conv1.weight, self.conv1.bias).relu()
         return convolve(pad(hidden, 1, 1, self.padding), self.conv2.weight, self.conv2.bias).flatten(1).mean(1)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Logits ``(N, P)`` of all components of ``x`` ``(N, C, *space)``, without splitting it.
+    def logits(self, x: Tensor, blur: LowPass | None = None) -> Tensor:
+        """Logits ``(N, P)`` of all components of ``x`` ``(N, C, *space)``, or of ``blur(x)``, without splitting it.
 
-        A convolution of every component is one convolution of the map, dilated by the stride. With circular padding
-        the second convolution and the mean after it collapse into one dot product. Never in half precision.
+        A convolution of every component is one convolution of the map, dilated by the stride. With circular padding it
+        commutes with ``blur``, which then has only the hidden channels to filter, and the second convolution and the
+        mean after it collapse into one dot product. Never in half precision.
         """
         require_divisible(x, self.stride)
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
-            hidden = self._dilated(x, self.conv1).relu()
+            if blur and not self.padding == blur.padding == "circular":
+                x, blur = blur(x), None
             if self.padding != "circular":
-                return self._phase_means(self._dilated(hidden, self.conv2)).mean(-1)
-            means = self._phase_means(hidden)
-            taps = tuple(range(2, self.conv2.weight.dim()))
-            collapsed = self.conv2.weight.to(means.dtype).sum(taps).mean(0)
-            bias = cast(Tensor, self.conv2.bias).to(means.dtype).mean()
-            return (means * collapsed).sum(-1) + bias
+                hidden = self._dilated(x, self.conv1).relu()
+                return self._phase_means(self._dilated(hidden, self.conv2).mean(1, keepdim=True))
+            weight, bias = (cast(Tensor, parameter).to(x.dtype) for parameter in self.conv1.parameters())
+            y = convolve_circular(x, weight, self.stride)
+            hidden = ((y if blur is None else blur(y)) + bias.view(-1, *(1,) * (x.dim() - 2))).relu_()
+            weight, bias = (cast(Tensor, parameter).to(x.dtype) for parameter in self.conv2.parameters())
+            collapsed = weight.flatten(2).sum(2).mean(0).view(-1, *(1,) * (x.dim() - 2))
+            return self._phase_means(_channel_sum(hidden * collapsed)) + bias.mean()
 
     def _dilated(self, x: Tensor, conv: nn.Module) -> Tensor:
         weight, bias = cast(Tensor, conv.weight).to(x.dtype), cast(Tensor, conv.bias).to(x.dtype)
@@ -123,15 +133,15 @@ class LearnedPhase(nn.Module):
         return CONVOLVE[x.dim() - 2](padded, weight, bias, dilation=self.stride)
 
     def _phase_means(self, x: Tensor) -> Tensor:
-        """Spatial mean of each channel in each phase, ``(N, P, C)``; exact, in float64, in evaluation."""
+        """Spatial mean of each phase of ``x`` ``(N, 1, *space)``, ``(N, P)``; exact, in float64, in evaluation."""
         view = phase_view(x, self.stride)
         dims = x.dim() - 2
-        space = tuple(range(2 + dims, view.dim()))
-        means = view.mean(space) if self.training else exact_mean(view, space)
-        return means.flatten(1, dims)
+        rest = tuple(range(1 + dims, view.dim()))
+        return (view.mean(rest) if self.training else exact_mean(view, rest)).flatten(1)
 
-    def forward(self, x: Tensor) -> Selection:
-        logits = self.logits(x)
+    def forward(self, x: Tensor, blur: LowPass | None = None) -> Selection:
+        """Choose among the phases of ``x``, or of ``blur(x)``; in evaluation the content of ``x`` tells ties apart."""
+        logits = self.logits(x, blur)
         if not self.training:
             return choose(logits, x, self.stride)
         return Selection(logits, F.gumbel_softmax(logits, cast(float, self.tau)), None)

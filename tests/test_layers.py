@@ -156,11 +156,11 @@ def test_logits_are_never_in_half_precision() -> None:
 
 def test_a_selection_can_look_at_the_unfiltered_map() -> None:
     torch.manual_seed(0)
-    select, blur = lps.LearnedPhase(3, 4), lps.LowPass(3, 3)
+    select, blur = lps.LearnedPhase(3, 4).double(), lps.LowPass(3, 3).double()
     filtered = lps.Downsample(select, blur).eval()
     unfiltered = lps.Downsample(select, blur, select_from="unfiltered").eval()
-    x = maps(2)
-    assert torch.equal(filtered(x)[1].scores, select(blur(x)).scores)
+    x = maps(2).double()
+    torch.testing.assert_close(filtered(x)[1].scores, select(blur(x)).scores, rtol=0, atol=1e-14)
     assert torch.equal(unfiltered(x)[1].scores, select(x).scores)
 
 

@@ -1,0 +1,141 @@
+"""The layers against their plain definition: filter at stride 1, split, weigh the components. Values and gradients."""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from typing import cast
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import lps
+from lps.convolution import Padding, convolve_circular, pad
+from lps.polyphase import mix, place
+
+FILTERS: dict[str, Callable[..., nn.Module] | None] = {
+    "none": None,
+    "rect-2": partial(lps.LowPass, size=2),
+    "tri-3": partial(lps.LowPass, size=3),
+    "bin-5": partial(lps.LowPass, size=5),
+    "adapt-3": partial(lps.AdaptiveLowPass, groups=2),
+}
+
+
+def gradients(y: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype)
+    return list(torch.autograd.grad((y * weights).sum(), inputs, retain_graph=True, materialize_grads=True))
+
+
+def assert_same(actual: Tensor, expected: Tensor, inputs: list[Tensor]) -> None:
+    pairs = zip([actual, *gradients(actual, inputs)], [expected, *gradients(expected, inputs)], strict=True)
+    for got, wanted in pairs:
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+
+
+def plain(layer: lps.Downsample, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and result of a learned downsampling, in the words of Eqs. (6), (7), (17) and (23)."""
+    select = cast(lps.LearnedPhase, layer.select)
+    filtered = x if layer.antialias is None else layer.antialias(x)
+    seen = lps.polyphase(filtered if layer.select_from == "filtered" else x, layer.stride)
+    logits = torch.stack([select.component_logit(component) for component in seen.unbind(1)], 1)
+    if layer.training:
+        z = nn.functional.gumbel_softmax(logits, cast(float, select.tau))
+    else:
+        z = nn.functional.one_hot(logits.argmax(1), logits.shape[1]).to(x.dtype)
+    weights = z.view(*z.shape, *(1,) * (x.dim() - 1))
+    return logits, (weights * lps.polyphase(filtered, layer.stride)).sum(1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    dims=st.integers(1, 3),
+    stride=st.integers(1, 3),
+    filter_=st.sampled_from(sorted(FILTERS)),
+    padding=st.sampled_from(["circular", "zeros", "reflect"]),
+    logit_padding=st.sampled_from(["circular", "zeros"]),
+    select_from=st.sampled_from(["filtered", "unfiltered"]),
+    training=st.booleans(),
+)
+def test_downsampling_equals_its_definition(
+    dims: int,
+    stride: int,
+    filter_: str,
+    padding: Padding,
+    logit_padding: Padding,
+    select_from: lps.sampling.Source,
+    training: bool,
+) -> None:
+    torch.manual_seed(0)
+    make = FILTERS[filter_]
+    antialias = None if make is None else make(4, padding=padding, dims=dims).double().train(training)
+    select = lps.LearnedPhase(4, 3, stride, logit_padding, dims)
+    layer = lps.Downsample(select, antialias, stride, select_from).double().train(training)
+    x = torch.randn(2, 4, *(stride * size for size in (3, 4, 3)[:dims]), dtype=torch.float64, requires_grad=True)
+    inputs = [x, *layer.parameters()]
+    torch.manual_seed(1)
+    actual, selection = layer(x)
+    assert selection is not None
+    torch.manual_seed(1)
+    logits, expected = plain(layer, x)
+    assert_same(selection.scores, logits, inputs)
+    assert_same(actual, expected, inputs)
+
+    shortcut = lps.Downsample(None, antialias, stride).double().train(training)
+    filtered = x if antialias is None else antialias(x)
+    assert_same(shortcut(x, selection)[0], mix(filtered, selection.weights, stride), inputs)
+
+
+@settings(max_examples=25, deadline=None)
+@given(dims=st.integers(1, 3), stride=st.integers(1, 3), size=st.sampled_from([2, 3, 5]), training=st.booleans())
+def test_upsampling_equals_its_definition(dims: int, stride: int, size: int, training: bool) -> None:
+    torch.manual_seed(0)
+    blur = lps.LowPass(2, size, gain=stride**dims, dims=dims).double()
+    layer = lps.Upsample(blur, stride)
+    selection = (
+        lps.LearnedPhase(2, 2, stride, dims=dims)
+        .double()
+        .train(training)(torch.randn(2, 2, *(stride * size for size in (3, 4, 3)[:dims]), dtype=torch.float64))
+    )
+    y = torch.randn(2, 2, *(3, 4, 3)[:dims], dtype=torch.float64, requires_grad=True)
+    selection = selection._replace(z=selection.z.detach())
+    assert_same(layer(y, selection), blur(place(y, selection.z, stride)), [y])
+
+
+@pytest.mark.parametrize(("dims", "dilation"), list(product((1, 2, 3), (1, 2, 3, 7))))
+def test_a_circular_convolution_is_that_of_the_padded_map(dims: int, dilation: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, *(6, 9, 5)[:dims], dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, 3, *(3,) * dims, dtype=torch.float64, requires_grad=True)
+    convolve = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[dims - 1]
+    expected = convolve(pad(x, dilation, dilation, "circular"), weight, dilation=dilation)
+    assert_same(convolve_circular(x, weight, dilation), expected, [x, weight])
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_an_adaptive_filter_has_the_gradient_of_its_definition(dims: int, stride: int) -> None:
+    torch.manual_seed(0)
+    layer = lps.AdaptiveLowPass(2, groups=2, dims=dims).double()
+    x = torch.randn(2, 2, *(4, 3, 3)[:dims], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *_: layer(x, stride), (x, *layer.parameters()), fast_mode=True)
+
+
+@pytest.mark.parametrize("hidden", [1, 3, 8])
+@pytest.mark.parametrize(
+    ("stride", "space"), [(2, (2, 2)), (2, (4, 4)), (2, (2, 6)), (2, (6, 6)), (3, (3, 3)), (3, (9, 9))]
+)
+@pytest.mark.parametrize("select_from", ["filtered", "unfiltered"])
+def test_small_maps_have_the_same_logits_at_every_shift(
+    select_from: lps.sampling.Source, stride: int, space: tuple[int, int], hidden: int
+) -> None:
+    """Where a matrix product has few positions, it would add up some of them in another order."""
+    torch.manual_seed(0)
+    layer = lps.Downsample(lps.LearnedPhase(8, hidden, stride), lps.LowPass(8, 3), stride, select_from).eval()
+    x = torch.randn(1, 8, *space)
+    with torch.inference_mode():
+        scores = layer(x)[1].scores.sort().values
+        for shift in product(*(range(size) for size in space)):
+            assert torch.equal(layer(lps.circular_shift(x, shift))[1].scores.sort().values, scores)
