@@ -1,18 +1,21 @@
-"""The verbs ``list``, ``show``, ``run`` and ``ship`` of ``python -m lps``."""
+"""The verbs ``list``, ``show``, ``run``, ``evaluate`` and ``ship`` of ``python -m lps``."""
 
 import argparse
 import json
 import re
 import shutil
 import sys
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from .companion.paths import LOCAL, SHIPPED
 from .experiments.config import Experiment, parse_changes
 from .experiments.profiles import load_profile, profile_names
 from .experiments.records import code_hash, read_records
-from .experiments.run import DataCache, RunsFailed, plan, run_all
-from .experiments.table1 import ROWS, Row, matching
+from .experiments.rows import ROWS, Row, matching
+from .experiments.run import DataCache, RunsFailed, leads, measure_again, plan, run_all
 
 
 def _common(parser: argparse.ArgumentParser, patterns: str) -> None:
@@ -31,17 +34,18 @@ def list_arguments(parser: argparse.ArgumentParser) -> None:
 
 def list_main(options: argparse.Namespace) -> int:
     """A line per row: recorded runs, local and shipped, of this profile; a star marks code that has changed since."""
-    code = code_hash()
+    profile, code = load_profile(options.profile), cache(code_hash)
     for row in matching(options.patterns):
+        current = code(profile.row(row).task)
         cells = []
         for label, folder in (("local", LOCAL), ("shipped", SHIPPED)):
             found = [
-                f"seed {r['seed']}{'' if r['code']['hash'] == code else '*'}"
+                f"seed {r['seed']}{'' if r['code']['hash'] == current else '*'}"
                 for r in read_records(folder)
                 if r["experiment"] == row.name and r["profile"] == options.profile
             ]
             cells.append(f"{label}: {', '.join(found) or '-'}")
-        print(f"{row.name:<24} {cells[0]:<32} {cells[1]}")
+        print(f"{row.name:<40} {cells[0]:<32} {cells[1]}")
     return 0
 
 
@@ -53,7 +57,7 @@ def show_main(options: argparse.Namespace) -> int:
     """Settings as JSON."""
     profile, changes = load_profile(options.profile), parse_changes(options.set)
     for row in matching(options.patterns):
-        settings = profile.row(row.name, row.method, row.antialias).override(changes)
+        settings = profile.row(row).override(changes)
         print(json.dumps(settings.as_dict(), indent=2))
     return 0
 
@@ -83,28 +87,59 @@ def seconds(text: str) -> float:
 
 
 def run_main(options: argparse.Namespace) -> int:
+    """Say what is done and what is to do, do it, and say how it went."""
+    from .experiments.status import overview
+
     profile, changes = load_profile(options.profile), parse_changes(options.set)
 
     def experiment_of(row: Row) -> Experiment:
-        return profile.row(row.name, row.method, row.antialias).override(changes)
+        return profile.row(row).override(changes)
 
     data = DataCache(options.data_root)
     seeds = range(options.seed, options.seed + options.seeds)
     runs = plan(matching(options.patterns), experiment_of, seeds, options.results, data)
+    quiet = options.quiet or not leads()
+    if not quiet:
+        print(overview(runs, read_records(LOCAL, SHIPPED, options.results)), file=sys.stderr)
     try:
-        left = run_all(runs, data, changes, options.budget, options.quiet, options.jobs, options.threads)
+        left = run_all(runs, data, changes, options.budget, quiet, options.jobs, options.threads)
         code = 0 if left == 0 else 3
     except RunsFailed as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    if not leads():
+        return code
     for run in runs:
-        state = "-"
-        if run.done:
-            metrics = json.loads(run.record.read_text())["metrics"]
-            state = "  ".join(f"{name} {value['value']:6.2f}" for name, value in metrics.items())
-        print(f"{run.experiment.name:<24} seed {run.seed}  {state}")
+        metrics = json.loads(run.record.read_text())["metrics"] if run.done else {}
+        print(f"{run.experiment.name:<36} seed {run.seed}  {_values(metrics)}")
     print(f"{sum(run.done for run in runs)} of {len(runs)} runs recorded in {options.results}")
     return code
+
+
+def _values(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    return "  ".join(f"{name} {metric['value']:6.2f}" for name, metric in metrics.items()) or "-"
+
+
+def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    _common(parser, "+")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--with", action="append", default=[], dest="changes", metavar="NAME=VALUE", help="evaluate.pairs=20"
+    )
+    parser.add_argument("--data-root", type=Path, help="folder of the data; default: LPS_DATA")
+    parser.add_argument("--results", type=Path, default=LOCAL, help="where the weights are")
+
+
+def evaluate_main(options: argparse.Namespace) -> int:
+    """Measure the weights of finished runs once more; ``--set`` says how they were made, ``--with`` what changes."""
+    profile, changes, data = load_profile(options.profile), parse_changes(options.set), DataCache(options.data_root)
+
+    def experiment_of(row: Row) -> Experiment:
+        return profile.row(row).override(changes)
+
+    for run in plan(matching(options.patterns), experiment_of, [options.seed], options.results, data):
+        print(f"{run.title}  {_values(measure_again(run, data, parse_changes(options.changes)))}")
+    return 0
 
 
 def ship_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,32 +1,40 @@
 """The ledger: every checkable statement of the paper with its verdict on this machine."""
 
 import argparse
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any, Literal
 
 import torch
-import yaml
 
-from ..experiments.model import build_model
-from ..experiments.profiles import load_profile
 from ..experiments.records import code_hash, now, read_records, write_json
-from ..experiments.table1 import ROWS
 from ..machine import hardware
-from .paths import BUILD, LOCAL, PAPER, SHIPPED
-from .tables import METRICS, Record, is_full_scale, judge, measured, paper_table, write_table1
+from . import audit, benchmarks, coverage, statements, studies
+from .paths import BUILD, LOCAL, SHIPPED
+from .statements import EVIDENCE, Pair, agrees, listed, pairs, printed, select
+from .statistics import Interval, failure_bound, paired
+from .tables import (
+    CONSISTENCIES,
+    MARGIN,
+    TABLES,
+    Record,
+    Verdict,
+    age,
+    command,
+    is_full_scale,
+    judge,
+    measured,
+    paper_table,
+    seeds_table,
+    write_tables,
+)
 from .theory import Check, all_checks
 
-Verdict = Literal["holds", "holds+", "direction only", "fails", "not run", "not checkable"]
-PAGES = {
-    "table1": "notebooks/table1",
-}
-NOT_BUILT = "this version trains CIFAR-10 classifiers only"
+HERE = "python -m lps claims"
+MIN_SEEDS = 3
+COUNTED = ("parameters", "pooling_parameters", "pooling_share")
 
 
 @dataclass(frozen=True)
@@ -47,229 +55,296 @@ class Entry:
     page: str | None = None
 
 
+# Lemma 1 and Claims 1 to 4 -----------------------------------------------------------------------------------
+
+
 def theorem_entries() -> list[Entry]:
     """Lemma 1 and Claims 1 to 4, tried now on this machine."""
-    listed = yaml.safe_load((PAPER / "claims.yml").read_text())["theorems"]
     checks = {check.item.lower().replace(" ", "-"): check for check in all_checks()}
-    return [_theorem(entry, checks[entry["id"]]) for entry in listed]
+    return [_theorem(entry, checks[entry["id"]]) for entry in listed("theorems")]
 
 
-def _theorem(listed: Mapping[str, str], check: Check) -> Entry:
+def _theorem(item: Mapping[str, str], check: Check) -> Entry:
     broken = sum(tally.failed for tally in check.broken.values())
     ties = f" {check.tied.tried:,} cases with tied scores are counted apart." if check.tied.tried else ""
     return Entry(
-        listed["id"],
+        item["id"],
         "theorem",
-        listed["place"],
-        listed["statement"],
+        item["place"],
+        item["statement"],
         "proved",
         f"{check.tried - check.failed:,} of {check.tried:,}",
         "every case holds and every broken variant fails",
         "holds" if check.holds else "fails",
         f"{check.tried:,} cases over every shift ({check.scope}), {check.failed} failed, largest difference "
         f"{check.worst:.1e}; {len(check.broken)} broken variants failed {broken:,} times.{ties}",
-        command="python -m lps claims",
-        page=listed["page"],
+        command=HERE,
+        page=item["page"],
     )
 
 
-def _with_filter(method: str, antialias: str) -> str:
-    return f"{method} without a filter" if antialias == "-" else f"{method} with {antialias}"
+# Cells of Tables 1 to 6 --------------------------------------------------------------------------------------
 
 
-def _best_records(name: str, records: Sequence[Record]) -> list[Record]:
-    """Records of a row that say most about the paper: full scale, else the reduced schedule on real images."""
-    of_row = [r for r in records if r["experiment"] == name and r["data"]["name"] == "cifar10"]
-    return [r for r in of_row if is_full_scale(r)] or [r for r in of_row if r["profile"] == "reduced"]
+def cell_entries(records: Sequence[Record]) -> list[Entry]:
+    """Every value that the paper prints in Tables 1 to 6."""
+    found = best_records(records)
+    return [
+        _cell(name, row, metric, found.get(row["row"], []))
+        for name, table in TABLES.items()
+        for row in paper_table(name)
+        for metric in table.metrics
+        if row[metric] != "-"
+    ]
 
 
-def table1_entries(records: Sequence[Record]) -> list[Entry]:
-    """The 30 cells of Table 1."""
-    values = {row["row"]: row for row in paper_table("table1")}
-    entries = []
-    for row in ROWS:
-        found = _best_records(row.name, records)
-        method, antialias = row.labels
-        for metric, title in METRICS.items():
-            printed = values[row.name]
-            paper = {"mean": float(printed[metric]), "std": float(printed[f"{metric}_std"])}
-            ours = measured(found, metric)
-            verdict: Any = judge(metric, paper, found)
-            scale = "at the paper's scale" if found and all(map(is_full_scale, found)) else "at reduced scale"
-            entries.append(
-                Entry(
-                    f"{row.name}:{metric}",
-                    "cell",
-                    "Table 1",
-                    f"{title} of {_with_filter(method, antialias)}",
-                    f"{printed[metric]} ± {printed[f'{metric}_std']}",
-                    None if ours is None else f"{ours['mean']:.2f} (n = {ours['n']}, {scale})",
-                    "every tested pair equal"
-                    if metric == "c_cons" and paper["mean"] == 100
-                    else "within max(2 combined standard errors, 0.46 points); only at the paper's scale",
-                    verdict,
-                    f"{ours['agree']:,} of {ours['total']:,} {scale}" if ours else "no record",
-                    [r["id"] for r in found],
-                    f"python -m lps run {row.name} --profile full --seeds 5",
-                    PAGES["table1"],
-                )
-            )
-    return entries
+def _cell(name: str, row: Mapping[str, str], metric: str, found: Sequence[Record]) -> Entry:
+    table = TABLES[name]
+    entry = Entry(
+        f"{row['row']}:{metric}",
+        "cell",
+        f"Table {name.removeprefix('table')}",
+        f"{table.metrics[metric]} of {_with_filter(row)}",
+        _printed(row, metric),
+        None,
+        _rule(row, metric),
+        "not run",
+        f"no record; needs {table.data}",
+        command=command(row["row"]),
+        page=table.page,
+    )
+    if not row[metric]:
+        return replace(entry, verdict="not checkable", evidence="the text copy of the paper has lost this value")
+    if metric in COUNTED:
+        return _counted(entry, row, metric)
+    if metric == "time_ms":
+        return replace(entry, **benchmarks.time_cell(row["row"], benchmarks.read()))
+    if metric == "time_ms_std":
+        return replace(entry, verdict="not checkable", evidence="the paper does not name the device", command="")
+    return _measured(entry, row, metric, found)
 
 
-def other_cells() -> list[Entry]:
-    """Cells of Tables 2 to 6; the parameter counts of Table 4 are counted now, the rest is not run."""
-    entries = []
-    for number in range(2, 7):
-        for row in paper_table(f"table{number}"):
-            for metric, value in list(row.items())[3:]:
-                if metric == "model" or metric.endswith("_std"):
-                    continue
-                where = _with_filter(row["method"], row["antialias"])
-                where += f" on {row['model']}" if "model" in row else ""
-                entry = Entry(
-                    f"{row['row']}:{metric}",
-                    "cell",
-                    f"Table {number}",
-                    f"{metric} of {where}",
-                    value or None,
-                    None,
-                    "integer equality" if metric in _COUNTED else "not run here",
-                    "not run" if value else "not checkable",
-                    NOT_BUILT if value else "the text copy of the paper has lost this value",
-                )
-                entries.append(_counted(entry, row, metric) if metric in _COUNTED else entry)
-    return entries
+def _with_filter(row: Mapping[str, str]) -> str:
+    words = (
+        f"{row['method']} without a filter" if row["antialias"] == "-" else f"{row['method']} with {row['antialias']}"
+    )
+    return f"{words} on {row['model']}" if "model" in row else words
 
 
-_COUNTED = ("parameters", "pooling_parameters")
+def _printed(row: Mapping[str, str], metric: str) -> str | None:
+    deviation = row.get(f"{metric}_std") if metric != "time_ms" else None
+    return f"{row[metric]} ± {deviation}" if deviation else row[metric] or None
 
 
-@cache
-def table4_parameters(row: str) -> dict[str, int]:
-    """Trainable parameters of a row of Table 4, counted on ResNet-101 with 10 classes."""
-    profile = load_profile("full")
-    method, _, antialias = row.removeprefix("table4/").partition("-")
-    counts = {}
-    for name in (method, "baseline"):
-        config = profile.row(row, name, antialias if name != "baseline" else "none").override(
-            {"model.depth": "101", "model.stem": "imagenet"}
-        )
-        with torch.device("meta"):
-            counts[name] = sum(p.numel() for p in build_model(config.model, classes=10).parameters())
-    return {"parameters": counts[method], "pooling_parameters": counts[method] - counts["baseline"]}
+def _rule(row: Mapping[str, str], metric: str) -> str:
+    if metric in ("parameters", "pooling_parameters"):
+        return "integer equality"
+    if metric == "pooling_share":
+        return "within one unit of the last digit printed"
+    if metric == "time_ms_std":
+        return "none: the spread of one machine says nothing about another"
+    if metric in CONSISTENCIES and row[metric] == "100":
+        return "every tested pair equal"
+    return f"within max(2 combined standard errors, {MARGIN} points); only at the paper's scale"
+
+
+Found = Mapping[str, Sequence[Record]]
+"""Records by row."""
+
+
+def best_records(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records that say most about each row: of full scale, else of the reduced schedule on real images."""
+    found: dict[str, dict[bool, list[Record]]] = {}
+    for record in records:
+        full = is_full_scale(record)
+        if not record["data"]["name"].startswith("drawn") and (full or record["profile"] == "reduced"):
+            found.setdefault(record["experiment"], {True: [], False: []})[full].append(record)
+    return {row: by_scale[True] or by_scale[False] for row, by_scale in found.items()}
+
+
+def _measured(entry: Entry, row: Mapping[str, str], metric: str, found: Sequence[Record]) -> Entry:
+    ours = measured(found, metric)
+    if ours is None:
+        return entry
+    paper = {"mean": float(row[metric]), "std": float(row.get(f"{metric}_std") or 0)}
+    scale = "at the paper's scale" if all(map(is_full_scale, found)) else "at reduced scale"
+    counts = f"{ours['agree']:,} of {ours['total']:,} {scale}" if "total" in ours else scale
+    if metric in CONSISTENCIES and ours.get("agree") == ours.get("total"):
+        counts += f"; {_bound(ours['total'])}"
+    return replace(
+        entry,
+        ours=f"{ours['mean']:.2f} (n = {ours['n']}, {scale})",
+        verdict=judge(metric, paper, found),
+        evidence=counts + age(found),
+        run=[r["id"] for r in found],
+    )
+
+
+def _bound(total: int) -> str:
+    """What a count without a failure leaves possible, were it not a theorem."""
+    return f"a failure rate above {100 * failure_bound(total):.2g} % is ruled out (95 %)"
 
 
 def _counted(entry: Entry, row: Mapping[str, str], metric: str) -> Entry:
-    ours = table4_parameters(row["row"])[metric]
-    return Entry(
-        **{
-            **asdict(entry),
-            "ours": str(ours),
-            "verdict": "holds" if ours == int(row[metric]) else "fails",
-            "evidence": "counted on this machine; the paper's networks have 10 classes",
-            "command": "python -m lps claims",
-        }
+    ours = statements.table4_parameters(row["row"])[metric]
+    digits = len(row[metric].partition(".")[2])
+    return replace(
+        entry,
+        ours=f"{ours:.3f}" if digits else str(int(ours)),
+        verdict="holds" if abs(ours - float(row[metric])) < 10**-digits else "fails",
+        evidence="counted on this machine; the paper's networks have 10 classes",
+        command=HERE,
     )
 
 
-def paired(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[float, float, int]:
-    """Mean of ``a - b`` over common seeds, half width of its 95 % interval (two-sided t) and their number."""
-    common = sorted(a.keys() & b.keys())
-    differences = [a[s] - b[s] for s in common]
-    if len(common) < 2:
-        return (mean(differences) if common else math.nan), math.inf, len(common)
-    quantile = _T95.get(len(common) - 1, 1.96)
-    return mean(differences), quantile * stdev(differences) / math.sqrt(len(common)), len(common)
-
-
-_T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-MIN_SEEDS = 3
+# Orderings ---------------------------------------------------------------------------------------------------
 
 
 def ordering_entries(records: Sequence[Record]) -> list[Entry]:
     """Statements that one method beats another: paired over seeds, never from one seed."""
-    listed = yaml.safe_load((PAPER / "claims.yml").read_text())["orderings"]
-    entries = []
-    for item in listed:
-        if item["table"] != "table1":
-            entries.append(_ordering(item, "not run", NOT_BUILT, []))
-            continue
-        pairs = _pairs(item)
-        scores = {name: _best_records(name, records) for pair in pairs for name in pair}
-        results = [
-            paired(*({r["seed"]: r["metrics"][item["metric"]]["value"] for r in scores[n]} for n in pair))
-            for pair in pairs
-        ]
-        seeds = min(n for _, _, n in results)
-        words = "; ".join(
-            f"{a.split('/')[1]} - {b.split('/')[1]}: {m:+.2f} ± {h:.2f} (n = {n})"
-            if n > 1
-            else f"{a.split('/')[1]}: n = {n}"
-            for (a, b), (m, h, n) in zip(pairs, results, strict=True)
-        )
-        full = all(is_full_scale(r) for found in scores.values() for r in found)
-        if seeds < MIN_SEEDS:
-            verdict: Verdict = "not run"
-            words = f"{seeds} paired seeds of every row; {MIN_SEEDS} are needed. {words}"
-        elif any(m + h < 0 for m, h, _ in results):
-            verdict = "fails"
-        elif all(m - h > 0 for m, h, _ in results):
-            verdict = "holds" if full else "direction only"
-        else:
-            verdict = "not run"
-            words = f"the intervals do not decide it. {words}"
-        entries.append(_ordering(item, verdict, words, [r["id"] for found in scores.values() for r in found]))
-    return entries
+    found = best_records(records)
+    return [_ordering(item, found) for item in listed("orderings")]
 
 
-def _pairs(item: Mapping[str, str]) -> list[tuple[str, str]]:
-    if "filters" in item:
-        lps = [row for row in ROWS if row.method == "lps" and row.antialias != "none"]
-        return [(row.name, "table1/lps") for row in lps]
-    by_filter = {row.antialias: row.name for row in ROWS if row.method == "lps"}
-    return [(by_filter[row.antialias], row.name) for row in ROWS if row.method != "lps"]
+_WORDS = {
+    "above": "above zero",
+    "not below": f"above -{MARGIN} points",
+    "close": f"within {MARGIN} points of zero",
+}
 
 
-def _ordering(item: Mapping[str, str], verdict: Verdict, evidence: str, runs: list[str]) -> Entry:
-    return Entry(
+def _ordering(item: Mapping[str, Any], found: Found) -> Entry:
+    compared, relation = list(pairs(item)), item.get("relation", "above")
+    tables = sorted({pair.better.split("/")[0] for pair in compared})
+    entry = Entry(
         item["id"],
         "ordering",
         item["place"],
         item["statement"],
+        item.get("paper") or _in_print(compared, relation),
         None,
-        None,
-        f"paired over at least {MIN_SEEDS} seeds, the 95 % interval of every difference above zero",
-        verdict,
-        evidence,
-        runs,
-        "python -m lps run 'table1/*' --profile full --seeds 5" if item["table"] == "table1" else "",
-        PAGES.get(item["table"]),
+        f"paired over at least {MIN_SEEDS} seeds, the 95 % interval of every difference {_WORDS[relation]}",
+        "not run",
+        "",
+        command="\n".join(command(f"{name}/*") for name in tables if name != "table4"),
+        page=TABLES[tables[0]].page if len(tables) == 1 else "book/audit",
+    )
+    results = {pair: _difference(pair, found) for pair in compared}
+    known = {pair: result for pair, result in results.items() if result[1] >= MIN_SEEDS}
+    if any(agrees(relation, interval.low, interval.high) is False for interval, _ in known.values()):
+        verdict: Verdict = "fails"
+    elif len(known) == len(results) and all(agrees(relation, i.low, i.high) for i, _ in known.values()):
+        verdict = "holds" if all(map(is_full_scale, _behind(compared, found))) else "direction only"
+    else:
+        verdict = "not run"
+    words = "; ".join(
+        f"{pair.better} - {pair.worse}, {pair.metric}: {interval.value:+.2f} "
+        f"[{interval.low:+.2f}, {interval.high:+.2f}], n = {n}"
+        for pair, (interval, n) in known.items()
+    )
+    needed = f"{len(known)} of {len(results)} comparisons have {MIN_SEEDS} paired seeds"
+    if len(known) == len(results) and verdict == "not run":
+        needed = "the intervals do not decide it"
+    behind = _behind(compared, found)
+    return replace(
+        entry,
+        verdict=verdict,
+        evidence=f"{needed}{age(behind)}. {words}".strip(),
+        run=[r["id"] for r in behind],
     )
 
 
-def sentence_entries() -> list[Entry]:
-    """Sentences with numbers."""
-    counts = table4_parameters("table4/lps-tri-3")
-    share = 100 * counts["pooling_parameters"] / (counts["parameters"] - counts["pooling_parameters"])
-    entries = []
-    for item in yaml.safe_load((PAPER / "claims.yml").read_text())["sentences"]:
-        known = item["id"] == "parameters-1-percent"
-        entries.append(
-            Entry(
-                item["id"],
-                "sentence",
-                item["place"],
-                item["statement"],
-                item["paper"],
-                f"{share:.2f} %" if known else None,
-                "rounds to the paper's value" if known else "not run here",
-                ("holds" if round(share) == 1 else "fails") if known else "not run",
-                "counted on this machine" if known else NOT_BUILT,
-                command="python -m lps claims" if known else "",
-            )
-        )
-    return entries
+def _in_print(compared: Sequence[Pair], relation: statements.Relation) -> str:
+    """How many of the comparisons the paper's own numbers bear out."""
+    values = [value for pair in compared if (value := printed(pair)) is not None]
+    held = sum(agrees(relation, value, value) is True for value in values)
+    return f"{held} of {len(values)} in print, least {min(values):+.2f}"
+
+
+def _behind(compared: Iterable[Pair], found: Found) -> list[Record]:
+    rows = dict.fromkeys(row for pair in compared for row in (pair.better, pair.worse))
+    return [record for row in rows for record in found.get(row, [])]
+
+
+def _difference(pair: Pair, found: Found) -> tuple[Interval, int]:
+    better, worse = (
+        {r["seed"]: r["metrics"][pair.metric]["value"] for r in found.get(row, [])} for row in (pair.better, pair.worse)
+    )
+    return paired(better, worse)
+
+
+# Consistencies and sentences ---------------------------------------------------------------------------------
+
+
+def consistency_entries(records: Sequence[Record]) -> list[Entry]:
+    """Statements that predictions agree under every shift, or need not."""
+    best = best_records(records)
+    return [_consistency(item, best) for item in listed("consistencies")]
+
+
+def _consistency(item: Mapping[str, Any], best: Found) -> Entry:
+    rows, table, metric = select(item["table"], item["rows"]), TABLES[item["table"]], item["metric"]
+    values = [float(row[metric]) for row in rows if row[metric]]
+    exact = item["kind"] == "exact"
+    entry = Entry(
+        item["id"],
+        "sentence",
+        item["place"],
+        item["statement"],
+        "100 in every row" if exact else f"{min(values):g} to {max(values):g}",
+        None,
+        "every tested pair equal" if exact else "some pairs differ in every row",
+        "not run",
+        f"no record; needs {table.data}",
+        command=command(f"{item['table']}/*"),
+        page=table.page,
+    )
+    found = {row["row"]: made for row in rows if (made := best.get(row["row"]))}
+    if not found:
+        return entry
+    counts = [measured(made, metric) for made in found.values()]
+    equal = [bool(c) and c["agree"] == c["total"] for c in counts if c]
+    agree, total = (sum(c[key] for c in counts if c) for key in ("agree", "total"))
+    complete = len(found) == len(rows) and all(is_full_scale(r) for made in found.values() for r in made)
+    verdict: Verdict = "holds" if complete else "direction only"
+    if exact and not all(equal):
+        verdict = "fails"
+    elif not exact and any(equal):
+        verdict = "fails" if complete else "not run"
+    bound = f"; {_bound(total)}" if exact and all(equal) else ""
+    behind = [r for made in found.values() for r in made]
+    return replace(
+        entry,
+        ours=f"{agree:,} of {total:,}",
+        verdict=verdict,
+        evidence=f"{len(found)} of {len(rows)} rows have records{bound}{age(behind)}",
+        run=[r["id"] for r in behind],
+    )
+
+
+def sentence_entries(studied: Sequence[Record]) -> list[Entry]:
+    """The other sentences: tried now, studied on trained networks, not run, or not checkable."""
+    return [_sentence(item, studied) for item in listed("sentences")]
+
+
+def _sentence(item: Mapping[str, str], studied: Sequence[Record]) -> Entry:
+    entry = Entry(
+        item["id"], "sentence", item["place"], item["statement"], item.get("paper"), None, "", "not run", "",
+        page=item.get("page"),
+    )  # fmt: skip
+    if "reason" in item:
+        return replace(entry, rule="none", verdict="not checkable", evidence=item["reason"])
+    if "evidence" in item:
+        tried = EVIDENCE[item["evidence"]]()
+        rule = "rounds to the paper's value" if "paper" in item else "tried now on real layers"
+        verdict: Verdict = "holds" if tried.holds else "fails"
+        return replace(entry, ours=tried.ours, rule=rule, verdict=verdict, evidence=tried.text, command=HERE)
+    if "study" in item:
+        return replace(entry, **studies.judge(item["study"], studied))
+    return replace(entry, rule="ratio to LPF with Tri-3 on one machine", evidence="no time was measured")
+
+
+# The whole ---------------------------------------------------------------------------------------------------
 
 
 def ledger(theory: bool = True) -> dict[str, Any]:
@@ -277,10 +352,10 @@ def ledger(theory: bool = True) -> dict[str, Any]:
     records = read_records(SHIPPED, LOCAL)
     entries = [
         *(theorem_entries() if theory else []),
-        *table1_entries(records),
-        *other_cells(),
+        *cell_entries(records),
         *ordering_entries(records),
-        *sentence_entries(),
+        *consistency_entries(records),
+        *sentence_entries(studies.read()),
     ]
     about = hardware()
     return {
@@ -292,6 +367,15 @@ def ledger(theory: bool = True) -> dict[str, Any]:
     }
 
 
+def write(content: Mapping[str, Any], path: Path = BUILD / "claims.json") -> None:
+    """Write the ledger, the tables that it fills and the audit for the book and for the reader."""
+    write_json(path, content)
+    write_tables(content["entries"])
+    write_json(BUILD / "seeds.json", seeds_table(read_records(SHIPPED, LOCAL)))
+    write_json(BUILD / "audit.json", audit.report())
+    write_json(BUILD / "coverage.json", coverage.report(content["entries"]))
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, default=BUILD / "claims.json", help="where the ledger is written")
     parser.add_argument("--all", action="store_true", help="list the claims that were not run, too")
@@ -300,8 +384,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Judge, print and write the ledger; exit status 1 when a claim fails."""
     content = ledger()
-    write_json(options.json, content)
-    write_table1()
+    write(content, options.json)
     shown = [e for e in content["entries"] if options.all or e["verdict"] not in ("not run", "not checkable")]
     width = max(len(entry["id"]) for entry in shown)
     for entry in shown:

@@ -2,26 +2,86 @@
 
 import csv
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from ..experiments.config import Experiment
 from ..experiments.profiles import load_profile
 from ..experiments.records import code_hash, read_records, write_json
-from ..experiments.table1 import ROWS, Row, matching
+from ..experiments.rows import TABLE1, Row, matching
 from .paths import BUILD, LOCAL, PAPER, SHIPPED
+from .statistics import Sample, detectable, paired, seeds_needed
 
-METRICS = {"acc": "Acc.", "c_cons": "C-Cons."}
 PAPER_SEEDS = 5
-MEASUREMENT_SPREAD = 0.23
-"""Standard error in points of an accuracy near 94.5 % on 10,000 images."""
+MARGIN = 0.46
+"""Points within which two accuracies count as equal: two standard errors of one near 94.5 % on 10,000 images."""
 
 Record = Mapping[str, Any]
+Verdict = Literal["holds", "holds+", "direction only", "fails", "not run", "not checkable"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper: what it reports, its columns, its page in the book, and the data that its rows need."""
+
+    title: str
+    metrics: dict[str, str]
+    page: str
+    data: str
+
+
+TABLES = {
+    "table1": Table(
+        "ResNet-18 on CIFAR-10: accuracy and circular consistency in per cent",
+        {"acc": "Acc.", "c_cons": "C-Cons."},
+        "notebooks/table1",
+        "CIFAR-10",
+    ),
+    "table2": Table(
+        "ResNet-18 on ImageNet: accuracy and circular consistency in per cent",
+        {"acc": "Acc.", "c_cons": "C-Cons."},
+        "book/other-tables",
+        "ImageNet",
+    ),
+    "table3": Table(
+        "ResNet-50 and ResNet-101 on ImageNet: accuracy and shift consistency in per cent",
+        {"acc": "Acc.", "s_cons": "S-Cons."},
+        "book/other-tables",
+        "ImageNet",
+    ),
+    "table4": Table(
+        "ResNet-101: trainable parameters and inference time",
+        {
+            "parameters": "Absolute",
+            "pooling_parameters": "Relative",
+            "pooling_share": "Relative (%)",
+            "time_ms": "Mean (ms)",
+            "time_ms_std": "Std (ms)",
+        },
+        "notebooks/table4",
+        "no images",
+    ),
+    "table5": Table(
+        "DeepLabV3+ with ResNet-18 on PASCAL VOC, circular shifts: mIoU and mASCC in per cent",
+        {"miou": "mIoU", "mascc": "mASCC"},
+        "book/other-tables",
+        "PASCAL VOC, and the ImageNet classifiers of Table 2",
+    ),
+    "table6": Table(
+        "DeepLabV3+ with ResNet-101 on PASCAL VOC, standard shifts: mIoU and mASSC in per cent",
+        {"miou": "mIoU", "massc": "mASSC"},
+        "book/other-tables",
+        "PASCAL VOC, and the ImageNet classifiers of Table 3",
+    ),
+}
+METRICS = TABLES["table1"].metrics
 
 
 def paper_table(name: str) -> list[dict[str, str]]:
@@ -30,28 +90,55 @@ def paper_table(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def paper_number(name: str) -> float:
+    """A number of the paper's text, by its name in ``results/paper/text.csv``."""
+    return float(next(row["value"] for row in paper_table("text") if row["row"] == name))
+
+
+def printed_samples(method: str, other: str, metric: str = "acc") -> dict[str, tuple[Sample, Sample]]:
+    """Two methods of Table 1 as the paper prints them, by filter."""
+    rows = {
+        (row["method"], row["antialias"]): Sample(float(row[metric]), float(row[f"{metric}_std"]), PAPER_SEEDS)
+        for row in paper_table("table1")
+    }
+    return {a: (value, rows[other, a]) for (name, a), value in rows.items() if name == method and (other, a) in rows}
+
+
+def command(rows: str) -> str:
+    """What trains rows of a table as the paper did: five seeds for Table 1, one for the others."""
+    seeds = f" --seeds {PAPER_SEEDS}" if rows.startswith("table1/") else ""
+    return f"python -m lps run {shlex.quote(rows)} --profile full{seeds}"
+
+
 def experiment_settings(experiment: Experiment) -> dict[str, Any]:
+    """What makes the experiment; how the machine is used for it (``engine``) does not."""
     settings = experiment.as_dict()
     return {section: settings[section] for section in ("data", "model", "train", "evaluate")}
 
 
 @cache
 def _full(row: Row) -> dict[str, Any]:
-    return experiment_settings(load_profile("full").row(row.name, row.method, row.antialias))
+    return experiment_settings(load_profile("full").row(row))
 
 
 def is_full_scale(record: Record) -> bool:
     """Was the run made with every setting of the paper?"""
     (row,) = matching([record["experiment"]])
-    return bool(record["config"] == _full(row))
+    return _agrees(record, _full(row))
 
 
 def as_profile(record: Record) -> bool:
     """Was the run made with the settings of its profile as it is now, without an override?"""
     (row,) = matching([record["experiment"]])
-    return bool(
-        record["config"]
-        == experiment_settings(load_profile(record["profile"]).row(row.name, row.method, row.antialias))
+    return _agrees(record, experiment_settings(load_profile(record["profile"]).row(row)))
+
+
+def _agrees(record: Record, settings: Mapping[str, Any]) -> bool:
+    """Every setting that the record names; the code of an older one had the others fixed."""
+    return all(
+        settings[section].get(name) == value
+        for section in settings
+        for name, value in record["config"][section].items()
     )
 
 
@@ -61,8 +148,8 @@ def differences(record: Record) -> list[str]:
     paper = _full(row)
     words = [
         f"{section}.{name} is {_word(value)} (the paper's setting: {_word(paper[section][name])})"
-        for section, settings in record["config"].items()
-        for name, value in settings.items()
+        for section in paper
+        for name, value in record["config"][section].items()
         if value != paper[section][name] and section != "evaluate"
     ]
     return [f"images: {record['data']['source']}", *words]
@@ -82,13 +169,13 @@ def measured(records: Sequence[Record], metric: str) -> dict[str, Any] | None:
     if not records:
         return None
     cells = [record["metrics"][metric] for record in records]
-    counts = {key: sum(cell[key] for cell in cells) for key in ("agree", "total")}
+    counts = {key: sum(cell[key] for cell in cells) for key in ("agree", "total") if key in cells[0]}
     return {**summary([cell["value"] for cell in cells]), **counts}
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
     """One line per run: method, filter, seed and metrics in per cent."""
-    labels = {row.name: row.labels for row in ROWS}
+    labels = {row.name: row.labels for row in TABLE1}
     return pd.DataFrame(
         {
             "Method": labels[record["experiment"]][0],
@@ -113,29 +200,49 @@ def paper_frame() -> pd.DataFrame:
     )
 
 
-def judge(metric: str, paper: Mapping[str, Any], records: Sequence[Record]) -> str:
+CONSISTENCIES = ("c_cons", "s_cons", "mascc", "massc")
+
+
+def judge(metric: str, paper: Mapping[str, Any], records: Sequence[Record]) -> Verdict:
     """Verdict on one cell; a run at reduced scale never earns ``holds``."""
     ours = measured(records, metric)
     if ours is None:
         return "not run"
     full = all(is_full_scale(record) for record in records)
-    if metric == "c_cons" and paper["mean"] == 100:
+    if metric in CONSISTENCIES and paper["mean"] == 100:
         if ours["agree"] < ours["total"]:
             return "fails"
         return "holds" if full else "direction only"
     if full:
         spread = (paper["std"] or 0.0) ** 2 / PAPER_SEEDS + (ours["std"] or 0.0) ** 2 / ours["n"]
-        tolerance = max(2 * math.sqrt(spread), 2 * MEASUREMENT_SPREAD)
+        tolerance = max(2 * math.sqrt(spread), MARGIN)
         if abs(ours["mean"] - paper["mean"]) <= tolerance:
             return "holds"
         return "holds+" if ours["mean"] > paper["mean"] else "fails"
-    if metric == "c_cons" and ours["agree"] < ours["total"]:
+    if metric in CONSISTENCIES and ours["agree"] < ours["total"]:
         return "direction only"
     return "not run"
 
 
-def _groups(records: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+@cache
+def _code(experiment: str) -> str:
+    (row,) = matching([experiment])
+    return code_hash(load_profile("full").row(row).task)
+
+
+def stale(record: Record) -> bool:
+    """Was the record made by sources that have changed since?"""
+    return bool(record["code"]["hash"] != _code(record["experiment"]))
+
+
+def age(records: Sequence[Record]) -> str:
+    """A remark on records that were made by earlier sources, empty where there are none."""
+    old = sum(map(stale, records))
+    return f"; {old} of {len(records)} runs were made before `lps` last changed" if old else ""
+
+
+def _groups(records: Iterable[Record]) -> dict[tuple[str, str, str], list[Record]]:
+    groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         if as_profile(record):
             key = (record["profile"], record["data"]["name"], record["data"]["fingerprint"])
@@ -143,38 +250,16 @@ def _groups(records: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], lis
     return groups
 
 
-def table1_groups(records: Iterable[dict[str, Any]], label: str) -> list[dict[str, Any]]:
+def table_groups(name: str, records: Iterable[Record], label: str) -> list[dict[str, Any]]:
     """One group per profile and data set; records of variants (with overrides) are left out."""
-    code = code_hash()
-    values = {row["row"]: row for row in paper_table("table1")}
+    of_table = (record for record in records if record["experiment"].startswith(f"{name}/"))
     groups = []
-    for (profile, data, _), members in sorted(_groups(records).items()):
+    for (profile, data, _), members in sorted(_groups(of_table).items()):
         rows = []
-        for row in ROWS:
-            found = [r for r in members if r["experiment"] == row.name]
-            current = [r for r in found if r["code"]["hash"] == code] or found
-            paper = {
-                metric: {
-                    "mean": float(values[row.name][metric]),
-                    "std": float(values[row.name][f"{metric}_std"]),
-                    "n": PAPER_SEEDS,
-                }
-                for metric in METRICS
-            }
-            method, antialias = row.labels
-            rows.append(
-                {
-                    "row": row.name,
-                    "method": method,
-                    "antialias": antialias,
-                    "paper": paper,
-                    "ours": {m: measured(current, m) for m in METRICS} if current else None,
-                    "verdict": {m: judge(m, paper[m], current) for m in METRICS},
-                    "runs": [r["id"] for r in current],
-                    "stale": bool(current) and all(r["code"]["hash"] != code for r in current),
-                }
-            )
-        shown = {"cifar10": "real CIFAR-10", "drawn": "drawn data"}[data]
+        for row in paper_table(name):
+            found = [r for r in members if r["experiment"] == row["row"]]
+            rows.append(_row(name, row, [r for r in found if not stale(r)] or found))
+        shown = {"cifar10": "real CIFAR-10", "drawn": "drawn data"}.get(data, data)
         differs = sorted({words for record in members for words in differences(record)})
         groups.append(
             {
@@ -188,69 +273,163 @@ def table1_groups(records: Iterable[dict[str, Any]], label: str) -> list[dict[st
     return groups
 
 
-def table1() -> dict[str, Any]:
-    """Table 1: the paper beside the shipped records and the reader's own."""
-    groups = [
-        *table1_groups(read_records(SHIPPED), "shipped"),
-        *table1_groups(read_records(LOCAL), "made on this machine"),
-    ]
+def _row(name: str, row: Mapping[str, str], records: Sequence[Record]) -> dict[str, Any]:
+    metrics = TABLES[name].metrics
+    paper = {metric: _paper_value(row, metric) for metric in metrics}
     return {
-        "title": "ResNet-18 on CIFAR-10: accuracy and circular consistency in per cent",
-        "columns": list(METRICS.values()),
-        "groups": groups,
+        **{key: row[key] for key in ("row", "method", "antialias", "model") if key in row},
+        "paper": paper,
+        "ours": {m: measured(records, m) for m in metrics} if records else None,
+        "verdict": {m: judge(m, paper[m], records) if row[m] else "not checkable" for m in metrics},
+        "runs": [r["id"] for r in records],
+        "stale": bool(records) and all(map(stale, records)),
     }
 
 
-def write_table1(folder: Path = BUILD / "tables") -> dict[str, Any]:
-    """Write Table 1 as JSON, CSV and LaTeX for the book and for the reader; return it."""
-    table = table1()
-    write_json(folder / "table1.json", table)
-    header = [
-        "group",
-        "row",
-        "method",
-        "antialias",
-        "metric",
-        "paper",
-        "paper_std",
-        "ours",
-        "ours_std",
-        "n",
-        "verdict",
-        "runs",
-    ]
-    lines = [
-        [
-            group["label"],
-            row["row"],
-            row["method"],
-            row["antialias"],
-            metric,
-            row["paper"][metric]["mean"],
-            row["paper"][metric]["std"],
-            *((row["ours"][metric][key] for key in ("mean", "std", "n")) if row["ours"] else ("", "", 0)),
-            row["verdict"][metric],
-            " ".join(row["runs"]),
-        ]
-        for group in table["groups"]
-        for row in group["rows"]
-        for metric in METRICS
-    ]
-    with (folder / "table1.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([header, *lines])
-    (folder / "table1.tex").write_text(_latex(table))
-    return table
+def _paper_value(row: Mapping[str, str], metric: str) -> dict[str, Any]:
+    deviation = row.get(f"{metric}_std")
+    return {
+        "mean": float(row[metric]) if row[metric] else None,
+        "std": float(deviation) if deviation else None,
+        "n": PAPER_SEEDS if deviation else 1,
+    }
 
 
-def _latex(table: Mapping[str, Any]) -> str:
-    rows = [
-        r"\begin{tabular}{llrrrr}",
-        r"Method & Anti-alias & \multicolumn{2}{c}{Paper} & \multicolumn{2}{c}{Ours} \\",
+def table(name: str) -> dict[str, Any]:
+    """A table of the paper beside the shipped records and the reader's own; one empty group where there is neither."""
+    groups = [
+        *table_groups(name, read_records(SHIPPED), "shipped"),
+        *table_groups(name, read_records(LOCAL), "made on this machine"),
     ]
-    for group in table["groups"]:
-        rows.append(rf"\multicolumn{{6}}{{l}}{{{group['label']}}} \\")
+    if not groups:
+        rows = [_row(name, row, []) for row in paper_table(name)]
+        groups = [{"label": "not run here", "profile": None, "data": None, "differs": [], "rows": rows}]
+    return {"title": TABLES[name].title, "columns": TABLES[name].metrics, "groups": groups}
+
+
+def seeds_table(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """What our seeds tell about LPS against APS in Table 1: paired differences, by profile, data and filter.
+
+    ``gap`` is the smallest true difference that as many seeds find with a chance of 80 %, at the deviations that the
+    paper prints; ``needed`` is the number of seeds that the paper's own difference takes.
+    """
+    lines = []
+    of_table = _groups(record for record in records if record["experiment"].startswith("table1/"))
+    for (profile, data, _), members in sorted(of_table.items()):
+        for antialias, (lps, aps) in printed_samples("LPS", "APS").items():
+            tail = "" if antialias == "-" else f"-{antialias.lower()}"
+            values = [
+                {r["seed"]: r["metrics"]["acc"]["value"] for r in members if r["experiment"] == f"table1/{name}{tail}"}
+                for name in ("lps", "aps")
+            ]
+            interval, n = paired(*values)
+            lines.append(
+                {
+                    "profile": profile,
+                    "data": data,
+                    "antialias": antialias,
+                    "paper": lps.mean - aps.mean,
+                    "needed": seeds_needed(lps.mean - aps.mean, lps.std, aps.std),
+                    "n": n,
+                    "difference": interval.value if n else None,
+                    "low": interval.low if n > 1 else None,
+                    "high": interval.high if n > 1 else None,
+                    "gap": detectable(lps.std, aps.std, n) if n > 1 else None,
+                }
+            )
+    return lines
+
+
+MEASURED = ("table1", "table2", "table3", "table5", "table6")
+"""Tables of percentages that runs fill; those of Table 4 are counted and timed."""
+
+
+def write_tables(entries: Sequence[Mapping[str, Any]], folder: Path = BUILD / "tables") -> None:
+    """Write every table, the paper beside ours, as JSON, CSV and LaTeX for the book and for the reader."""
+    for name in MEASURED:
+        content = table(name)
+        write_json(folder / f"{name}.json", content)
+        _write_csv(folder / f"{name}.csv", _lines(content))
+        metrics = content["columns"]
+        titles = [f"{title} ({whose})" for whose in ("paper", "here") for title in metrics.values()]
+        parts = [(group["label"], [_latex_row(row, metrics) for row in group["rows"]]) for group in content["groups"]]
+        (folder / f"{name}.tex").write_text(latex(["Method", "Anti-alias", *titles], parts))
+    write_table4(entries, folder)
+
+
+def _lines(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A line for each cell of each group."""
+    lines = []
+    for group in content["groups"]:
         for row in group["rows"]:
-            cells = [f"{row['paper'][m]['mean']:.2f}" for m in METRICS]
-            cells += [f"{row['ours'][m]['mean']:.2f}" if row["ours"] else "" for m in METRICS]
-            rows.append(f"{row['method']} & {row['antialias']} & {' & '.join(cells)} " + r"\\")
-    return "\n".join([*rows, r"\end{tabular}", ""])
+            labels = {key: row[key] for key in ("row", "method", "antialias", "model") if key in row}
+            for metric in content["columns"]:
+                ours = (row["ours"] or {}).get(metric) or {}
+                lines.append(
+                    {
+                        "group": group["label"],
+                        **labels,
+                        "metric": metric,
+                        **{"paper" + end: row["paper"][metric][key] for end, key in (("", "mean"), ("_std", "std"))},
+                        **{"ours" + end: ours.get(key) for end, key in (("", "mean"), ("_std", "std"), ("_n", "n"))},
+                        "verdict": row["verdict"][metric],
+                        "runs": " ".join(row["runs"]),
+                    }
+                )
+    return lines
+
+
+def _write_csv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, lines[0].keys())
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def _latex_row(row: Mapping[str, Any], metrics: Iterable[str]) -> list[str]:
+    def shown(value: Mapping[str, Any] | None) -> str:
+        if not value or value["mean"] is None:
+            return ""
+        return f"{value['mean']:.2f}" + (f" $\\pm$ {value['std']:.2f}" if value["std"] is not None else "")
+
+    method = f"{row['method']}, {row['model']}" if "model" in row else row["method"]
+    ours = row["ours"] or {}
+    return [
+        method,
+        row["antialias"],
+        *(shown(row["paper"][m]) for m in metrics),
+        *(shown(ours.get(m)) for m in metrics),
+    ]
+
+
+def latex(head: Sequence[str], parts: Iterable[tuple[str, Iterable[Sequence[str]]]]) -> str:
+    """A LaTeX table with the rules of the package booktabs; each part of the body has a title, or an empty one."""
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(cell.replace("%", r"\%") for cell in cells) + r" \\"
+
+    rows = [rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}", r"\toprule", line(head)]
+    for title, body in parts:
+        rows.append(r"\midrule")
+        rows += [rf"\multicolumn{{{len(head)}}}{{l}}{{{title}}} \\"] if title else []
+        rows += map(line, body)
+    return "\n".join([*rows, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def write_table4(entries: Iterable[Mapping[str, Any]], folder: Path) -> None:
+    """Write Table 4 from the cells of the ledger."""
+    titles = TABLES["table4"].metrics
+    labels = {row["row"]: {key: row[key] for key in ("row", "method", "antialias")} for row in paper_table("table4")}
+    lines = []
+    for entry in entries:
+        row, _, metric = entry["id"].partition(":")
+        if row in labels:
+            kept = {key: entry[key] for key in ("paper", "ours", "verdict", "evidence", "command")}
+            lines.append({**labels[row], "column": titles[metric], **kept, "runs": " ".join(entry["run"])})
+    write_json(folder / "table4.json", {"title": TABLES["table4"].title, "cells": lines})
+    _write_csv(folder / "table4.csv", lines)
+    head = ("method", "antialias", "column", "paper", "ours", "verdict")
+    body = [[line[key] or "" for key in head] for line in lines]
+    (folder / "table4.tex").write_text(
+        latex(("Method", "Anti-alias", "Column", "Paper", "Here", "Verdict"), [("", body)])
+    )

@@ -2,13 +2,24 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..metrics import Batches
+
+
+class Described(Protocol):
+    """What a network needs to know of a data set: its classes, and the mean and deviation of its channels."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    def statistics(self) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -57,12 +68,20 @@ class ImageSet:
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel of the training images, in units of 0 to 1, ``(3,)`` each."""
-        totals = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in self.train.images.int().unbind(1)])
-        levels = torch.arange(256, dtype=torch.float64) / 255
-        share = totals / totals.sum(1, keepdim=True)
-        mean = (share * levels).sum(1)
-        deviation = (share * (levels - mean[:, None]).square()).sum(1).sqrt()
-        return mean.float(), deviation.float()
+        return channel_statistics([self.train.images])
+
+
+def channel_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel of images uint8 ``(N, 3, H, W)``, ``(3,)`` each in units of 0 to 1."""
+    totals = sum(
+        torch.stack([torch.bincount(c.flatten(), minlength=256) for c in images.int().unbind(1)]) for images in batches
+    )
+    assert isinstance(totals, Tensor)
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    share = totals / totals.sum(1, keepdim=True)
+    mean = (share * levels).sum(1)
+    deviation = (share * (levels - mean[:, None]).square()).sum(1).sqrt()
+    return mean.float(), deviation.float()
 
 
 def data_root(given: Path | None = None) -> Path:

@@ -6,28 +6,62 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from ..convolution import Padding
-from ..resnet import Stem
+from ..resnet import OutputStride, Stem
 from ..sampling import Source
 
 T = TypeVar("T")
 
 Method = Literal["baseline", "lpf", "ddac", "aps", "lps"]
 AntiAlias = Literal["none", "rect-2", "tri-3", "bin-5", "adapt-3"]
+Task = Literal["images", "photographs", "segmentation"]
+"""Classify small images in memory, classify photographs, segment them."""
 
 
 @dataclass(frozen=True)
 class Data:
     """Images to train and test on; ``train`` and ``test`` limit their number, ``None`` takes all."""
 
-    name: Literal["drawn", "cifar10"]
+    name: str
     train: int | None
     test: int | None
     seed: int
 
 
 @dataclass(frozen=True)
+class Small(Data):
+    """Small images of one size, all of them in memory."""
+
+    name: Literal["drawn", "cifar10"]
+
+
+@dataclass(frozen=True)
+class Photographs(Data):
+    """Images of any size, read one by one; ``folder`` below the data root holds them in the layout ``name``.
+
+    ``voc`` and ``drawn-masks`` have a label for each pixel. Images to train on are cut to ``crop`` pixels a side:
+    the middle of a shorter side of ``resize``, a random part of random area and shape, or a random part of the image
+    scaled by 0.5 to 2, from a shorter side of ``base`` where that is given. Images to test on are the middle of a
+    shorter side of ``resize``, classified through windows of ``crop`` pixels and segmented whole.
+    """
+
+    name: Literal["drawn", "drawn-masks", "imagenet", "voc"]
+    folder: str
+    augment: Literal["center", "random-resized", "random-scale"]
+    resize: int
+    crop: int
+    base: int | None
+
+    def __post_init__(self) -> None:
+        if self.resize < self.crop:
+            raise ValueError(f"windows of {self.crop} pixels do not fit images of {self.resize}")
+
+
+@dataclass(frozen=True)
 class Model:
-    """A network and its sampling method. The logit network of LPD has ``channels / hidden_divisor`` channels."""
+    """A network and its sampling method. The logit network of LPD has ``channels / hidden_divisor`` channels.
+
+    ``choice`` says how LPD mixes components in training: by a Gumbel-softmax sample, or by the softmax itself.
+    """
 
     method: Method
     antialias: AntiAlias
@@ -38,6 +72,7 @@ class Model:
     hidden_divisor: int
     groups: int
     select_from: Source
+    choice: Literal["gumbel", "convex"] = "gumbel"
 
     def __post_init__(self) -> None:
         if (self.method == "ddac") != (self.antialias == "adapt-3") and self.method in ("lpf", "ddac"):
@@ -48,13 +83,36 @@ class Model:
             raise ValueError("the baseline has no filter: with one it is called lpf or ddac")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Segmenter(Model):
+    """DeepLabV3+ on the network. ``unpool`` brings maps back by LPU (LPS), otherwise bilinearly (LPD only).
+
+    ``backbone`` is ``random`` or the row of a classifier whose weights, of the same profile and seed, it starts from.
+    """
+
+    output_stride: OutputStride
+    unpool: bool
+    head_padding: Padding
+    head_channels: int
+    backbone: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.unpool and self.method not in ("aps", "lps"):
+            raise ValueError(f"LPU puts back what a selection took: {self.method} makes none")
+
+
 @dataclass(frozen=True)
 class Train:
-    """The training recipe.
+    """The training recipe. ``batch_size`` counts the images of a step over all devices.
 
-    ``schedule`` ``step`` multiplies the learning rate by ``decay`` every ``decay_every`` epochs; ``one-cycle``
-    raises it linearly over ``warmup`` epochs and lowers it linearly to zero. The temperature of LPD is
-    ``tau_decay ** floor(epoch / tau_every)``, epochs counted in fractions.
+    ``schedule`` ``step`` multiplies the learning rate by ``decay`` every ``decay_every`` epochs; ``poly`` multiplies
+    it by ``(1 - epoch / epochs) ** decay``; both rise linearly over ``warmup`` epochs. ``one-cycle`` raises it
+    linearly over ``warmup`` epochs and lowers it linearly to zero. With ``lr_batch``, ``lr`` is meant for batches of
+    that many images and grows in proportion with ``batch_size``.
+
+    The temperature of LPD is ``tau_decay ** floor(epoch / tau_every)``, epochs counted in fractions, and at least
+    ``tau_floor``. With ``tau_line``, as in ``10:0.5 60:0.15``, it is the line from 1 at epoch 0 through these points.
     """
 
     epochs: int
@@ -63,7 +121,7 @@ class Train:
     momentum: float
     weight_decay: float
     nesterov: bool
-    schedule: Literal["step", "one-cycle"]
+    schedule: Literal["step", "one-cycle", "poly"]
     decay: float
     decay_every: float
     warmup: float
@@ -71,16 +129,65 @@ class Train:
     tau_every: float
     flip: bool
     precision: Literal["32", "bf16-mixed"]
+    lr_batch: int | None
+    tau_floor: float
+    tau_line: str
+
+    def __post_init__(self) -> None:
+        self.tau_points()
+
+    def tau_points(self) -> list[tuple[float, float]]:
+        """The points of ``tau_line``."""
+        pairs = [point.partition(":") for point in self.tau_line.split()]
+        try:
+            points = [(float(epoch), float(tau)) for epoch, _, tau in pairs]
+        except ValueError:
+            raise ValueError(f"tau_line is {self.tau_line!r}; expected epoch:tau, as in '10:0.5 60:0.15'") from None
+        if points != sorted(points):
+            raise ValueError(f"tau_line is {self.tau_line!r}; its epochs must rise")
+        return points
 
 
 @dataclass(frozen=True)
-class Evaluate:
-    """``pairs`` random pairs of shifts of each test image, drawn from ``seed``; all pairs of ``exhaustive`` images."""
+class Finetune(Train):
+    """The learning rate of a backbone is ``backbone_lr`` times that of the head."""
+
+    backbone_lr: float
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """``pairs`` random pairs of shifts of each test image, drawn from ``seed``."""
 
     batch_size: int
     pairs: int
     seed: int
+
+
+@dataclass(frozen=True)
+class Evaluate(Protocol):
+    """All pairs of shifts of the first ``exhaustive`` test images, besides."""
+
     exhaustive: int
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How the machine is used, which changes a result by no more than rounding.
+
+    ``devices`` and ``nodes`` share a batch by Lightning's ``strategy``; ``sync_batchnorm`` shares its statistics, too.
+    ``workers`` processes read photographs. ``channels_last`` concerns GPUs only.
+    """
+
+    devices: int
+    nodes: int
+    strategy: str
+    sync_batchnorm: bool
+    workers: int
+    tf32: bool
+    channels_last: bool
+    compile: bool
+    fused: bool
 
 
 @dataclass(frozen=True)
@@ -92,30 +199,36 @@ class Experiment:
     data: Data
     model: Model
     train: Train
-    evaluate: Evaluate
+    evaluate: Protocol
+    engine: Engine
+
+    @property
+    def task(self) -> Task:
+        if isinstance(self.model, Segmenter):
+            return "segmentation"
+        return "photographs" if isinstance(self.data, Photographs) else "images"
 
     def override(self, settings: Mapping[str, str]) -> Self:
         """Change settings by dotted name: ``{"train.epochs": "5"}``."""
         changed = self
         for name, text in settings.items():
             section, _, field = name.partition(".")
-            part = getattr(changed, section, None) if section in _SECTIONS else None
+            part = getattr(changed, section, None) if section in SECTIONS else None
             if part is None or field not in {f.name for f in fields(part)}:
-                raise ValueError(f"unknown setting {name!r}; known: {', '.join(setting_names())}")
+                raise ValueError(f"unknown setting {name!r}; known: {', '.join(changed.setting_names())}")
             value = _parse(text, get_type_hints(type(part))[field], name)
             changed = replace(changed, **{section: replace(part, **{field: value})})
         return changed
+
+    def setting_names(self) -> list[str]:
+        """Dotted names of all settings."""
+        return [f"{section}.{f.name}" for section in SECTIONS for f in fields(getattr(self, section))]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-_SECTIONS: dict[str, type] = {"data": Data, "model": Model, "train": Train, "evaluate": Evaluate}
-
-
-def setting_names() -> list[str]:
-    """Dotted names of all settings."""
-    return [f"{section}.{f.name}" for section, cls in _SECTIONS.items() for f in fields(cls)]
+SECTIONS = ("data", "model", "train", "evaluate", "engine")
 
 
 def parse_changes(assignments: list[str]) -> dict[str, str]:

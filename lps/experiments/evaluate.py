@@ -5,10 +5,34 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from ..data import ImageSet
-from ..metrics import ORIGINAL_CIFAR, PAPER, Count, accuracy, circular_consistency, exhaustive_consistency
+from ..metrics import ORIGINAL_CIFAR, PAPER, Count, Predict, accuracy, circular_consistency, exhaustive_consistency
 from .config import Evaluate
+
+
+def predictor(network: nn.Module, device: torch.device) -> Predict:
+    """From images to the most likely labels, on the CPU. Where training used several processes, each predicts a part
+    of every batch and has the whole answer, so that counts are those of one process."""
+    network = network.to(device).eval()
+
+    def predict(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return network(images.to(device)).argmax(1).cpu()
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return predict
+    rank, world = dist.get_rank(), dist.get_world_size()
+
+    def predict_together(images: Tensor) -> Tensor:
+        if len(images) < world:
+            return predict(images)
+        parts: list[Any] = [None] * world
+        dist.all_gather_object(parts, predict(images.tensor_split(world)[rank]))
+        return torch.cat(parts)
+
+    return predict_together
 
 
 def evaluate(network: nn.Module, data: ImageSet, settings: Evaluate, device: torch.device) -> dict[str, dict[str, Any]]:
@@ -18,11 +42,7 @@ def evaluate(network: nn.Module, data: ImageSet, settings: Evaluate, device: tor
     original code: shifts from -3 to 2, the same for a batch. ``c_cons_all`` counts every pair of shifts of the first
     ``settings.exhaustive`` test images, where there are any.
     """
-    network = network.to(device).eval()
-
-    def predict(images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return network(images.to(device)).argmax(1).cpu()
+    predict = predictor(network, device)
 
     def batches() -> Any:
         return data.test.batches(settings.batch_size)
@@ -34,8 +54,9 @@ def evaluate(network: nn.Module, data: ImageSet, settings: Evaluate, device: tor
     }
     if settings.exhaustive:
         counts["c_cons_all"] = exhaustive_consistency(predict, data.test.images[: settings.exhaustive])
-    return {name: _as_dict(count) for name, count in counts.items()}
+    return {name: as_dict(count) for name, count in counts.items()}
 
 
-def _as_dict(count: Count) -> dict[str, Any]:
+def as_dict(count: Count) -> dict[str, Any]:
+    """A metric of a record: its value in per cent and its counts."""
     return {"value": count.percent, **asdict(count)}

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..filters import AdaptiveLowPass, LowPass
 from ..resnet import ResNet
 from ..sampling import Sampling
-from ..selection import LearnedPhase, MaxNorm
+from ..selection import LearnedPhase, MaxNorm, Selection
 from .config import Model
 
 Factory = Callable[[int], nn.Module]
@@ -25,13 +25,22 @@ def antialias(config: Model) -> Factory | None:
     return filters.get(config.antialias)
 
 
+class ConvexPhase(LearnedPhase):
+    """LPD trained without noise: ``z`` is the softmax of the logits at temperature ``tau``. An ablation."""
+
+    def forward(self, x: Tensor, blur: LowPass | None = None) -> Selection:
+        if not self.training:
+            return super().forward(x, blur)
+        logits = self.logits(x, blur)
+        return Selection(logits, (logits / self.tau).softmax(1))
+
+
 def selection(config: Model) -> Factory | None:
     """The selection rule; methods without one keep phase 0 (Eq. 4)."""
+    learned = {"gumbel": LearnedPhase, "convex": ConvexPhase}[config.choice]
     rules: dict[str, Factory] = {
         "aps": lambda channels: MaxNorm(),
-        "lps": lambda channels: LearnedPhase(
-            channels, max(1, channels // config.hidden_divisor), padding=config.padding
-        ),
+        "lps": lambda channels: learned(channels, max(1, channels // config.hidden_divisor), padding=config.padding),
     }
     return rules.get(config.method)
 

@@ -1,38 +1,67 @@
 """Profiles: how large the companion's experiments are, one YAML file each."""
 
+from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import yaml
 
-from .config import Data, Evaluate, Experiment, Model, Train, build
+from .config import (
+    SECTIONS,
+    Engine,
+    Evaluate,
+    Experiment,
+    Finetune,
+    Model,
+    Photographs,
+    Protocol,
+    Segmenter,
+    Small,
+    Train,
+    build,
+)
+from .rows import Row
 
 _FOLDER = files("lps") / "profiles"
+_CLASSIFIER: tuple[type, ...] = (Photographs, Model, Train, Protocol, Engine)
+_SEGMENTER: tuple[type, ...] = (Photographs, Segmenter, Finetune, Protocol, Engine)
+_CLASSES: dict[str, tuple[type, ...]] = {
+    "table1": (Small, Model, Train, Evaluate, Engine),
+    "table2": _CLASSIFIER,
+    "table3": _CLASSIFIER,
+    "table5": _SEGMENTER,
+    "table6": _SEGMENTER,
+}
+"""Classes of the :data:`SECTIONS` of each table."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """``experiment`` holds every setting but the method and filter, which a row supplies; ``notebooks`` holds the
-    parameters of each notebook."""
+    """``experiments`` holds what sets each table apart from the paper's settings, which are those of ``full``;
+    ``notebooks`` holds the parameters of each notebook."""
 
     name: str
     about: str
-    experiment: dict[str, dict[str, Any]]
+    experiments: dict[str, dict[str, dict[str, Any]]]
     notebooks: dict[str, dict[str, Any]]
 
-    def row(self, name: str, method: str, antialias: str) -> Experiment:
+    def row(self, row: Row) -> Experiment:
         """The experiment of one row of a table at this profile's size."""
-        where = f"{self.name}.experiment"
-        sections = self.experiment
-        return Experiment(
-            name,
-            self.name,
-            build(Data, sections["data"], f"{where}.data"),
-            build(Model, {**sections["model"], "method": method, "antialias": antialias}, f"{where}.model"),
-            build(Train, sections["train"], f"{where}.train"),
-            build(Evaluate, sections["evaluate"], f"{where}.evaluate"),
+        settings = deepcopy(load_profile("full").experiments[row.table])
+        settings["model"] |= {"method": row.method, "antialias": row.antialias}
+        for name, value in row.settings:
+            section, _, field = name.partition(".")
+            settings[section][field] = value
+        for section, values in self.experiments.get(row.table, {}).items():
+            settings[section] |= values
+        parts: Iterator[Any] = (
+            build(cls, settings[section], f"{self.name}.{row.table}.{section}")
+            for section, cls in zip(SECTIONS, _CLASSES[row.table], strict=True)
         )
+        return Experiment(row.name, self.name, *parts)
 
 
 def profile_names() -> list[str]:
@@ -40,9 +69,10 @@ def profile_names() -> list[str]:
     return ["smoke", "quick", "reduced", "full"]
 
 
+@cache
 def load_profile(name: str) -> Profile:
     """Read ``lps/profiles/<name>.yml``; ``ValueError`` names the known profiles."""
     if name not in profile_names():
         raise ValueError(f"unknown profile {name!r}; known: {', '.join(profile_names())}")
     content = yaml.safe_load((_FOLDER / f"{name}.yml").read_text())
-    return Profile(name, content["about"], content["experiment"], content["notebooks"])
+    return Profile(name, content["about"], content["experiments"], content["notebooks"])

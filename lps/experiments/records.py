@@ -5,16 +5,17 @@ import hashlib
 import json
 import os
 import subprocess
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .config import Experiment
+from .config import Experiment, Task
 
 PACKAGE = Path(__file__).resolve().parents[1]
-CODE = (
+_NETWORK = (
     "polyphase.py",
     "convolution.py",
     "exact.py",
@@ -23,18 +24,36 @@ CODE = (
     "selection.py",
     "sampling.py",
     "resnet.py",
+)
+_IMAGES = (
+    *_NETWORK,
     "metrics.py",
     "experiments/model.py",
     "experiments/train.py",
     "experiments/evaluate.py",
 )
-"""The sources that a result depends on, besides its configuration and its data."""
+_PHOTOGRAPHS = (*_IMAGES, "data/photographs.py", "experiments/photographs.py")
+CODE: dict[Task, tuple[str, ...]] = {
+    "images": _IMAGES,
+    "photographs": _PHOTOGRAPHS,
+    "segmentation": (*_PHOTOGRAPHS, "deeplab.py", "segmentation.py", "experiments/segment.py"),
+}
+"""The sources that the results of a task depend on, besides their configuration and their data."""
 
 
-def code_hash(package: Path = PACKAGE) -> str:
-    """Hash of the sources behind a result, blind to comments, docstrings and layout."""
+def code_hash(task: Task = "images", package: Path = PACKAGE) -> str:
+    """Hash of the sources behind the results of a task, blind to comments, docstrings and layout."""
+    return _hash(CODE[task], package)
+
+
+def network_hash(package: Path = PACKAGE) -> str:
+    """The same of the layers and networks alone, which a benchmark depends on."""
+    return _hash((*_NETWORK, "deeplab.py"), package)
+
+
+def _hash(names: Iterable[str], package: Path) -> str:
     digest = hashlib.sha256()
-    for name in CODE:
+    for name in names:
         tree = ast.parse((package / name).read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
@@ -68,7 +87,7 @@ def read_records(*folders: Path) -> list[dict[str, Any]]:
     return [read_record(path) for folder in folders for path in sorted(folder.glob("table*/*/*.json"))]
 
 
-def code_version() -> dict[str, Any]:
+def code_version(task: Task = "images") -> dict[str, Any]:
     """Commit of the checkout, whether it had uncommitted changes, and the hash of the sources behind a result."""
 
     def git(*arguments: str) -> str | None:
@@ -80,7 +99,7 @@ def code_version() -> dict[str, Any]:
 
     commit = git("rev-parse", "HEAD")
     changed = git("status", "--porcelain", "--", str(PACKAGE)) if commit else None
-    return {"commit": commit, "dirty": None if commit is None else bool(changed), "hash": code_hash()}
+    return {"commit": commit, "dirty": None if commit is None else bool(changed), "hash": code_hash(task)}
 
 
 def now() -> str:

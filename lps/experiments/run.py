@@ -8,22 +8,23 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from ..data import ImageSet, load
+from ..data import data_root, load
 from ..machine import hardware, versions
-from .config import Data, Experiment
+from .config import SECTIONS, Data, Experiment, Photographs
 from .records import code_hash, code_version, command, determinism, now, run_id, write_json
-from .table1 import Row, by_value
+from .rows import Row, by_value
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -63,18 +64,34 @@ class Run:
         return self.record.exists()
 
 
+def leads() -> bool:
+    """Is this the one process, or the first of those that share a run? The others record nothing."""
+    from pytorch_lightning.utilities import rank_zero
+
+    return bool(cast(Any, rank_zero.rank_zero_only).rank == 0)
+
+
 class DataCache:
     """Data sets already loaded in this process, with their fingerprints."""
 
     def __init__(self, root: Path | None) -> None:
         self.root = root
-        self.loaded: dict[Data, tuple[ImageSet, str]] = {}
+        self.loaded: dict[Data, tuple[Any, str]] = {}
 
-    def __call__(self, data: Data) -> tuple[ImageSet, str]:
+    def __call__(self, data: Data) -> tuple[Any, str]:
+        """The ``ImageSet`` or ``PhotographSet`` that the settings describe, and its fingerprint."""
         if data not in self.loaded:
-            images = load(data.name, data.train, data.test, data.seed, self.root)
+            images = self._load(data)
             self.loaded[data] = images, images.fingerprint()
         return self.loaded[data]
+
+    def _load(self, data: Data) -> Any:
+        if not isinstance(data, Photographs):
+            return load(data.name, data.train, data.test, data.seed, self.root)
+        from ..data import photographs
+
+        chosen = (data.name, data.folder, data.train, data.test, data.seed, data.resize)
+        return photographs.load(*chosen, lambda: data_root(self.root))
 
 
 def plan(
@@ -85,13 +102,13 @@ def plan(
     data: DataCache,
 ) -> list[Run]:
     """All runs, the most valuable first: every row once before any row twice."""
-    code = code_hash()
+    code = cache(code_hash)
     runs = []
     for seed in seeds:
         for row in by_value(tuple(rows)):
             experiment = experiment_of(row)
             _, fingerprint = data(experiment.data)
-            runs.append(Run(experiment, seed, run_id(experiment, seed, fingerprint, code), results))
+            runs.append(Run(experiment, seed, run_id(experiment, seed, fingerprint, code(experiment.task)), results))
     return runs
 
 
@@ -107,23 +124,28 @@ def perform(
 
     A lock keeps two processes from training the same run; the second waits and finds the record.
     """
-    from .evaluate import evaluate
+    from .logs import Logbook
+    from .tasks import prepare
     from .train import fit
 
     run.record.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(run.record.with_suffix(".lock")):
+    with FileLock(run.record.with_suffix(".lock")) if leads() else nullcontext():
         if run.done:
             return False
         images, fingerprint = data(run.experiment.data)
         started = now()
         began = time.perf_counter()
-        version = code_version()
-        classifier = fit(run.experiment, images, run.seed, run.work, report, stop, deadline)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        metrics = evaluate(classifier.network, images, run.experiment.evaluate, device)
+        version = code_version(run.experiment.task)
+        learner, batches, measure = prepare(run.experiment, images, run.seed, run.results)
+        log = Logbook(run.record.with_suffix(".csv"))
+        fit(learner, batches, run.work, report, stop, deadline, [log])
+        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        metrics = measure(learner.network, device)
+        if not leads():
+            return True
         settings = run.experiment.as_dict()
         partial = run.weights.with_suffix(".partial")
-        torch.save(classifier.network.cpu().state_dict(), partial)
+        torch.save(learner.network.cpu().state_dict(), partial)
         partial.replace(run.weights)
         write_json(
             run.record,
@@ -131,7 +153,7 @@ def perform(
                 "experiment": run.experiment.name,
                 "profile": run.experiment.profile,
                 "seed": run.seed,
-                "config": {section: settings[section] for section in ("data", "model", "train", "evaluate")},
+                "config": {section: settings[section] for section in SECTIONS},
                 "data": {
                     "name": images.name,
                     "source": images.source,
@@ -141,15 +163,15 @@ def perform(
                     "classes": list(images.classes),
                 },
                 "metrics": metrics,
-                "history": classifier.history,
-                "parameters": sum(p.numel() for p in classifier.parameters()),
+                "history": learner.history,
+                "parameters": sum(p.numel() for p in learner.parameters()),
                 "code": version,
                 "versions": versions(PACKAGES),
                 "hardware": hardware(),
                 "determinism": determinism(),
                 "started": started,
                 "seconds": {
-                    "training": sum(epoch["seconds"] for epoch in classifier.history),
+                    "training": sum(epoch["seconds"] for epoch in learner.history),
                     "this_session": time.perf_counter() - began,
                 },
                 "command": command(run.experiment, run.seed, dict(changes)),
@@ -157,6 +179,20 @@ def perform(
         )
         shutil.rmtree(run.work)
         return True
+
+
+def measure_again(run: Run, data: DataCache, changes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Metrics of the trained weights of a run, under other settings of ``evaluate``, ``engine`` or ``data``."""
+    from .tasks import prepare
+
+    if not run.weights.exists():
+        raise FileNotFoundError(f"{run.title} has no weights in {run.results}; {run.weights.name} is expected there")
+    start = {"model.backbone": "random"} if run.experiment.task == "segmentation" else {}
+    experiment = run.experiment.override({**changes, **start})
+    images, _ = data(experiment.data)
+    learner, _, measure = prepare(experiment, images, run.seed, run.results)
+    learner.network.load_state_dict(torch.load(run.weights, weights_only=True))
+    return measure(learner.network, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 class Outcome(NamedTuple):
@@ -182,7 +218,7 @@ def attempt(
         return Outcome("stopped", str(reason))
     except SystemExit:  # Lightning's answer to a SIGTERM between two of its callbacks
         return Outcome("stopped", "interrupted")
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         return Outcome("failed", str(error))
     except Exception as error:
         traceback.print_exc()

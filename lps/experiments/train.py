@@ -8,9 +8,12 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from pickle import UnpicklingError
+from typing import Any, Self, cast
 
 import pytorch_lightning as pl
 import torch
@@ -19,9 +22,9 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from ..data import ImageSet
+from ..data import Described, ImageSet
 from ..selection import LearnedPhase
-from .config import Experiment, Train
+from .config import Experiment, Small, Train
 from .model import build_model
 
 CHECKPOINT = "last.ckpt"
@@ -29,16 +32,25 @@ CHECKPOINT = "last.ckpt"
 
 def learning_rate(train: Train, epoch: float) -> float:
     """Learning rate at ``epoch``, counted in fractions from 0."""
-    if train.schedule == "step":
-        return train.lr * train.decay ** (epoch // train.decay_every)
+    peak = train.lr if train.lr_batch is None else train.lr * train.batch_size / train.lr_batch
     if epoch < train.warmup:
-        return train.lr * epoch / train.warmup
-    return train.lr * (train.epochs - epoch) / (train.epochs - train.warmup)
+        return peak * epoch / train.warmup
+    if train.schedule == "step":
+        return peak * train.decay ** (epoch // train.decay_every)
+    if train.schedule == "poly":
+        return peak * (1 - epoch / train.epochs) ** train.decay
+    return peak * (train.epochs - epoch) / (train.epochs - train.warmup)
 
 
 def temperature(train: Train, epoch: float) -> float:
     """Temperature tau of the Gumbel-softmax at ``epoch`` (Sec. 4.1)."""
-    return train.tau_decay ** (epoch // train.tau_every)
+    if not train.tau_line:
+        return max(train.tau_decay ** (epoch // train.tau_every), train.tau_floor)
+    line = [(0.0, 1.0), *train.tau_points()]
+    for (start, before), (end, after) in pairwise(line):
+        if epoch < end:
+            return before + (after - before) * (epoch - start) / (end - start)
+    return line[-1][1]
 
 
 class Normalize(nn.Module):
@@ -56,52 +68,80 @@ class Normalize(nn.Module):
         return (images.float() / 255 - self.mean) / self.deviation
 
 
-class Classifier(pl.LightningModule):
-    """A network in training. ``network`` maps uint8 images to logits and is all that evaluation needs."""
+def flip_some(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mirror each image left to right with probability 1/2, on the device of ``images``."""
+    flipped = torch.rand(len(images), device=images.device) < 0.5
+    return torch.where(flipped[:, None, None, None], images.flip(3), images), labels
 
-    def __init__(self, experiment: Experiment, data: ImageSet, seed: int) -> None:
+
+class Learner(pl.LightningModule):
+    """A network in training: its schedules, its sums over an epoch and its history.
+
+    ``network`` maps uint8 images to logits, and is all that evaluation needs. ``augment`` changes a batch on the
+    device. Targets equal to ``ignored`` count nowhere. Parameters whose names start with ``slow`` learn at
+    ``slow_lr`` times the learning rate.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        experiment: Experiment,
+        seed: int,
+        augment: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = lambda images, labels: (images, labels),
+        ignored: int = -100,
+        slow: str = "",
+        slow_lr: float = 1.0,
+    ) -> None:
         super().__init__()
-        torch.manual_seed(seed)
-        model = build_model(experiment.model, len(data.classes))
-        self.network = nn.Sequential(Normalize(*data.statistics()), model)
-        self.recipe, self.seed = experiment.train, seed
+        self.network = network
+        self.recipe, self.engine, self.seed = experiment.train, experiment.engine, seed
+        self.augment, self.ignored, self.slow, self.slow_lr = augment, ignored, slow, slow_lr
         self.temperatures = [m for m in self.modules() if isinstance(m, LearnedPhase)]
         self.history: list[dict[str, float]] = []
+        # a function, for a module would put its weights into the checkpoint once more
+        self.logits = torch.compile(network.forward) if self.engine.compile else network.forward
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """SGD; the logit networks of LPD carry no weight decay, as in the original."""
-        free = [p for m in self.temperatures for p in m.parameters()]
-        decayed = [p for p in self.parameters() if not any(p is q for q in free)]
-        groups = [{"params": decayed, "weight_decay": self.recipe.weight_decay}]
-        if free:
-            groups.append({"params": free, "weight_decay": 0.0})
-        return torch.optim.SGD(groups, lr=self.recipe.lr, momentum=self.recipe.momentum, nesterov=self.recipe.nesterov)
+        free = {id(p) for m in self.temperatures for p in m.parameters()}
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, p in self.network.named_parameters():
+            scale = self.slow_lr if name.startswith(self.slow) else 1.0
+            decay = 0.0 if id(p) in free else self.recipe.weight_decay
+            groups.setdefault((scale, decay), []).append(p)
+        return torch.optim.SGD(
+            [{"params": ps, "scale": scale, "weight_decay": decay} for (scale, decay), ps in groups.items()],
+            lr=self.recipe.lr,
+            momentum=self.recipe.momentum,
+            nesterov=self.recipe.nesterov,
+            fused=self.engine.fused,
+        )
 
     def on_fit_start(self) -> None:
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and self.engine.channels_last:
             self.network.to(memory_format=torch.channels_last)
 
     def on_train_epoch_start(self) -> None:
-        torch.manual_seed(1_000_003 * (self.seed + 1) + self.current_epoch)
+        # each device draws its own noise
+        torch.manual_seed(1_000_003 * (self.seed + 1) + self.current_epoch + 500_009 * self.global_rank)
         self.loss_sum = torch.zeros((), device=self.device)
         self.correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        self.seen = 0
-        self.began = time.perf_counter()
+        self.counted = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.seen, self.waited = 0, 0.0
+        self.began = self.idle_since = time.perf_counter()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.waited += time.perf_counter() - self.idle_since
         epoch = self.global_step / self.trainer.num_training_batches
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = learning_rate(self.recipe, epoch)
+            group["lr"] = learning_rate(self.recipe, epoch) * group["scale"]
         for layer in self.temperatures:
             layer.tau.fill_(temperature(self.recipe, epoch))
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch
-        if self.recipe.flip:
-            flipped = torch.rand(len(images), device=images.device) < 0.5
-            images = torch.where(flipped[:, None, None, None], images.flip(3), images)
-        logits = self.network(images)
-        loss = nn.functional.cross_entropy(logits, labels)
+        images, labels = self.augment(*batch)
+        logits = self.logits(images)
+        loss = nn.functional.cross_entropy(logits, labels, ignore_index=self.ignored)
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss became {loss.item()} in epoch {self.current_epoch}, step {self.global_step}; "
@@ -110,20 +150,39 @@ class Classifier(pl.LightningModule):
         with torch.no_grad():
             self.loss_sum += loss * len(labels)
             self.correct += (logits.argmax(1) == labels).sum()
+            self.counted += (labels != self.ignored).sum()
             self.seen += len(labels)
         return loss
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.idle_since = time.perf_counter()
+
     def on_train_epoch_end(self) -> None:
+        """Add up over the devices and remember; ``waiting`` is the share of the time without a batch at hand."""
+        seconds = time.perf_counter() - self.began
+        images = self.seen * self.trainer.world_size
+        loss, correct, counted = (
+            self.trainer.strategy.reduce(total, reduce_op="sum").item()
+            for total in (self.loss_sum, self.correct, self.counted)
+        )
         self.history.append(
             {
                 "epoch": self.current_epoch + 1,
-                "loss": self.loss_sum.item() / self.seen,
-                "accuracy": 100 * self.correct.item() / self.seen,
-                "lr": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
+                "loss": loss / images,
+                "accuracy": 100 * correct / counted,
+                "lr": learning_rate(self.recipe, (self.global_step - 1) / self.trainer.num_training_batches),
                 "tau": temperature(self.recipe, (self.global_step - 1) / self.trainer.num_training_batches),
-                "seconds": time.perf_counter() - self.began,
+                "seconds": seconds,
+                "images_per_second": images / seconds,
+                "waiting": self.waited / seconds,
             }
         )
+
+    def on_train_end(self) -> None:
+        """Batch statistics of the first device for all, as for the weights that are saved."""
+        if self.trainer.world_size > 1:
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
@@ -132,23 +191,53 @@ class Classifier(pl.LightningModule):
         self.history = checkpoint["history"]
 
 
-class EpochOrder(Sampler[list[int]]):
-    """Index lists, one per batch, in an order that depends on the seed and the epoch alone."""
+class Classifier(Learner):
+    """A classifier in training, freshly initialised; in-memory images are augmented on the device."""
 
-    def __init__(self, count: int, batch_size: int, seed: int, step: Callable[[], int]) -> None:
-        self.count, self.batch_size, self.seed, self.step = count, batch_size, seed, step
+    def __init__(self, experiment: Experiment, data: Described, seed: int) -> None:
+        torch.manual_seed(seed)
+        model = build_model(experiment.model, len(data.classes))
+        network = nn.Sequential(Normalize(*data.statistics()), model)
+        if isinstance(experiment.data, Small) and experiment.train.flip:
+            super().__init__(network, experiment, seed, flip_some)
+        else:
+            super().__init__(network, experiment, seed)
+
+
+class EpochOrder(Sampler[list[int]]):
+    """Index lists, one per batch, in an order that depends on the seed and the epoch alone.
+
+    Each of ``world`` devices gets its equal share of every batch; what does not divide is left out of the epoch.
+    """
+
+    def __init__(
+        self, count: int, batch_size: int, seed: int, step: Callable[[], int], rank: int = 0, world: int = 1
+    ) -> None:
+        if batch_size % world:
+            raise ValueError(f"a batch of {batch_size} images cannot be shared equally by {world} devices")
+        self.count, self.batch_size, self.seed, self.step = count // world * world, batch_size, seed, step
+        self.rank, self.world = rank, world
+
+    @property
+    def epoch(self) -> int:
+        return self.step() // len(self)
 
     def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1) + self.step() // len(self))
+        generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1) + self.epoch)
         order = torch.randperm(self.count, generator=generator)
-        return (chunk.tolist() for chunk in order.split(self.batch_size))
+        return (chunk[self.rank :: self.world].tolist() for chunk in order.split(self.batch_size))
 
     def __len__(self) -> int:
         return -(-self.count // self.batch_size)
 
+    @classmethod
+    def of(cls, count: int, batch_size: int, seed: int, trainer: pl.Trainer) -> Self:
+        # the step, not the epoch: a resumed trainer counts its epochs on only after the order is drawn
+        return cls(count, batch_size, seed, lambda: trainer.global_step, trainer.global_rank, trainer.world_size)
+
 
 class ImageBatches(pl.LightningDataModule):
-    """Training batches of an image set that lives in memory."""
+    """Training batches of an image set that lives in the memory of the device."""
 
     def __init__(self, data: ImageSet, batch_size: int, seed: int) -> None:
         super().__init__()
@@ -156,9 +245,9 @@ class ImageBatches(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         trainer = cast(pl.Trainer, self.trainer)
-        # the step, not the epoch: a resumed trainer counts its epochs on only after the order is drawn
-        order = EpochOrder(len(self.images), self.batch_size, self.seed, lambda: trainer.global_step)
-        images = TensorDataset(self.images.images, self.images.labels)
+        order = EpochOrder.of(len(self.images), self.batch_size, self.seed, trainer)
+        device = trainer.strategy.root_device
+        images = TensorDataset(self.images.images.to(device), self.images.labels.to(device))
         # a generator of its own, or each new iterator takes a number from the one that the noise comes from
         return DataLoader(images, sampler=order, batch_size=None, generator=torch.Generator())
 
@@ -169,14 +258,19 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         partial = Path(path).with_suffix(".partial")
         partial.parent.mkdir(parents=True, exist_ok=True)
+        content = BytesIO()  # a full disk is then an OSError with its own words
+        torch.save(checkpoint, content)
         with partial.open("wb") as file:
-            torch.save(checkpoint, file)
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            raise ValueError(f"{path} is not a readable checkpoint ({error}); remove it to start over") from error
 
 
 class Interrupted(Exception):
@@ -192,27 +286,28 @@ class Watch(Callback):
         self.report, self.stop, self.deadline = report, stop, deadline
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, Classifier)
+        assert isinstance(pl_module, Learner)
         last = pl_module.history[-1]["seconds"] if pl_module.history else 0.0
-        if self.deadline is not None and time.monotonic() + last > self.deadline:
+        over = self.deadline is not None and time.monotonic() + last > self.deadline
+        if trainer.strategy.reduce_boolean_decision(over, all=False):
             raise Interrupted("the time budget is used up")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        assert isinstance(pl_module, Classifier)
-        if self.stop():
+        assert isinstance(pl_module, Learner)
+        if trainer.strategy.reduce_boolean_decision(self.stop(), all=False):
             raise Interrupted("interrupted")
         self.report(trainer.global_step, int(trainer.estimated_stepping_batches), pl_module.seen)
 
 
 def fit(
-    experiment: Experiment,
-    data: ImageSet,
-    seed: int,
+    learner: Learner,
+    batches: pl.LightningDataModule,
     folder: Path,
     report: Callable[[int, int, float], None] = lambda step, steps, seen: None,
     stop: Callable[[], bool] = lambda: False,
     deadline: float | None = None,
-) -> Classifier:
+    callbacks: Sequence[Callback] = (),
+) -> None:
     """Train, continuing from the checkpoint in ``folder`` where there is one.
 
     Raises :class:`Interrupted` when ``stop()`` turns true or the next epoch would pass ``deadline``
@@ -220,13 +315,18 @@ def fit(
     """
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    classifier = Classifier(experiment, data, seed)
+    recipe, engine = learner.recipe, learner.engine
+    torch.set_float32_matmul_precision("high" if engine.tf32 else "highest")
     checkpoint = folder / CHECKPOINT
     trainer = pl.Trainer(
-        max_epochs=experiment.train.epochs,
-        precision="32-true" if experiment.train.precision == "32" else "bf16-mixed",
+        max_epochs=recipe.epochs,
+        precision="32-true" if recipe.precision == "32" else "bf16-mixed",
         accelerator="auto",
-        devices=1,
+        devices=engine.devices,
+        num_nodes=engine.nodes,
+        strategy=engine.strategy,
+        sync_batchnorm=engine.sync_batchnorm,
+        use_distributed_sampler=False,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -234,6 +334,7 @@ def fit(
         plugins=[AtomicCheckpoints()],
         callbacks=[
             Watch(report, stop, deadline),
+            *callbacks,
             ModelCheckpoint(
                 folder,
                 filename=Path(CHECKPOINT).stem,
@@ -245,6 +346,5 @@ def fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning)\b")
         warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
-        batches = ImageBatches(data, experiment.train.batch_size, seed)
-        trainer.fit(classifier, batches, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
-    return classifier
+        trainer.fit(learner, batches, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
+    torch.set_float32_matmul_precision("highest")

@@ -17,8 +17,8 @@ from PIL import Image
 from lps import data as lps_data
 from lps.__main__ import main
 from lps.data import cifar10
-from lps.experiments import records, table1
-from lps.experiments.config import Experiment, parse_changes, setting_names
+from lps.experiments import records, rows
+from lps.experiments.config import SECTIONS, Experiment, parse_changes
 from lps.experiments.profiles import load_profile, profile_names
 from lps.experiments.run import DataCache, Run, perform, plan, run_all
 from lps.experiments.train import AtomicCheckpoints, learning_rate, temperature
@@ -27,13 +27,13 @@ TINY = {"data.train": "60", "data.test": "40", "train.epochs": "3", "train.batch
 
 
 def tiny(name: str = "table1/lps-tri-3", **changes: str) -> Experiment:
-    row = next(row for row in table1.ROWS if row.name == name)
+    row = next(row for row in rows.TABLE1 if row.name == name)
     settings = TINY | {key.replace("__", "."): value for key, value in changes.items()}
-    return load_profile("smoke").row(row.name, row.method, row.antialias).override(settings)
+    return load_profile("smoke").row(row).override(settings)
 
 
 def planned(results: Path, experiment: Experiment | None = None, data: DataCache | None = None, seed: int = 0) -> Run:
-    row = table1.Row("lps", "tri-3")
+    row = next(row for row in rows.TABLE1 if row.name == "table1/lps-tri-3")
     return plan([row], lambda _: experiment or tiny(), [seed], results, data or DataCache(None))[0]
 
 
@@ -47,13 +47,13 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", profile_names())
 def test_every_profile_makes_every_row(name: str) -> None:
     profile = load_profile(name)
-    for row in table1.ROWS:
-        experiment = profile.row(row.name, row.method, row.antialias)
+    for row in rows.TABLE1:
+        experiment = profile.row(row)
         assert (experiment.model.method, experiment.model.antialias) == (row.method, row.antialias)
 
 
 def test_full_is_the_papers_recipe() -> None:
-    train = load_profile("full").row("table1/lps", "lps", "none").train
+    train = load_profile("full").row(rows.TABLE1[2]).train
     assert (train.epochs, train.batch_size, train.lr, train.weight_decay) == (250, 256, 0.1, 5e-4)
     assert [round(learning_rate(train, e), 6) for e in (0, 99.9, 100, 200, 249)] == [0.1, 0.1, 0.01, 0.001, 0.001]
     assert temperature(train, 0) == 1
@@ -83,12 +83,12 @@ def test_overrides_keep_everything_else() -> None:
     changed = tiny().override({"train.lr": "1", "data.train": "null", "train.flip": "false"})
     assert changed.train == replace(tiny().train, lr=1.0, flip=False)
     assert changed.data.train is None
-    assert "train.lr" in setting_names()
+    assert "train.lr" in changed.setting_names()
 
 
 def test_wrong_names_are_answered_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="no experiment matches 'table1/lsp'; known: table1/baseline"):
-        table1.matching(["table1/lsp"])
+        rows.matching(["table1/lsp"])
     with pytest.raises(ValueError, match="unknown profile 'huge'; known: smoke, quick"):
         load_profile("huge")
     with pytest.raises(ValueError, match="'epochs' is not a setting"):
@@ -177,7 +177,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_record_says_everything(finished: Run) -> None:
     record = json.loads(finished.record.read_text())
     settings = finished.experiment.as_dict()
-    assert record["config"] == {name: settings[name] for name in ("data", "model", "train", "evaluate")}
+    assert record["config"] == {name: settings[name] for name in SECTIONS}
     assert record["metrics"]["acc"]["total"] == 40
     assert record["metrics"]["c_cons"]["agree"] == record["metrics"]["c_cons"]["total"] == 40
     assert record["data"]["fingerprint"] == lps_data.load("drawn", 60, 40, 0).fingerprint()
@@ -209,19 +209,19 @@ def test_the_id_covers_settings_seed_data_and_code() -> None:
 
 
 def test_the_code_hash_sees_code_and_not_words(tmp_path: Path) -> None:
-    for name in records.CODE:
+    for name in records.CODE["images"]:
         target = tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text((records.PACKAGE / name).read_text())
-    before = records.code_hash(tmp_path)
+    before = records.code_hash(package=tmp_path)
     path = tmp_path / "sampling.py"
     source = path.read_text()
     path.write_text(source.replace("class Upsample(nn.Module):\n", "# a comment\nclass Upsample(nn.Module):\n"))
-    assert records.code_hash(tmp_path) == before
+    assert records.code_hash(package=tmp_path) == before
     path.write_text(
         source.replace("self.stride, self.select_from = stride", "self.stride, self.select_from = 1 + stride")
     )
-    assert records.code_hash(tmp_path) != before
+    assert records.code_hash(package=tmp_path) != before
 
 
 class Counter:
@@ -303,7 +303,7 @@ def test_checkpoints_are_read_without_unpickling_code(tmp_path: Path) -> None:
 
 
 def test_most_informative_rows_come_first() -> None:
-    names = [row.name for row in table1.by_value()]
+    names = [row.name for row in rows.by_value()]
     assert names[0] == "table1/baseline"
     assert set(names[:5]) == {f"table1/{n}" for n in ("baseline", "lps", "aps", "lpf-tri-3", "lps-tri-3")}
     assert len(set(names)) == 15

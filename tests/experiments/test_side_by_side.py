@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lps.experiments import table1
 from lps.experiments.config import Experiment
 from lps.experiments.profiles import load_profile
+from lps.experiments.rows import Row, matching
 from lps.experiments.run import DataCache, Run, RunsFailed, Worker, default_jobs, perform, plan, run_all, serve
 
 CHANGES = {"data.train": "60", "data.test": "40", "train.epochs": "3", "train.batch_size": "20"}
@@ -25,10 +25,10 @@ CHANGES = {"data.train": "60", "data.test": "40", "train.epochs": "3", "train.ba
 def planned(results: Path, rows: list[str], **changes: str) -> list[Run]:
     settings = CHANGES | {name.replace("__", "."): value for name, value in changes.items()}
 
-    def experiment_of(row: table1.Row) -> Experiment:
-        return load_profile("smoke").row(row.name, row.method, row.antialias).override(settings)
+    def experiment_of(row: Row) -> Experiment:
+        return load_profile("smoke").row(row).override(settings)
 
-    return plan(table1.matching(rows), experiment_of, [0], results, DataCache(None))
+    return plan(matching(rows), experiment_of, [0], results, DataCache(None))
 
 
 def outcome(run: Run) -> tuple[dict[str, object], list[torch.Tensor]]:

@@ -1,0 +1,302 @@
+"""Photographs of any size with a label each or for each pixel, read when asked for, augmented by their own seeds."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from ..metrics import Batches
+from ..segmentation import IGNORED
+from . import channel_statistics, drawn
+
+NOT_IGNORED = -100
+"""What stands for *no label is ignored*; no class has this number."""
+SAMPLED = 1000
+"""Images at most that the statistics of a data set are taken from."""
+LARGEST, SMALLEST = 2.0, 0.5
+"""How much a randomly scaled image grows and shrinks."""
+
+Augment = Callable[[Any, Any], tuple[Any, Any]]
+
+
+class Samples(Protocol):
+    """Images uint8 ``(3, H, W)``, each with its target: a label int64 ``()``, or a mask int64 ``(H, W)``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]: ...
+
+    def fingerprints(self) -> Iterator[bytes]:
+        """What tells these samples from others."""
+        ...
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Images and targets as two tensors, image by image."""
+
+    images: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.images[index], self.targets[index].long()
+
+    def fingerprints(self) -> Iterator[bytes]:
+        yield self.images.numpy().tobytes()
+        yield self.targets.numpy().tobytes()
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files below ``root``, and for each a label or the file of its mask."""
+
+    root: Path
+    images: tuple[str, ...]
+    targets: tuple[int | str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, target = _read(self.root / self.images[index], "RGB"), self.targets[index]
+        if isinstance(target, int):
+            return image, torch.tensor(target)
+        mask = _read(self.root / target, None)[0].long()
+        if mask.shape != image.shape[1:]:
+            raise ValueError(
+                f"{self.root / target} is {mask.shape[1]}x{mask.shape[0]} pixels, "
+                f"its image {image.shape[2]}x{image.shape[1]}"
+            )
+        return image, mask
+
+    def fingerprints(self) -> Iterator[bytes]:
+        """Names and sizes: the pixels of a million photographs would take hours to read."""
+        for image, target in zip(self.images, self.targets, strict=True):
+            yield f"{image} {(self.root / image).stat().st_size} {target}\n".encode()
+            if isinstance(target, str):
+                yield f"{(self.root / target).stat().st_size}\n".encode()
+
+    def subset(self, count: int | None, seed: int) -> "Files":
+        """``count`` images chosen by ``seed``; all of them for ``None``."""
+        if count is None:
+            return self
+        if count > len(self):
+            raise ValueError(f"{count} images were asked for, {self.root} holds {len(self)}")
+        chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count].tolist()
+        return Files(self.root, tuple(self.images[i] for i in chosen), tuple(self.targets[i] for i in chosen))
+
+
+def _read(path: Path, mode: str | None) -> Tensor:
+    """Pixels ``(C, H, W)`` uint8, converted to ``mode``; the indices of a label map for ``None``."""
+    try:
+        with Image.open(path) as image:
+            pixels = np.array(image.convert(mode) if mode else image)
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} is not a readable image ({error}); fetch it again") from error
+    if mode is None and pixels.ndim != 2:
+        raise ValueError(f"{path} has {pixels.shape[2]} channels; a mask has one, of palette indices or grey levels")
+    return torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class PhotographSet:
+    """A data set of photographs. Targets equal to ``ignored`` count nowhere; ``size`` is that of test images."""
+
+    name: str
+    source: str
+    classes: tuple[str, ...]
+    ignored: int
+    size: int
+    train: Samples
+    test: Samples
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what tells the samples and their order from others."""
+        digest = hashlib.sha256(" ".join(self.classes).encode())
+        for part in (self.train, self.test):
+            for piece in part.fingerprints():
+                digest.update(piece)
+        return digest.hexdigest()
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each channel, ``(3,)`` each in units of 0 to 1, over 1,000 of the training images."""
+        step = max(1, len(self.train) // SAMPLED)
+        return channel_statistics(self.train[i][0][None] for i in range(0, len(self.train), step))
+
+    def batches(self, batch_size: int, workers: int = 0) -> Batches:
+        """Test images ``(N, 3, size, size)`` uint8 and their targets, in order."""
+        resize = v2.Compose([v2.Resize(self.size, antialias=True), v2.CenterCrop(self.size)])
+        return DataLoader(Seen(self.test, resize), batch_size, num_workers=workers)
+
+
+class Seen(Dataset[tuple[Tensor, Tensor]]):
+    """Samples through a transformation."""
+
+    def __init__(self, samples: Samples, transform: Augment) -> None:
+        self.samples, self.transform = samples, transform
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, target = self.samples[index]
+        if target.dim():
+            target = tv_tensors.Mask(target)
+        image, target = self.transform(tv_tensors.Image(image), target)
+        return image.as_subclass(Tensor), target.as_subclass(Tensor)
+
+
+class Augmented(Seen):
+    """Samples that look different in each epoch. An index is ``(epoch, image)``: the look of an image depends on
+    these two and the seed, not on the process that makes it."""
+
+    def __init__(self, samples: Samples, transform: Augment, seed: int) -> None:
+        super().__init__(samples, transform)
+        self.seed = seed
+
+    def __getitem__(self, index: Any) -> tuple[Tensor, Tensor]:
+        epoch, image = index
+        with torch.random.fork_rng(devices=()):
+            torch.default_generator.manual_seed(((self.seed + 1) * 1_000_003 + epoch) * 100_000_007 + image)
+            return super().__getitem__(image)
+
+
+def augmentation(kind: str, resize: int, crop: int, base: int | None, flip: bool, ignored: int) -> Augment:
+    """How training images are cut to ``crop`` pixels a side; see ``Photographs`` in the configuration."""
+    cuts: dict[str, list[Any]] = {
+        "center": [v2.Resize(resize, antialias=True), v2.CenterCrop(crop)],
+        "random-resized": [v2.RandomResizedCrop(crop, antialias=True)],
+        "random-scale": [
+            *([] if base is None else [v2.Resize(base, antialias=True)]),
+            _scale,
+            v2.RandomCrop(crop, pad_if_needed=True, fill={tv_tensors.Image: 0, tv_tensors.Mask: ignored}),
+        ],
+    }
+    return v2.Compose([*cuts[kind], *([v2.RandomHorizontalFlip()] if flip else [])])
+
+
+def _scale(image: Any, target: Any) -> tuple[Any, Any]:
+    factor = torch.empty(()).uniform_(SMALLEST, LARGEST).item()
+    size = [round(factor * side) for side in image.shape[1:]]
+    return F.resize(image, size, antialias=True), F.resize(target, size)
+
+
+def load(
+    name: str, folder: str, train: int | None, test: int | None, seed: int, size: int, root: Callable[[], Path]
+) -> PhotographSet:
+    """The data set in ``root() / folder``, laid out as ``name`` says, or drawn; at most ``train`` and ``test`` images.
+
+    ``imagenet``: ``train/<wnid>/*`` and ``val/<wnid>/*``. ``voc``: ``VOCdevkit/VOC2012`` as torchvision unpacks it.
+    Test images are shown at ``size`` x ``size`` pixels.
+    """
+    if name in ("drawn", "drawn-masks"):
+        return _drawn(train, test, seed, size, masks=name == "drawn-masks")
+    where = root() / folder
+    layout = {"imagenet": _imagenet, "voc": _voc}[name]
+    source, classes, ignored, training, testing = layout(where)
+    return PhotographSet(
+        folder, source, classes, ignored, size, training.subset(train, seed), testing.subset(test, seed)
+    )
+
+
+def _drawn(train: int | None, test: int | None, seed: int, size: int, masks: bool) -> PhotographSet:
+    if train is None or test is None:
+        raise ValueError("the drawn data set has no size of its own: give the numbers of train and test images")
+    images, labels, seen = drawn.draw(train + test, seed, size, masks)
+    classes = ("ground", *drawn.CLASSES) if masks else drawn.CLASSES
+    targets = labels if seen is None else seen
+    parts = (InMemory(images[part], targets[part]) for part in (slice(None, train), slice(train, None)))
+    source = f"procedurally drawn in memory from seed {seed}"
+    ignored = IGNORED if masks else NOT_IGNORED
+    return PhotographSet("drawn-masks" if masks else "drawn", source, tuple(classes), ignored, size, *parts)
+
+
+Layout = tuple[str, tuple[str, ...], int, Files, Files]
+
+
+def _imagenet(root: Path) -> Layout:
+    """A folder of images for each class, the same ones in ``train`` and in ``val``."""
+    classes = {part: _subfolders(root / part) for part in ("train", "val")}
+    if odd := sorted(set(classes["train"]) ^ set(classes["val"])):
+        raise FileNotFoundError(f"{root}: train and val must hold the same classes; only one of them holds {odd[0]}")
+    parts = []
+    for part, names in classes.items():
+        files = [
+            (f"{part}/{name}/{file.name}", label)
+            for label, name in enumerate(names)
+            for file in _files(root / part / name)
+        ]
+        images, labels = zip(*files, strict=True)
+        parts.append(Files(root, images, labels))
+    return f"{root.name}, photographs from class folders", tuple(classes["train"]), NOT_IGNORED, parts[0], parts[1]
+
+
+def _subfolders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not there; expected {folder}/<wnid>/*.JPEG, a folder for each class")
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    if not names:
+        raise FileNotFoundError(
+            f"{folder} holds no folders; sort its images into {folder}/<wnid>/ by the devkit's ground truth"
+        )
+    return names
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no images; the download is not complete")
+    return files
+
+
+def _voc(root: Path) -> Layout:
+    """PASCAL VOC 2012, or another data set laid out like it.
+
+    Its classes are the lines of ``classes.txt`` where there is one, else 0 to the largest label of the masks to test
+    on. SBD's 10,582 images are trained on where ``train_aug.txt`` and ``SegmentationClassAug`` are there, else those
+    of ``train.txt``.
+    """
+    base = root / "VOCdevkit" / "VOC2012"
+    lists = base / "ImageSets" / "Segmentation"
+    if not lists.is_dir():
+        raise FileNotFoundError(f"{lists} is not there; unpack VOCtrainval_11-May-2012.tar in {root}")
+    augmented = (lists / "train_aug.txt").exists() and (base / "SegmentationClassAug").is_dir()
+    names = (_names(lists / ("train_aug.txt" if augmented else "train.txt")), _names(lists / "val.txt"))
+    folders = ("SegmentationClassAug" if augmented else "SegmentationClass", "SegmentationClass")
+    training, testing = (
+        Files(base, tuple(f"JPEGImages/{n}.jpg" for n in part), tuple(f"{folder}/{n}.png" for n in part))
+        for part, folder in zip(names, folders, strict=True)
+    )
+    for part in (training, testing):
+        for path in (*part.images, *part.targets):
+            if not (base / str(path)).exists():
+                raise FileNotFoundError(f"{base / str(path)} is missing; the download is not complete")
+    names_file = base / "classes.txt"
+    if names_file.exists():
+        classes = tuple(names_file.read_text().splitlines())
+    else:
+        labels = torch.cat([_read(base / str(mask), None).unique() for mask in testing.targets])
+        classes = tuple(str(label) for label in range(1 + int(labels[labels != IGNORED].amax())))
+    extra = (
+        "with SBD's train_aug" if augmented else "train.txt only: train_aug.txt and SegmentationClassAug are not there"
+    )
+    return f"{root.name} in the layout of VOC 2012, {extra}", classes, IGNORED, training, testing
+
+
+def _names(path: Path) -> list[str]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; the download is not complete")
+    return path.read_text().split()

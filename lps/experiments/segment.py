@@ -1,0 +1,106 @@
+"""DeepLabV3+ in training and in evaluation (Tables 5 and 6)."""
+
+from dataclasses import replace
+from math import isnan
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..data.photographs import PhotographSet
+from ..deeplab import DeepLabV3Plus
+from ..metrics import PAPER, Batches
+from ..resnet import ResNet
+from ..sampling import Upsample
+from ..segmentation import confusion, mascc, mascc_original, massc, massc_original
+from .config import Experiment, Segmenter
+from .evaluate import as_dict, predictor
+from .model import antialias, sampling
+from .train import Learner, Normalize
+
+
+def build_segmenter(config: Segmenter, classes: int) -> DeepLabV3Plus:
+    """A freshly initialised network; draws from torch's global generator."""
+    backbone = ResNet(
+        config.depth,
+        classes=classes,
+        sampling=sampling(config),
+        stem=config.stem,
+        width=config.width,
+        padding=config.padding,
+        output_stride=config.output_stride,
+    )
+    return DeepLabV3Plus(
+        backbone,
+        classes=classes,
+        upsample=upsample(config) if config.unpool else None,
+        padding=config.head_padding,
+        channels=config.head_channels,
+    )
+
+
+def upsample(config: Segmenter) -> Any:
+    """LPUs from a number of channels. Adaptive filters work in one group, for the number of classes may be prime."""
+    fill = antialias(replace(config, groups=1))
+    return lambda channels: Upsample(None if fill is None else cast(Any, fill)(channels, gain=4.0))
+
+
+def learner(experiment: Experiment, data: PhotographSet, seed: int, results: Path) -> Learner:
+    """DeepLabV3+ in training; its backbone starts at random or from the weights that ``model.backbone`` names."""
+    config = cast(Segmenter, experiment.model)
+    torch.manual_seed(seed)
+    model = build_segmenter(config, len(data.classes))
+    network = nn.Sequential(Normalize(*data.statistics()), model)
+    if config.backbone != "random":
+        load_backbone(network, experiment, seed, results)
+    backbone_lr = cast(Any, experiment.train).backbone_lr
+    return Learner(network, experiment, seed, ignored=data.ignored, slow="1.backbone.", slow_lr=backbone_lr)
+
+
+def load_backbone(network: nn.Sequential, experiment: Experiment, seed: int, results: Path) -> None:
+    """Weights, and the normalisation that goes with them, of the classifier recorded with the same profile and seed."""
+    row = cast(Segmenter, experiment.model).backbone
+    found = sorted((results / row).glob(f"{experiment.profile}-seed{seed}-*.pt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(
+            f"{experiment.name} starts from {row}, which has no weights in {results}; make them with: python -m lps "
+            f"run {row} --profile {experiment.profile} --seed {seed}, or start with --set model.backbone=random"
+        )
+    state = torch.load(found[-1], weights_only=True)
+    parts: tuple[dict[str, Tensor], ...] = ({}, {})
+    for name, value in state.items():
+        if not name.startswith("1.head."):
+            parts[int(name[0])][name[2:]] = value
+    network[0].load_state_dict(parts[0])
+    cast(DeepLabV3Plus, network[1]).backbone.load_state_dict(parts[1])
+
+
+MARGIN = PAPER.high
+
+
+def evaluate(
+    network: nn.Module, data: PhotographSet, experiment: Experiment, device: torch.device
+) -> dict[str, dict[str, Any]]:
+    """mIoU, pixel accuracy, mASCC and mASSC on the test images, in float32, as counts and percentages.
+
+    The windows of mASSC by the paper's protocol are 32 pixels smaller than the images.
+    """
+    settings = experiment.evaluate
+    predict = predictor(network, device)
+
+    def batches() -> Batches:
+        return data.batches(settings.batch_size, experiment.engine.workers)
+
+    matrix = confusion(predict, batches(), len(data.classes))
+    pairs, seed = settings.pairs, settings.seed
+    counts = {
+        "pixel_acc": matrix.accuracy,
+        "mascc": mascc(predict, batches(), pairs=pairs, seed=seed),
+        "mascc_original": mascc_original(predict, batches(), times=pairs, seed=seed),
+        "massc": massc(predict, batches(), data.size - MARGIN, pairs=pairs, seed=seed),
+        "massc_original": massc_original(predict, batches(), times=pairs, seed=seed),
+    }
+    classes = [None if isnan(value) else value for value in matrix.iou.tolist()]
+    miou = {"value": matrix.miou, "classes": classes, "confusion": matrix.counts.tolist()}
+    return {"miou": miou} | {name: as_dict(count) for name, count in counts.items()}

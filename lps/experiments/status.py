@@ -1,0 +1,70 @@
+"""How far runs are, and how long the outstanding ones will take on this machine."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from ..machine import hardware
+from .run import Run
+from .train import CHECKPOINT
+
+
+def state(run: Run) -> str:
+    """``done``, ``running`` in another process, ``begun`` with the epochs that are kept, or ``outstanding``."""
+    if run.done:
+        return "done"
+    lock = run.record.with_suffix(".lock")
+    if lock.exists():
+        try:
+            with FileLock(lock, timeout=0):
+                pass
+        except Timeout:
+            return "running"
+    checkpoint = run.work / CHECKPOINT
+    if not checkpoint.exists():
+        return "outstanding"
+    epoch = len(torch.load(checkpoint, weights_only=True, map_location="meta")["history"])
+    return f"begun, {epoch} of {run.experiment.train.epochs} epochs"
+
+
+def estimate(run: Run, records: Sequence[Mapping[str, Any]]) -> float | None:
+    """Seconds that a run takes from its start, by records of this machine's kind: of its row, else of its table.
+
+    ``None`` where there is none of the same profile and number of epochs.
+    """
+    experiment, machine = run.experiment, hardware()
+    alike = [
+        record
+        for record in records
+        if record["profile"] == experiment.profile
+        and record["hardware"] == machine
+        and record["config"]["train"]["epochs"] == experiment.train.epochs
+        and record["experiment"].split("/")[0] == experiment.name.split("/")[0]
+    ]
+    closest = [record for record in alike if record["experiment"] == experiment.name] or alike
+    return mean(max(r["seconds"].values()) for r in closest) if closest else None
+
+
+def overview(runs: Sequence[Run], records: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each run, and the time that the outstanding ones need together, one after the other."""
+    lines, total, unknown = [], 0.0, 0
+    for run in runs:
+        word = state(run)
+        if word != "done":
+            seconds = estimate(run, records)
+            total, unknown = total + (seconds or 0), unknown + (seconds is None)
+            word += ", time unknown" if seconds is None else f", about {clock(seconds)}"
+        lines.append(f"{run.experiment.name:<36} seed {run.seed}  {word}")
+    left = sum(not run.done for run in runs)
+    guess = f"about {clock(total)}" + (f" and {unknown} of unknown length" if unknown else "")
+    return "\n".join([*lines, f"{len(runs) - left} of {len(runs)} done" + (f", {left} to go: {guess}" if left else "")])
+
+
+def clock(seconds: float) -> str:
+    """``45 s``, ``12 min`` or ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,202 @@
+"""Every row of every table: the paper's rows, under every profile, and each trained once on a few drawn images."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lps.companion.paths import PAPER
+from lps.experiments.config import Experiment, Finetune, Photographs, Segmenter
+from lps.experiments.model import ConvexPhase
+from lps.experiments.profiles import load_profile, profile_names
+from lps.experiments.records import code_hash
+from lps.experiments.rows import ABLATIONS, ROWS, TABLE1, TABLE2, TABLE3, TABLE5, TABLE6, Row, matching
+from lps.experiments.run import DataCache, Run, attempt, perform, plan
+from lps.experiments.train import learning_rate, temperature
+
+TABLES = {"table1": TABLE1, "table2": TABLE2, "table3": TABLE3, "table5": TABLE5, "table6": TABLE6}
+
+
+def run_of(name: str, results: Path, **changes: str) -> Run:
+    (row,) = matching([name])
+    settings = {key.replace("__", "."): value for key, value in changes.items()}
+    return plan([row], lambda row: load_profile("smoke").row(row).override(settings), [0], results, DataCache(None))[0]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_rows_are_those_of_the_paper(table: str) -> None:
+    with (PAPER / f"{table}.csv").open(newline="") as file:
+        printed = [(row["row"], row["method"], row["antialias"]) for row in csv.DictReader(file)]
+    assert [(row.name, *row.labels) for row in TABLES[table]] == printed
+
+
+def test_the_model_of_table_3_is_the_papers() -> None:
+    with (PAPER / "table3.csv").open(newline="") as file:
+        depths = [int(row["model"].removeprefix("ResNet-")) for row in csv.DictReader(file)]
+    assert [load_profile("full").row(row).model.depth for row in TABLE3] == depths
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_profile_makes_every_row(row: Row) -> None:
+    for name in profile_names():
+        experiment = load_profile(name).row(row)
+        assert (experiment.model.method, experiment.model.antialias) == (row.method, row.antialias)
+
+
+def full(name: str) -> Experiment:
+    (row,) = matching([name])
+    return load_profile("full").row(row)
+
+
+def test_recipes_of_the_photographs() -> None:
+    circular, standard = full("table2/lps").data, full("table3/resnet50-lps-tri-3").data
+    assert isinstance(circular, Photographs) and isinstance(standard, Photographs)
+    assert (circular.augment, circular.resize, circular.crop) == ("center", 256, 224)
+    assert standard.augment == "random-resized" and full("table3/resnet50-lps-tri-3").model.padding == "zeros"
+    recipe = full("table2/lps").train
+    assert (recipe.epochs, recipe.batch_size, recipe.weight_decay) == (90, 256, 1e-4)
+    assert [round(learning_rate(recipe, epoch), 6) for epoch in (0, 29.9, 30, 60)] == [0.1, 0.1, 0.01, 0.001]
+    assert temperature(recipe, 89) == pytest.approx(0.825**8)
+    assert learning_rate(full("table3/resnet101-ddac-adapt-3").train, 7.5) == pytest.approx(0.05)
+
+
+def test_recipes_of_segmentation() -> None:
+    bilinear, lps = full("table5/lpd-adapt-3"), full("table5/lps-adapt-3")
+    assert isinstance(bilinear.model, Segmenter) and isinstance(lps.model, Segmenter)
+    assert (bilinear.model.unpool, lps.model.unpool) == (False, True)
+    assert lps.model.backbone == "table2/lps-adapt-3"
+    assert isinstance(lps.train, Finetune) and lps.train.backbone_lr == 0.1
+    half = learning_rate(lps.train, 45)
+    assert half == pytest.approx(0.01 * 0.5**0.9)
+    assert [temperature(lps.train, epoch) for epoch in (0, 5, 10, 60, 90, 99)] == [1, 0.75, 0.5, 0.15, 0.01, 0.01]
+    dilated = full("table6/lpf-tri-3").model
+    assert isinstance(dilated, Segmenter) and (dilated.depth, dilated.output_stride) == (101, 16)
+
+
+def test_backbones_are_rows_of_the_same_network() -> None:
+    for row in (*TABLE5, *TABLE6):
+        model = full(row.name).model
+        assert isinstance(model, Segmenter)
+        backbone = full(model.backbone).model
+        for setting in ("method", "antialias", "depth", "stem", "width", "padding", "groups"):
+            assert getattr(model, setting) == getattr(backbone, setting), row.name
+
+
+def test_an_ablation_changes_one_choice() -> None:
+    base = full("table1/lps-tri-3").as_dict()
+    for row in ABLATIONS:
+        changed = load_profile("full").row(row).as_dict()
+        differing = [(s, n) for s in ("model", "train") for n in base[s] if base[s][n] != changed[s][n]]
+        assert len(differing) == 1, row.name
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("10", "expected epoch:tau"), ("10:a", "expected epoch:tau"), ("5:1 2:1", "its epochs must rise")],
+)
+def test_a_wrong_line_of_temperatures_is_named(line: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        full("table1/lps").override({"train.tau_line": line})
+
+
+def test_the_learning_rate_follows_the_batch_size_where_it_is_asked_to() -> None:
+    recipe = full("table1/lps").override({"train.lr_batch": "128"}).train
+    assert learning_rate(recipe, 0) == 0.2
+
+
+def test_a_task_is_marked_by_its_own_sources() -> None:
+    assert len({code_hash("images"), code_hash("photographs"), code_hash("segmentation")}) == 3
+
+
+FEW = {"evaluate__exhaustive": "0", "data__train": "40", "data__test": "10", "train__batch_size": "20"}
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in TABLE1], ids=lambda row: row.name)
+def test_every_row_runs(row: Row, tmp_path: Path) -> None:
+    run = run_of(row.name, tmp_path, **(FEW if row in ABLATIONS else {}))
+    assert perform(run, DataCache(None), {})
+    metrics = json.loads(run.record.read_text())["metrics"]
+    selects, circular = row.method in ("aps", "lps"), run.experiment.model.padding == "circular"
+    if row in TABLE5:
+        assert (metrics["mascc"]["agree"] == metrics["mascc"]["total"]) == (row.labels[0] == "LPS")
+        assert (metrics["mascc_original"]["value"] == 100) == (row.labels[0] == "LPS")
+    elif row not in TABLE6 and selects and circular:
+        assert metrics["c_cons"]["agree"] == metrics["c_cons"]["total"]
+
+
+def test_rows_of_the_photographs_tell_the_methods_apart(tmp_path: Path) -> None:
+    """A strided network that learned something is not consistent, whatever the row's smoke run shows."""
+    run = run_of("table2/baseline", tmp_path, data__train="200", train__epochs="3")
+    perform(run, DataCache(None), {})
+    metrics = json.loads(run.record.read_text())["metrics"]
+    assert metrics["c_cons"]["value"] < 100 and metrics["s_cons"]["value"] < 100
+
+
+def test_training_without_noise() -> None:
+    layer = ConvexPhase(4, 2)
+    x = torch.randn(2, 4, 8, 8)
+    layer.tau.fill_(0.5)
+    assert torch.equal(layer(x).z, (layer.logits(x) / 0.5).softmax(1))
+    assert torch.equal(layer.eval()(x).z.sum(1), torch.ones(2)) and set(layer(x).z.unique().tolist()) == {0, 1}
+
+
+class Counter:
+    """Asks to stop after a number of batches."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("name", ["table3/resnet50-lps-tri-3", "table5/lps-adapt-3"])
+def test_a_run_that_was_stopped_ends_in_the_same_bits(name: str, tmp_path: Path) -> None:
+    """Augmentation, order and noise go on where they were."""
+    runs = [run_of(name, tmp_path / part, train__epochs="3", data__train="20") for part in ("whole", "stopped")]
+    data = DataCache(None)
+    perform(runs[0], data, {})
+    stopped = attempt(runs[1], data, {}, lambda *_: None, Counter(len(runs) + 1), None)
+    assert stopped.state == "stopped" and not runs[1].done
+    perform(runs[1], data, {})
+    for ours, theirs in zip(*(torch.load(run.weights).values() for run in runs), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_backbone_starts_from_the_weights_of_its_row(tmp_path: Path) -> None:
+    from lps.experiments.tasks import prepare
+
+    classifier = run_of("table2/lps-adapt-3", tmp_path)
+    run = run_of("table5/lps-adapt-3", tmp_path, model__backbone="table2/lps-adapt-3", model__groups="8")
+    images, _ = DataCache(None)(run.experiment.data)
+    with pytest.raises(FileNotFoundError, match="python -m lps run table2/lps-adapt-3 --profile smoke --seed 0"):
+        prepare(run.experiment, images, 0, tmp_path)
+    perform(classifier, DataCache(None), {})
+    network = prepare(run.experiment, images, 0, tmp_path).learner.network
+    taken = {name.replace("1.backbone.", "1."): value for name, value in network.state_dict().items()}
+    for name, value in torch.load(classifier.weights).items():
+        if not name.startswith("1.head."):
+            assert torch.equal(taken[name], value), name
+
+
+def test_the_backbone_learns_more_slowly(tmp_path: Path) -> None:
+    from lps.experiments.tasks import prepare
+
+    run = run_of("table5/lps-adapt-3", tmp_path, train__backbone_lr="0.1")
+    images, _ = DataCache(None)(run.experiment.data)
+    learner = prepare(run.experiment, images, 0, tmp_path).learner
+    groups = learner.configure_optimizers().param_groups
+    names = {id(p): name for name, p in learner.network.named_parameters()}
+    found = {(group["scale"], group["weight_decay"] > 0): [names[id(p)] for p in group["params"]] for group in groups}
+    assert set(found) == {(0.1, True), (0.1, False), (1.0, True)}
+    assert all(name.startswith("1.backbone.") for key, part in found.items() if key[0] == 0.1 for name in part)
+    assert all(".select." in name for name in found[0.1, False])
+    assert sum(map(len, found.values())) == len(names)
+
+
+def test_lpu_needs_a_selection() -> None:
+    with pytest.raises(ValueError, match="LPU puts back what a selection took: lpf makes none"):
+        full("table5/lpf-rect-2").override({"model.unpool": "true"})
