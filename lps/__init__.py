@@ -4,10 +4,12 @@ A companion to Rojas-Gomez, Lim, Schwing, Do and Yeh, *Learnable Polyphase Sampl
 Equivariant Convolutional Networks*, NeurIPS 2022. Docstrings cite the paper's equations as ``Eq. (7)``.
 """
 
+from .convert import ConvertError, conversion_report, convert
 from .convolution import pad_to_multiple
 from .deeplab import DeepLabV3Plus
 from .filters import AdaptiveLowPass, LowPass
 from .polyphase import circular_shift, merge, polyphase
+from .probe import probe
 from .resnet import ResNet
 from .sampling import Downsample, Sampling, Upsample
 from .selection import LearnedPhase, MaxNorm, Selection
@@ -17,6 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveLowPass",
+    "ConvertError",
     "DeepLabV3Plus",
     "Downsample",
     "LearnedPhase",
@@ -27,8 +30,11 @@ __all__ = [
     "Selection",
     "Upsample",
     "circular_shift",
+    "conversion_report",
+    "convert",
     "merge",
     "pad_to_multiple",
     "polyphase",
+    "probe",
     "verify",
 ]

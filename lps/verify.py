@@ -118,6 +118,11 @@ class Report:
         """Outputs equal bit for bit in every case, and no selection flipped."""
         return self.worst is None
 
+    @property
+    def blame(self) -> str:
+        """Which layer breaks an inexact network, and why, in words."""
+        return str(self.broken or "no single layer")
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {"exact": self.exact, **asdict(self)}
@@ -135,7 +140,7 @@ class Report:
             lines.append(f"{'selections':<{width}} {'cases':>10} {'flipped':>10} {'ties':>10} {'margin':>10}")
         for name, c in self.choices.items():
             lines.append(f"{name:<{width}} {c.cases:>10,} {c.flipped:>10,} {c.ties:>10,} {c.margin:>10.1e}")
-        lines.append("exact" if self.exact else f"not exact; first broken by {self.broken or 'no single layer'}")
+        lines.append("exact" if self.exact else f"not exact; first broken by {self.blame}")
         return "\n".join(lines)
 
 

@@ -353,3 +353,27 @@ def test_a_segmenter(case: str) -> None:
     for name, value in (("mean", output.mean((0, 2, 3))), ("std", output.std((0, 2, 3)))):
         stored = recorded[f"out64_class_{name}"]
         assert_close(value, stored, 1e-9 * float(stored.abs().max()))
+
+
+# Invariance, on inputs that were fixed before anyone looked
+
+
+def went_wrong() -> list[str]:
+    """Classifiers of which the original moved a phase wrongly under some shift."""
+    path = REFERENCE / "inv_unselected.json"
+    cases = json.loads(path.read_text()) if path.exists() else {}
+    return [case for case, found in cases.items() if found["phase_mismatches"] and not case.startswith("seg")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", went_wrong())
+def test_where_the_original_loses_a_phase_to_a_tie(case: str) -> None:
+    """Equal logits, and no phase wrong, in float32: ties are told apart by content."""
+    network, described, _ = load(case, lambda config: original.build(settings_of(config, config["num_classes"])))
+    first, last = json.loads((REFERENCE / "inv_unselected.json").read_text())[case]["seeds"]
+    inputs = torch.cat([images({**described["input"], "seed": seed}) for seed in range(first, last + 1)])
+    shifts = described["invariance"]["shifts"]
+    report = lps.verify(network, inputs, shifts=shifts, batch_size=2 * (len(shifts) + 1))
+    assert report.exact, report
+    assert report.labels.total == len(inputs) * len(shifts)
+    assert min(choices.margin for choices in report.choices.values()) < 1e-6

@@ -72,6 +72,11 @@ def phase_of(selection: Selection) -> Tensor:
     return selection.phase
 
 
+def rounding_decides(case: Case, selection: Selection) -> bool:
+    """Ties are told apart by content; but in float64 a convolution on a CPU rounds by position, and may break them."""
+    return case.x.dtype == torch.float64 and not no_tie(selection)
+
+
 def no_tie(selection: Selection) -> bool:
     """Whether the best score of every map leads by more than rounding."""
     best = selection.scores.double().topk(2, 1).values
@@ -97,20 +102,22 @@ def test_components_put_together_are_the_map(case: Case) -> None:
 
 @pytest.mark.parametrize("name", ["APS", "LPD"])
 @properties
-@given(case=cases())
+@given(case=cases(max_dims=3))
 def test_claim_1_downsampling_is_equivariant(name: str, case: Case) -> None:
     layer = Downsample(rule(case, name), stride=case.stride)
     (y, selection), (moved, moved_selection) = layer(case.x), layer(case.advance(case.x))
-    assume(no_tie(selection))
-    assert torch.equal(phase_of(moved_selection), case.permuted(phase_of(selection)))
+    assume(not rounding_decides(case, selection))
+    pi = case.permuted(torch.arange(selection.z.shape[1]))
+    assert torch.equal(moved_selection.z[:, pi], selection.z)
     axes = tuple(range(1, 1 + case.dims))
     rounded = list(product(*({d // case.stride, -(-d // case.stride)} for d in case.shift)))
-    for one, other in zip(y, moved, strict=True):
-        assert any(torch.equal(other, one.roll([-q for q in shift], axes)) for shift in rounded)
+    for one, other, z in zip(y, moved, selection.z, strict=True):
+        # tied components are copies of each other, moved by more than a rounded shift
+        assert z.max() < 1 or any(torch.equal(other, one.roll([-q for q in shift], axes)) for shift in rounded)
 
 
 @properties
-@given(cases())
+@given(cases(max_dims=3))
 def test_claim_2_lpd_with_the_norm_selects_as_aps(case: Case) -> None:
     selection = rule(case, "APS")(case.x)
     assume(no_tie(selection))
@@ -120,7 +127,7 @@ def test_claim_2_lpd_with_the_norm_selects_as_aps(case: Case) -> None:
 
 
 @properties
-@given(cases())
+@given(cases(max_dims=3))
 def test_claim_3_probabilities_move_with_the_components(case: Case) -> None:
     layer = rule(case, "LPD")
     p, moved = (layer(x).scores.double().softmax(1) for x in (case.x, case.advance(case.x)))
@@ -131,20 +138,20 @@ def test_claim_3_probabilities_move_with_the_components(case: Case) -> None:
 
 @pytest.mark.parametrize("name", ["APS", "LPD"])
 @properties
-@given(case=cases())
+@given(case=cases(max_dims=3))
 def test_claim_4_down_and_up_is_equivariant(name: str, case: Case) -> None:
     down, up = Downsample(rule(case, name), stride=case.stride), Upsample(stride=case.stride)
     y, selection = down(case.x)
-    assume(no_tie(selection))
+    assume(not rounding_decides(case, selection))
     assert torch.equal(up(*down(case.advance(case.x))), case.advance(up(y, selection)))
 
 
 @properties
-@given(cases(dtypes=(torch.float64,)))
+@given(cases(dtypes=(torch.float64,), max_dims=3))
 def test_claim_4_survives_a_filter_after_it(case: Case) -> None:
     down = Downsample(rule(case, "LPD"), stride=case.stride)
     up = Upsample(LowPass(2, 3, gain=case.stride**case.dims, dims=case.dims), case.stride)
     y, selection = down(case.x)
-    assume(no_tie(selection))
+    assume(not rounding_decides(case, selection))
     u, moved = up(y, selection), up(*down(case.advance(case.x)))
     assert (moved - case.advance(u)).abs().max() <= 1e-12 * case.x.abs().max()

@@ -18,7 +18,7 @@ from lps.convolution import Conv2d, Padding, pad_to_multiple
 from lps.exact import exact_mean
 from lps.experiments.profiles import load_profile
 from lps.experiments.run import DataCache, plan
-from lps.experiments.table1 import ROWS
+from lps.experiments.rows import TABLE1
 from lps.selection import Selection
 from lps.verify import Batch, Choices, displacement, verify
 
@@ -442,13 +442,15 @@ def test_verifying_a_row_from_the_command_line(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().out.startswith("table1/lps-tri-3 (untrained) on drawn\n")
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["exact"] and report["labels"] == {"agree": 40, "total": 40} and report["weights"] == "untrained"
+    assert ask("table1/lps-tri-3", "--probe", tmp_path=tmp_path) == 0
+    assert "oneDNN: exact\nCPU: exact with oneDNN\n" in capsys.readouterr().out
     assert ask("table1/baseline", tmp_path=tmp_path) == 1
     assert "first broken by stride, in 1.stages.1.0.conv1" in capsys.readouterr().out
 
 
 def test_trained_weights_are_taken_where_they_are_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    profile, row = load_profile("smoke"), next(row for row in ROWS if row.name == "table1/lpf-tri-3")
-    (run,) = plan([row], lambda r: profile.row(r.name, r.method, r.antialias), [0], tmp_path, DataCache(None))
+    profile, row = load_profile("smoke"), next(row for row in TABLE1 if row.name == "table1/lpf-tri-3")
+    (run,) = plan([row], lambda r: profile.row(r), [0], tmp_path, DataCache(None))
     from lps.experiments.train import Classifier
 
     network = Classifier(run.experiment, DataCache(None)(run.experiment.data)[0], 0).network

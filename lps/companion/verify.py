@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from ..data import ImageSet
 from ..experiments.config import Experiment
 from ..experiments.profiles import load_profile, profile_names
 from ..experiments.records import write_json
+from ..experiments.rows import TABLE1, Row, matching
 from ..experiments.run import DataCache, plan
-from ..experiments.table1 import ROWS, Row, matching
+from ..probe import probe
 from ..verify import verify
 from .paths import LOCAL
 
@@ -30,6 +32,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--images", type=int, default=4, help="test images, from the first on (default: 4)")
     parser.add_argument("--batch-size", type=int, default=32, help="images at a time (default: 32)")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda")
+    parser.add_argument(
+        "--probe", action="store_true", help="find convolution algorithms that are exact on the device, and use them"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the drawn shifts")
     parser.add_argument("--data-root", type=Path, help="folder of the data; default: LPS_DATA")
     parser.add_argument("--results", type=Path, default=LOCAL, help="where trained weights are looked for")
@@ -45,10 +51,10 @@ def main(options: argparse.Namespace) -> int:
     profile, data = load_profile(options.profile), DataCache(options.data_root)
 
     def experiment_of(row: Row) -> Experiment:
-        return profile.row(row.name, row.method, row.antialias)
+        return profile.row(row)
 
     if options.network.startswith(STRANGER):
-        images, _ = data(experiment_of(ROWS[0]).data)
+        images, _ = data(experiment_of(TABLE1[0]).data)
         network, state = stranger(options.network.removeprefix(STRANGER), images, options.seed), "random weights"
     else:
         from ..experiments.train import Classifier
@@ -64,15 +70,23 @@ def main(options: argparse.Namespace) -> int:
             state = f"trained, {run.id}"
     if not 0 < options.images <= len(images.test):
         raise ValueError(f"{options.images} images were asked for, the profile holds {len(images.test)} to test on")
-    report = verify(
-        network,
-        images.test.images[: options.images],
-        shifts=options.shifts,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        progress=partial(tqdm, unit="batch", file=sys.stderr, disable=None),
-    )
-    print(f"{options.network} ({state}) on {images.name}\n{report}")
+    network, pictures = network.to(options.device), images.test.images[: options.images]
+    print(f"{options.network} ({state}) on {images.name}")
+    algorithms: AbstractContextManager[Any] = nullcontext()
+    if options.probe:
+        probed = probe(network, pictures, batch_size=options.batch_size)
+        print(probed)
+        algorithms = probed.backend.flags() if probed.backend else algorithms
+    with algorithms:
+        report = verify(
+            network,
+            pictures,
+            shifts=options.shifts,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            progress=partial(tqdm, unit="batch", file=sys.stderr, disable=None),
+        )
+    print(report)
     if options.json:
         asked = {"network": options.network, "weights": state, "profile": options.profile, "seed": options.seed}
         write_json(options.json, {**asked, **report.as_dict()})

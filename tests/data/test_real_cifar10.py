@@ -34,13 +34,16 @@ def test_they_are_the_images_of_the_shipped_records(images: ImageSet) -> None:
     assert shipped == {images.fingerprint()}
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "autocast"])
 @pytest.mark.parametrize("select", [lambda c: lps.MaxNorm(), lambda c: lps.LearnedPhase(c, 4)], ids=["APS", "LPD"])
-def test_logits_of_real_images_are_equal_under_every_shift(images: ImageSet, select: type) -> None:
+def test_logits_of_real_images_are_equal_under_every_shift(images: ImageSet, select: type, precision: str) -> None:
     torch.manual_seed(0)
     sampling = lps.Sampling(select, lambda channels: lps.LowPass(channels, 3))
     network = lps.ResNet(18, classes=10, width=8, stem="cifar", sampling=sampling).eval()
-    with torch.inference_mode():
-        for image in images.test.images[::2500].float() / 255:
-            shifts = torch.stack([image.roll((i, j), (1, 2)) for i in range(32) for j in range(32)])
-            logits = torch.cat([network(part) for part in shifts.split(256)])
-            assert torch.equal(logits, logits[:1].expand_as(logits))
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+        report = lps.verify(network.to(dtype), images.test.images[::2500].to(dtype) / 255, batch_size=256)
+    assert (report.images, report.shifts) == (4, 1024) and report.dtype == (
+        "float32" if precision == "float32" else "bfloat16"
+    )
+    assert report.exact, report
