@@ -16,7 +16,7 @@ STAMP := .venv/.installed-$(firstword $(shell cksum requirements.lock))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env check test lint claims reproduce variant compare book serve clean
+.PHONY: help env check test lint claims reproduce variant compare bench book serve families clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -65,11 +65,17 @@ variant: env ## one notebook with other parameters: make variant NB=table1 P="an
 compare: env ## your runs beside the shipped ones and the paper's values
 	$(LPS) compare
 
+bench: env ## time the sampling layers on this machine: five minutes (on a GPU: python -m benchmarks --device cuda)
+	$(BIN)/python -m benchmarks
+
 book: env ## the ledger, and the book in build/html, from what has been executed
 	@$(LPS) book --profile $(PROFILE)
 
 serve: ## the book at http://localhost:8000 (PORT=)
 	$(PYTHON) -m http.server --directory build/html $(PORT)
+
+families: env ## convert every family of the book's table and measure what it costs (an hour; timm is optional)
+	$(LPS) convert --families
 
 clean: ## remove build/; .venv and your runs in results/local stay
 	rm -rf build

@@ -53,8 +53,8 @@ def assert_close(found: Tensor | None, recorded: Tensor, tolerance: float) -> No
 class Convex(lps.LearnedPhase):
     """The original's convex mode, in training or evaluation: Eq. (17) with the plain softmax."""
 
-    def forward(self, x: Tensor) -> lps.Selection:
-        logits = self.logits(x)
+    def forward(self, x: Tensor, blur: lps.LowPass | None = None) -> lps.Selection:
+        logits = self.logits(x, blur)
         return lps.Selection(logits, (logits / self.tau).softmax(1))
 
 

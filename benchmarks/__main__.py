@@ -1,0 +1,104 @@
+"""The command ``python -m benchmarks``: time the groups in turn, and record each as soon as it is done."""
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lps.cli import seconds
+from lps.companion.paths import LOCAL
+from lps.experiments.records import code_version, determinism, network_hash, now, write_json
+from lps.machine import hardware, versions
+
+from .groups import Group, plan
+from .measure import OutOfTime, measure
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("patterns", nargs="*", default=["*"], metavar="group", help="'resnet101*'; default: all")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--budget", type=seconds, default="5m", metavar="5m", help="time for all groups (s, m, h)")
+    parser.add_argument("--batch", type=int, help="images of a step; default: 2 (CIFAR-10: 16), on a GPU 32 (128)")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's")
+    parser.add_argument("--results", type=Path, default=LOCAL / "benchmarks", help="where records are written")
+    parser.add_argument("--list", action="store_true", help="only name the groups, in their order")
+    return parser
+
+
+def record(group: Group, measured: dict[str, Any], began: float, options: argparse.Namespace) -> Path:
+    """Write a group's record: a machine, configuration and state of the code that are new get a file of their own."""
+    content = {
+        "group": group.name,
+        "config": group.describe(),
+        "hardware": hardware(),
+        "determinism": determinism(),
+        "code": code_version() | {"hash": network_hash()},
+        "versions": versions(("torch", "torchvision", "numpy")),
+    }
+    stem = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+    took = round(time.monotonic() - began)
+    words = [f"python -m benchmarks {group.name} --device {options.device} --budget {took}s"]
+    words += [f"--threads {torch.get_num_threads()}"] + ([f"--batch {options.batch}"] if options.batch else [])
+    path = Path(options.results) / f"{group.name}-{stem}.json"
+    about = {"date": now(), "seconds": took, "command": " ".join(words)}
+    write_json(path, {**content, **about, **measured})
+    return path
+
+
+def main() -> int:
+    """Spend the budget on the groups, each its share of what is left; 3 where time ran out first, 1 after an error."""
+    options = arguments().parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("error: no GPU that torch can use; leave out --device cuda to measure on the processor", file=sys.stderr)
+        return 2
+    groups = [g for g in plan(options.device, options.batch) if any(fnmatch(g.name, p) for p in options.patterns)]
+    if options.list or not groups:
+        print("\n".join(g.name for g in plan(options.device, options.batch)))
+        return 0 if options.list else 2
+    deadline, status = time.monotonic() + options.budget, 0
+    for position, group in enumerate(groups):
+        began = time.monotonic()
+        share = (deadline - began) * group.seconds / sum(later.seconds for later in groups[position:])
+        print(f"{group.name}: about {max(0, share):.0f} s", file=sys.stderr)
+        group.setting.apply()
+        try:
+            setting = group.setting
+            measured = measure(
+                group.cases, setting.device, share, deadline, not setting.compiled, group.profiled, progress
+            )
+        except OutOfTime:
+            print(f"the budget is used up; not measured: {', '.join(g.name for g in groups[position:])}")
+            return 3
+        except KeyboardInterrupt:
+            print(f"interrupted; not measured: {', '.join(g.name for g in groups[position:])}")
+            return 130
+        except RuntimeError as error:  # one arrangement that a machine cannot run must not cost the rest
+            print(f"error: {group.name}: {error}", file=sys.stderr)
+            status = 1
+            continue
+        path = record(group, measured, began, options)
+        print(f"{group.name}  ({len(measured['turns_ms'])} rounds, {path})")
+        for name, case in measured["cases"].items():
+            ratio = case["ratio"]
+            print(
+                f"  {name:<22} {case['ms']['median']:9.2f} ms   {ratio['median']:.3f} "
+                f"({ratio['q1']:.3f} to {ratio['q3']:.3f}) x {case['against']}   memory {case['memory_ratio']:.3f}"
+            )
+    return status
+
+
+def progress(text: str) -> None:
+    print(f"\r  {text:<40}", end="\r", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,328 @@
+"""What is timed: groups of cases that take turns, for a CPU and for a GPU, the most informative first."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lps import DeepLabV3Plus, Downsample, LearnedPhase, MaxNorm, Upsample, polyphase
+from lps.resnet import Stem
+
+from .measure import Case, Work
+from .networks import LPF, LPS, NAIVE, STRIDED, classifier, learned, tri3
+
+Device = Literal["cpu", "cuda"]
+Precision = Literal["float32", "tf32", "bf16"]
+ALL = (LPF, LPS, NAIVE, STRIDED, "baseline", "aps-tri-3", "ddac-adapt-3", "lps-adapt-3")
+TRAINED = tuple(row for row in ALL if row != STRIDED)
+FEW = (LPF, LPS, "aps-tri-3", "ddac-adapt-3")
+COMPILED = (LPF, LPS, NAIVE, "ddac-adapt-3")
+PROFILED = (LPF, LPS, "ddac-adapt-3")
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a network is run; ``precision`` ``bf16`` is autocast, ``tf32`` the GPU's shortened float32."""
+
+    device: Device
+    precision: Precision = "float32"
+    compiled: bool = False
+    channels_last: bool = False
+
+    @property
+    def name(self) -> str:
+        words = [self.precision, "compiled" if self.compiled else "eager", "nhwc" if self.channels_last else ""]
+        return "-".join(filter(None, words))
+
+    def apply(self) -> None:
+        """Set torch's switches, for a GPU, and forget what was compiled; autocast is part of each step."""
+        torch.compiler.reset()  # each class compiles for a few networks only, then runs eagerly
+        torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
+        torch.backends.cudnn.benchmark = True
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+
+    def place(self, thing: Any) -> Any:
+        """A network, or a batch of maps, on the device and in its memory format."""
+        if self.channels_last:
+            return thing.to(self.device, memory_format=torch.channels_last)
+        return thing.to(self.device)
+
+    def inference(self, network: nn.Module, *inputs: Any) -> Work:
+        self.place(network).eval()
+        run = torch.compile(network, fullgraph=True) if self.compiled else network
+
+        def step() -> None:
+            with torch.no_grad(), self.autocast():
+                run(*inputs)
+
+        tensors = [t for given in inputs for t in ([given] if isinstance(given, Tensor) else given) if t is not None]
+        return Work(step, lambda: chain(network.parameters(), network.buffers(), tensors), network)
+
+    def training(self, network: nn.Module, images: Tensor, labels: Tensor) -> Work:
+        """Forward, backward and SGD step; no gradient outlives it. A small rate keeps repeated steps finite."""
+        self.place(network).train()
+        run = torch.compile(network, fullgraph=True) if self.compiled else network
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
+
+        def step() -> None:
+            with self.autocast():
+                loss = F.cross_entropy(run(images), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        def held() -> chain[Tensor]:
+            momenta = (state["momentum_buffer"] for state in optimizer.state.values())
+            return chain(network.parameters(), network.buffers(), momenta, [images, labels])
+
+        return Work(step, held, network)
+
+
+def calibrated(network: nn.Module, images: Tensor) -> nn.Module:
+    """Give ``network`` in evaluation the batch statistics of ``images``: maps of the scale of a trained network's.
+
+    With fresh statistics they grow with depth until the softmax of Adapt-3 underflows, and a processor takes several
+    times as long for numbers that small.
+    """
+    network.eval()
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.train().momentum = 1.0
+    with torch.no_grad():
+        network(images)
+    return network
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases that take turns. ``seconds`` is its share of a budget, ``config`` what a record says of it."""
+
+    name: str
+    setting: Setting
+    cases: dict[str, Case]
+    config: dict[str, Any]
+    seconds: float
+    profiled: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        return {**self.config, **asdict(self.setting)}
+
+
+def classifiers(
+    setting: Setting,
+    rows: Sequence[str],
+    depth: int,
+    stem: Stem,
+    batch: int,
+    size: int,
+    seconds: float,
+    train: bool = False,
+    profiled: tuple[str, ...] = (),
+) -> Group:
+    """Networks of Table 4, or of Table 1 with ``stem="cifar"``, in evaluation or in training, over LPF Tri-3."""
+
+    def build(row: str) -> Work:
+        torch.manual_seed(0)
+        images = setting.place(torch.randn(batch, 3, size, size))
+        network = setting.place(classifier(row, depth, stem))
+        if not train:
+            return setting.inference(calibrated(network, images), images)
+        return setting.training(network, images, torch.randint(10, (batch,), device=setting.device))
+
+    kind = f"{'cifar-' if stem == 'cifar' else ''}resnet{depth}-{'train' if train else 'eval'}"
+    config = {"depth": depth, "stem": stem, "batch": batch, "size": size, "training": train}
+    cases = {row: Case(partial(build, row), LPF) for row in rows}
+    return Group(f"{kind}-{setting.name}", setting, cases, config, seconds, profiled)
+
+
+def segmentation(setting: Setting, batch: int, size: int, seconds: float) -> Group:
+    """DeepLabV3+ on ResNet-18: LPD with bilinear upsampling, with LPU, and LPF with bilinear."""
+
+    def build(row: str, by_lpu: bool) -> Work:
+        torch.manual_seed(0)
+        images = setting.place(torch.randn(batch, 3, size, size))
+        upsample = upsampler if by_lpu else None
+        network = setting.place(DeepLabV3Plus(classifier(row, 18, "imagenet"), classes=21, upsample=upsample))
+        return setting.inference(calibrated(network, images), images)
+
+    cases = {
+        "lpd-bilinear": Case(partial(build, LPS, False), "lpd-bilinear"),
+        "lpd-lpu": Case(partial(build, LPS, True), "lpd-bilinear"),
+        "lpf-bilinear": Case(partial(build, LPF, False), "lpd-bilinear"),
+    }
+    config = {"depth": 18, "batch": batch, "size": size, "classes": 21}
+    return Group(f"deeplab-eval-{setting.name}", setting, cases, config, seconds)
+
+
+def upsampler(channels: int) -> Upsample:
+    return Upsample(tri3(channels, gain=4))
+
+
+class Bilinear(nn.Module):
+    def forward(self, y: Tensor) -> Tensor:
+        return F.interpolate(y, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def upsampling(setting: Setting, batch: int, maps: Sequence[tuple[int, int]], seconds: float) -> Group:
+    """LPU alone beside bilinear interpolation of the same map, by two; ``maps`` are channels and size."""
+
+    def build(channels: int, size: int, by_lpu: bool) -> Work:
+        torch.manual_seed(0)
+        y = setting.place(torch.randn(batch, channels, size, size))
+        if not by_lpu:
+            return setting.inference(Bilinear(), y)
+        selection = MaxNorm()(torch.randn(batch, 1, 2 * size, 2 * size, device=setting.device))
+        return setting.inference(upsampler(channels), y, selection)
+
+    cases = {}
+    for channels, size in maps:
+        shape = f"{channels}@{size}"
+        facts = {"shape": [batch, channels, size, size]}
+        for name, by_lpu in (("bilinear", False), ("lpu", True)):
+            cases[f"{name} {shape}"] = Case(partial(build, channels, size, by_lpu), f"bilinear {shape}", facts)
+    channels, size = maps[-1]
+    profiled = (f"bilinear {channels}@{size}", f"lpu {channels}@{size}")
+    return Group(f"upsampling-{setting.name}", setting, cases, {"batch": batch}, seconds, profiled)
+
+
+class SplitLogits(nn.Module):
+    """The choice of LPD as it is written down: split, ``f_theta`` of each component."""
+
+    def __init__(self, select: LearnedPhase) -> None:
+        super().__init__()
+        self.select = select
+
+    def forward(self, x: Tensor) -> Tensor:
+        components = polyphase(x, self.select.stride)
+        return self.select.component_logit(components.flatten(0, 1)).unflatten(0, components.shape[:2])
+
+
+RESNET_101 = ((64, 224), (64, 112), (128, 56), (256, 28), (512, 14))
+"""Channels and size of the maps that the five LPDs of ResNet-101 choose from, at 224x224."""
+
+
+def roofline(setting: Setting, batch: int, seconds: float) -> Group:
+    """The logits of ResNet-101's LPDs, by our arrangement and as written down, with the machine's two limits.
+
+    ``flops`` counts two for each multiplication of the first convolution and of the collapsed second one; ``bytes``
+    reads the map once and the weights once. The limits are a copy and a square matrix product in the same rounds.
+    """
+
+    def logits(channels: int, size: int, split: bool) -> Work:
+        torch.manual_seed(0)
+        select = learned(channels)
+        x = setting.place(torch.randn(batch, channels, size, size))
+        return setting.inference(SplitLogits(select) if split else select, x)
+
+    length, side = (GIB // 4, 8192) if setting.device == "cuda" else (GIB // 16, 1024)
+
+    def limit(copy: bool) -> Work:
+        a = torch.randn(length if copy else (side, side), device=setting.device)
+        b = torch.empty_like(a) if copy else torch.randn_like(a)
+
+        def step() -> None:
+            with torch.no_grad(), setting.autocast():
+                b.copy_(a) if copy else a @ b
+
+        return Work(step, lambda: [a, b])
+
+    cases = {
+        "copy": Case(partial(limit, True), "copy", {"flops": 0, "bytes": 8 * length}),
+        "matmul": Case(partial(limit, False), "matmul", {"flops": 2 * side**3, "bytes": 12 * side**2}),
+    }
+    for channels, size in RESNET_101:
+        hidden, positions = channels // 8, batch * size**2
+        facts = {
+            "shape": [batch, channels, size, size],
+            "flops": 2 * positions * hidden * (9 * channels + 1),
+            "bytes": 4 * (positions * channels + 9 * hidden * (channels + hidden)),
+        }
+        for name, split in (("split", True), ("choice", False)):
+            case = Case(partial(logits, channels, size, split), f"split {channels}@{size}", facts)
+            cases[f"{name} {channels}@{size}"] = case
+    return Group(f"roofline-{setting.name}", setting, cases, {"batch": batch}, seconds)
+
+
+def scaling(setting: Setting, batch: int, size: int, seconds: float) -> Group:
+    """One sampling layer with Tri-3, alone: batch, resolution, channels and stride vary one at a time."""
+    channels = 64
+    axes = {
+        "batch": [(batch * k, channels, size, 2) for k in (1, 2, 4, 8)],
+        "resolution": [(batch, channels, size * k // 2, 2) for k in (1, 2, 4, 8)],
+        "channels": [(batch, c, size, 2) for c in (16, 32, 64, 128, 256)],
+        "stride": [(batch, channels, size, s) for s in (2, 4, 8)],
+    }
+
+    def build(method: str, shape: tuple[int, int, int, int]) -> Work:
+        torch.manual_seed(0)
+        n, c, width, stride = shape
+        select = None if method == "lpf" else LearnedPhase(c, c // 8, stride)
+        layer = Downsample(select, tri3(c), stride)
+        return setting.inference(layer, setting.place(torch.randn(n, c, width, width)))
+
+    def label(method: str, shape: tuple[int, int, int, int]) -> str:
+        return f"{method} {shape[0]}x{shape[1]}@{shape[2]}/{shape[3]}"
+
+    cases = {
+        label(method, shape): Case(partial(build, method, shape), label("lpf", shape), {"shape": list(shape)})
+        for shape in dict.fromkeys(chain.from_iterable(axes.values()))
+        for method in ("lpf", "lps")
+    }
+    points = {axis: [list(shape) for shape in shapes] for axis, shapes in axes.items()}
+    return Group(f"scaling-{setting.name}", setting, cases, {"axes": points}, seconds)
+
+
+def plan(device: Device, batch: int | None) -> list[Group]:
+    """Groups in the order in which a budget is spent; ``batch`` replaces the number of images of the networks."""
+    return on_gpu(batch) if device == "cuda" else on_cpu(batch)
+
+
+def on_cpu(batch: int | None) -> list[Group]:
+    eager, bf16, compiled = Setting("cpu"), Setting("cpu", "bf16"), Setting("cpu", compiled=True)
+    images, small = batch or 2, batch or 16
+    return [
+        classifiers(eager, ALL, 101, "imagenet", images, 224, 90, profiled=PROFILED),
+        classifiers(eager, TRAINED, 18, "cifar", small, 32, 90, train=True, profiled=PROFILED),
+        upsampling(eager, images, ((256, 14), (256, 28), (21, 56), (21, 112)), 10),
+        roofline(eager, images, 15),
+        scaling(eager, 2, 56, 20),
+        classifiers(eager, ALL, 50, "imagenet", images, 224, 40),
+        classifiers(eager, ALL, 18, "imagenet", images, 224, 20),
+        segmentation(eager, 2, 256, 20),
+        classifiers(compiled, FEW, 18, "imagenet", images, 224, 60),
+        classifiers(bf16, FEW, 18, "imagenet", images, 224, 15),
+    ]
+
+
+def on_gpu(batch: int | None) -> list[Group]:
+    def at(precision: Precision, compiled: bool = False, channels_last: bool = True) -> Setting:
+        return Setting("cuda", precision, compiled, channels_last)
+
+    images, small = batch or 32, batch or 128
+    return [
+        classifiers(at("bf16"), ALL, 101, "imagenet", images, 224, 25, profiled=PROFILED),
+        classifiers(at("bf16", compiled=True), COMPILED, 101, "imagenet", images, 224, 150),
+        classifiers(at("tf32", channels_last=False), ALL, 101, "imagenet", images, 224, 25),
+        classifiers(at("tf32"), TRAINED, 18, "cifar", small, 32, 25, train=True, profiled=PROFILED),
+        upsampling(at("tf32"), images, ((256, 32), (256, 64), (21, 128), (21, 256)), 10),
+        roofline(at("tf32"), images, 10),
+        scaling(at("tf32"), 8, 112, 15),
+        classifiers(at("bf16", compiled=True), (LPF, LPS, "ddac-adapt-3"), 18, "cifar", small, 32, 90, train=True),
+        classifiers(at("bf16", channels_last=False), ALL, 101, "imagenet", images, 224, 20),
+        classifiers(at("float32", channels_last=False), ALL, 101, "imagenet", images, 224, 25),
+        classifiers(at("bf16"), TRAINED, 18, "cifar", small, 32, 20, train=True),
+        segmentation(at("bf16"), 8, 512, 15),
+        classifiers(at("bf16"), ALL, 50, "imagenet", images, 224, 15),
+        classifiers(at("bf16"), ALL, 18, "imagenet", images, 224, 15),
+        classifiers(at("tf32", compiled=True), FEW, 18, "imagenet", images, 224, 60),
+    ]

@@ -1,0 +1,92 @@
+"""The networks of Table 4, and the two arrangements beside them that exist for comparison only."""
+
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lps import AdaptiveLowPass, Downsample, LearnedPhase, LowPass, MaxNorm, ResNet, Sampling, Selection, polyphase
+from lps.resnet import BasicBlock, Bottleneck, Stem
+
+LPF, LPS = "lpf-tri-3", "lps-tri-3"
+STRIDED, NAIVE = f"{LPF}-strided", f"{LPS}-naive"
+
+
+def learned(channels: int) -> LearnedPhase:
+    """LPD's choice with the hidden width of Table 4."""
+    return LearnedPhase(channels, channels // 8)
+
+
+tri3 = partial(LowPass, size=3)
+ROWS: dict[str, Sampling | None] = {
+    "baseline": None,
+    LPF: Sampling(None, tri3),
+    "aps-tri-3": Sampling(lambda channels: MaxNorm(), tri3),
+    LPS: Sampling(learned, tri3),
+    "ddac-adapt-3": Sampling(None, AdaptiveLowPass),
+    "lps-adapt-3": Sampling(learned, AdaptiveLowPass),
+}
+
+
+def classifier(row: str, depth: int, stem: Stem) -> ResNet:
+    """The network of a row: of Table 4 (``lps-tri-3``), or :data:`STRIDED` or :data:`NAIVE`; 10 classes."""
+    sampling = ROWS[row.removesuffix("-strided").removesuffix("-naive")]
+    network = ResNet(depth, classes=10, sampling=sampling, stem="imagenet-strided" if row == STRIDED else stem)
+    if row == STRIDED:
+        filter_then_stride(network)
+    if row == NAIVE:
+        split_first(network)
+    return network
+
+
+def filter_then_stride(network: ResNet) -> None:
+    """Give a network with Tri-3 back its strides: filter, then a strided convolution, as early as can be.
+
+    The library's LPF is the original's: convolve at stride 1, then filter at a stride. This network computes another
+    function with the least arithmetic that keeps a filter before each loss of samples: a lower bound.
+    """
+    for block in network.modules():
+        if isinstance(block, BasicBlock | Bottleneck) and block.downsample is not None:
+            name = "conv1" if isinstance(block, BasicBlock) else "conv2"
+            convolution = cast(nn.Conv2d, getattr(block, name))
+            convolution.stride = block.downsample.stride, block.downsample.stride
+            setattr(block, name, nn.Sequential(tri3(convolution.in_channels), convolution))
+            block.downsample = None
+
+
+class SplitFirst(nn.Module):
+    """LPD as it is written down, and as the original computes it: filter, split, a logit for each part, gather.
+
+    The same parameters, logits and outputs as the ``layer`` that it replaces, up to rounding.
+    """
+
+    def __init__(self, layer: Downsample) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, selection: Selection | None = None) -> tuple[Tensor, Selection]:
+        layer: Any = self.layer
+        filtered = x if layer.antialias is None else layer.antialias(x)
+        components = polyphase(filtered, layer.stride)
+        if selection is None:
+            logits = layer.select.component_logit(components.flatten(0, 1)).unflatten(0, components.shape[:2])
+            selection = self.choose(logits, layer.select.tau)
+        if selection.phase is not None:
+            return components[torch.arange(len(x), device=x.device), selection.phase], selection
+        weights = selection.z.to(components.dtype)[..., None, None, None]
+        return (weights * components).sum(1), selection
+
+    def choose(self, logits: Tensor, tau: Tensor) -> Selection:
+        if self.training:
+            return Selection(logits, F.gumbel_softmax(logits, cast(float, tau)))
+        phase = logits.argmax(1)
+        return Selection(logits, F.one_hot(phase, logits.shape[1]).to(logits.dtype), phase)
+
+
+def split_first(network: ResNet) -> None:
+    """Replace every sampling layer of a network by its :class:`SplitFirst`."""
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, Downsample):
+            network.set_submodule(name, SplitFirst(layer))

@@ -1,0 +1,153 @@
+"""Times are judged as ratios, never as more than a processor can say, and the page shows what the records hold."""
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.patches import Rectangle
+
+from lps.companion import benchmarks, figures
+from lps.companion.benchmarks import CIFAR, TABLE4
+from lps.companion.paths import SHIPPED
+
+SHIPPED_RECORDS = benchmarks.read(SHIPPED)
+GROUPS = ("upsampling", "roofline", "scaling", "deeplab-eval", "resnet50-eval", "resnet18-eval")
+IN_THE_PAPER = {"device": "cuda", "precision": "tf32", "compiled": False, "channels_last": False, "batch": 32}
+
+
+@pytest.fixture(autouse=True)
+def _quiet_canvas() -> Iterator[None]:
+    matplotlib.use("Agg")
+    with matplotlib.rc_context():
+        figures.style()
+        yield
+    plt.close("all")
+
+
+def shipped(group: str) -> Any:
+    record = benchmarks.newest(SHIPPED_RECORDS, group, "cpu")
+    assert record is not None, group
+    return copy.deepcopy(record)
+
+
+def made(ratio: float, **config: Any) -> Any:
+    """A record of Table 4 with LPD at ``ratio``."""
+    record = shipped(TABLE4)
+    record["config"] |= config
+    record["cases"]["lps-tri-3"][benchmarks.clock(record)] = {"median": ratio, "q1": ratio, "q3": ratio}
+    return record
+
+
+def test_the_time_that_counts() -> None:
+    record = shipped(TABLE4)
+    assert benchmarks.clock(record) == "cpu_ratio"
+    record["determinism"]["threads"] = 2
+    assert benchmarks.clock(record) == "ratio"
+    assert benchmarks.clock(made(1.0, device="cuda")) == "ratio"
+
+
+def test_the_papers_ratios() -> None:
+    ratios = benchmarks.paper_ratios()
+    assert ratios["lpf-tri-3"] == 1 and round(ratios["lps-tri-3"], 3) == 1.217 and len(ratios) == 5
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.9, 1.0, 1.2167, 1.5, 1.6, 3.0])
+@pytest.mark.parametrize("change", [{"batch": 4}, {"device": "cpu"}, {"compiled": True}, {"precision": "bf16"}])
+def test_only_the_papers_setting_on_a_gpu_earns_holds(ratio: float, change: dict[str, Any]) -> None:
+    record = made(ratio, **(IN_THE_PAPER | change))
+    near = 0.974 < ratio < 1.52
+    assert benchmarks.judge_time("lps-tri-3", record) == ("direction only" if near else "not run")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"), [(0.97, "holds+"), (0.98, "holds"), (1.52, "holds"), (1.53, "fails"), (3.0, "fails")]
+)
+def test_times_on_a_gpu_are_judged_by_a_factor(ratio: float, verdict: str) -> None:
+    assert benchmarks.judge_time("lps-tri-3", made(ratio, **IN_THE_PAPER)) == verdict
+    assert benchmarks.judge_time("lps-tri-3", None) == "not run"
+
+
+def test_the_ledger_gets_ratio_setting_and_record() -> None:
+    entry = benchmarks.time_cell("table4/lps-tri-3", [made(1.1)])
+    assert entry["verdict"] == "direction only" and entry["ours"] == "1.10 of LPF (not in the paper's setting)"
+    assert (
+        "1.22 in the paper; here 1.10 (1.10, 1.10)" in entry["evidence"] and "record benchmarks/" in entry["evidence"]
+    )
+    assert benchmarks.time_cell("table4/lps-tri-3", [])["verdict"] == "not run"
+    assert benchmarks.time_cell("table4/lpf-tri-3", [made(1.1, **IN_THE_PAPER)])["verdict"] == "not checkable"
+
+
+def test_the_papers_setting_goes_before_a_newer_record_of_a_processor() -> None:
+    processor, gpu = made(1.0), made(1.2, **IN_THE_PAPER)
+    assert benchmarks.for_table4([processor, gpu]) is gpu
+    assert benchmarks.for_table4([processor]) is processor and benchmarks.for_table4([]) is None
+
+
+def test_the_newest_record_of_a_machine_is_shown(tmp_path: Path) -> None:
+    for name, date in (("a", "2026-01-02"), ("b", "2026-01-03"), ("c", "2026-01-01")):
+        path = tmp_path / "benchmarks" / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        config = {"device": "cuda" if name == "b" else "cpu"}
+        path.write_text(json.dumps({"group": "g", "date": date, "config": config, "code": {"hash": "old"}}))
+    records = benchmarks.read(tmp_path)
+    newest = benchmarks.newest(records, "g", "cpu")
+    assert newest is not None and newest["id"] == "benchmarks/a" and benchmarks.stale(newest)
+    assert benchmarks.newest(records, "h", "cpu") is None
+
+
+def test_targets_are_reached_missed_or_not_run() -> None:
+    result = benchmarks.targets([made(1.0), shipped(CIFAR)])["result"].tolist()
+    assert result[0] == "reached" and result.count("not run") == 3
+    assert benchmarks.targets([made(1.081)])["result"].tolist()[0] == "missed"
+    assert set(benchmarks.targets([])["result"]) == {"not run"}
+
+
+# The shipped records -----------------------------------------------------------------------------------
+
+
+def test_a_processor_has_every_group_that_the_page_shows() -> None:
+    for group in (TABLE4, CIFAR, *(f"{name}-float32-eager" for name in GROUPS)):
+        assert shipped(group)["determinism"]["threads"] == 1
+
+
+@pytest.mark.parametrize("record", SHIPPED_RECORDS, ids=lambda record: record["id"])
+def test_a_shipped_record_is_complete(record: Any) -> None:
+    assert {"date", "seconds", "command", "hardware", "versions", "code", "determinism", "turns_ms"} <= set(record)
+    assert len(record["turns_ms"]) >= 3 and record["group"] in record["command"]
+    for case in record["cases"].values():
+        assert case["against"] in record["cases"] and case["peak_mb"] >= case["allocated_mb"] >= 0
+        for name in ("ms", "cpu_ms", "ratio", "cpu_ratio"):
+            assert 0 < case[name]["q1"] <= case[name]["median"] <= case[name]["q3"]
+
+
+def test_the_figures_show_the_records() -> None:
+    record = shipped(TABLE4)
+    (ax,) = benchmarks.ratios([record]).axes
+    drawn = set(np.concatenate([np.asarray(line.get_xdata()) for line in ax.lines]))
+    for case in record["cases"].values():
+        assert set(case["cpu_ratio"].values()) <= drawn
+    assert benchmarks.paper_ratios()["lps-tri-3"] in drawn
+    layers = shipped("roofline-float32-eager")
+    assert sum(line.get_marker() == "o" for line in benchmarks.roofline(layers).axes[0].lines) == 10
+    grown = benchmarks.scaling(shipped("scaling-float32-eager"))
+    assert len(grown.axes) == 8
+    (bars,) = benchmarks.parts(record).axes
+    widths = sum(cast(Rectangle, patch).get_width() for patch in bars.patches)
+    assert widths == pytest.approx(sum(profile["ms"] for profile in record["profile"].values()))
+
+
+def test_time_and_memory_are_linear_in_pixels_as_the_page_says() -> None:
+    growth = benchmarks.growth(shipped("scaling-float32-eager"))
+    assert growth.loc["pixels of an image", "memory"] == pytest.approx(1, abs=0.1)
+    assert growth.loc["images", "memory"] == pytest.approx(1, abs=0.05)
+
+
+def test_the_floor_is_below_what_is_measured() -> None:
+    table = benchmarks.roofline_table(shipped("roofline-float32-eager"))
+    assert len(table) == 5 and (table["here over floor"] > 1).all()
