@@ -21,7 +21,7 @@ VERBS = {
     "evaluate": Verb("lps.cli", "evaluate_arguments", "evaluate_main", "measure the weights of finished runs again"),
     "ship": Verb("lps.cli", "ship_arguments", "ship_main", "copy local records to the shipped ones"),
     "verify": Verb("lps.companion.verify", "arguments", "main", "is a network exactly equivariant to circular shifts"),
-    "convert": Verb("lps.companion.convert", "arguments", "main", "make a network of torchvision or timm shift-invariant"),
+    "convert": Verb("lps.companion.convert", "arguments", "main", "make a network shift-invariant in one line"),
     "original": Verb("lps.companion.original", "arguments", "main", "evaluate a checkpoint of the original release"),
     "study": Verb("lps.companion.studies", "arguments", "main", "the studies of Sec. 5.3 on trained networks"),
     "claims": Verb("lps.companion.claims", "add_arguments", "main", "which claims of the paper hold on this machine"),

@@ -19,7 +19,8 @@ def examples() -> list[str]:
 
 
 def test_the_readmes_examples_run() -> None:
-    whole, layers = examples()
+    converted, whole, layers = examples()
+    exec(converted, {})
     exec(whole, {})
     names: dict[str, Any] = {"lps": lps, "torch": torch, "x": torch.randn(2, 64, 8, 8)}
     exec(layers, names)
@@ -30,7 +31,7 @@ def test_the_example_would_notice_a_network_that_is_not_invariant(monkeypatch: p
     monkeypatch.setattr(lps, "LearnedPhase", lambda channels, hidden: None)
     monkeypatch.setattr(lps, "Sampling", lambda select, antialias: None)
     with pytest.raises(AssertionError):
-        exec(examples()[0], {})
+        exec(examples()[1], {})
 
 
 def test_importing_the_layers_needs_torch_alone() -> None:

@@ -13,6 +13,7 @@ from importlib.metadata import files
 from pathlib import Path
 from typing import Any, ClassVar
 
+import lps_convert
 import lps_results
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -133,4 +134,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", copy_mathjax)
     app.connect("build-finished", forget_failed_build, priority=900)
     lps_results.setup(app)
+    lps_convert.setup(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

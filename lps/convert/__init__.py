@@ -1,0 +1,148 @@
+"""Any convolutional network with a sampling layer in the place of each stride.
+
+The network is traced (:mod:`torch.fx`), each of its maps is followed from the images on, and every stride becomes a
+convolution or pooling at all positions and a :class:`~lps.sampling.Downsample` behind it. Branches that meet share one
+selection. Upsampling that undoes a stride becomes a :class:`~lps.sampling.Upsample` with the selection of that stride.
+"""
+
+import copy
+from functools import partial
+from math import gcd
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..convolution import Padding
+from ..filters import AdaptiveLowPass, LowPass
+from ..sampling import Downsample, Sampling, Source
+from ..selection import LearnedPhase, MaxNorm
+from .check import require_invariance
+from .grids import total
+from .layers import Entry
+from .plan import Plan
+from .report import Conversion, ConvertError, Stride
+from .rewrite import Rewriter
+from .rules import apply_rules, round_alike
+from .trace import trace
+
+__all__ = ["Conversion", "ConvertError", "Stride", "conversion_report", "convert"]
+
+Method = Literal["lps", "aps"]
+Antialias = Literal["none", "rect-2", "tri-3", "bin-5", "adapt-3"]
+Head = Literal["keep", "pool"]
+
+
+def convert(
+    model: nn.Module,
+    method: Method = "lps",
+    antialias: Antialias = "tri-3",
+    *,
+    padding: Padding = "circular",
+    hidden_divisor: int = 8,
+    select_from: Source = "filtered",
+    head: Head = "keep",
+    example: Tensor | None = None,
+) -> fx.GraphModule:
+    """A copy of ``model`` whose every stride is a sampling layer, exactly invariant to circular shifts in evaluation.
+
+    ``model`` reads images ``(N, C, *space)`` with one, two or three spatial axes. Its weights are kept under their
+    names. With ``method="lps"`` each choice has a small network of its own, with ``channels / hidden_divisor`` hidden
+    channels, which wants training; ``"aps"`` has no parameters and needs none. ``antialias`` filters each map before it
+    is sampled, but for averages, blurs and the convolution that reads the images, and ``select_from`` says whether the
+    choice sees the filtered map. ``head="pool"`` puts global pooling in front of a head that reads flattened maps.
+    ``example`` are images to follow the network's code with; by default they are 224 samples wide. With a
+    ``padding`` other than ``"circular"`` the network is converted alike, but nothing is guaranteed.
+
+    The result takes sizes that its total stride divides and says so of others. :func:`conversion_report` tells what was
+    done. Raises :class:`ConvertError`, with the layer and the reason, for a network that cannot be converted with a
+    proof, and where outputs for shifted images turn out to differ.
+    """
+    for name, value, choices in (("method", method, Method), ("antialias", antialias, Antialias), ("head", head, Head)):
+        if value not in get_args(choices):
+            raise ValueError(f"no {name} {value!r}: there are {', '.join(get_args(choices))}")
+    if any(isinstance(module, Downsample) for module in model.modules()):
+        raise ConvertError("the network", "it samples by polyphase components already")
+    network = copy.deepcopy(model)
+    round_alike(network)
+    example = _example(network) if example is None else example
+    plan = Plan(network, trace(network, example), padding, pool_head=head == "pool")
+    apply_rules(plan)
+    before = {id(parameter) for parameter in network.parameters()}
+    dims = example.dim() - 2
+    rewriter = Rewriter(plan, partial(_sampling, method, antialias, padding, hidden_divisor, select_from, dims))
+    rewriter.run()
+    stride = max((total(place.grid) for place in plan.places.values() if place and place.grid), default=1)
+    entry = Entry(stride)
+    rewriter.enter(entry)
+    converted = fx.GraphModule(network, plan.graph, type(model).__name__)
+    converted.graph.eliminate_dead_code()
+    converted.delete_all_unused_submodules()
+    converted.recompile()
+    converted.train(model.training).to(_device(model))
+    kept = {name for name, _ in converted.named_parameters()}
+    unused = {name.partition(".")[0] for name, _ in model.named_parameters() if name not in kept}
+    plan.notes.extend(f"{part} is left out: evaluation does not use all of it" for part in sorted(unused))
+    checked = None
+    if padding == "circular":
+        checked = require_invariance(converted, example.shape[1], stride, dims)
+    entry.report = Conversion(
+        type(model).__name__,
+        method,
+        antialias,
+        padding,
+        stride,
+        rewriter.strides,
+        rewriter.raised,
+        plan.padded,
+        plan.pooled,
+        {name: tuple(p.shape) for name, p in converted.named_parameters() if id(p) not in before},
+        plan.notes,
+        checked,
+    )
+    return converted
+
+
+def conversion_report(network: nn.Module) -> Conversion:
+    """What :func:`convert` did to ``network``, one of its results, or to a part of it."""
+    for module in network.modules():
+        if isinstance(module, Entry) and module.report is not None:
+            return module.report
+    raise ValueError(f"{type(network).__name__} is no result of lps.convert")
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def _example(network: nn.Module) -> Tensor:
+    """Images for the first convolution, 224 samples wide."""
+    for module in network.modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            size = 64 if isinstance(module, nn.Conv3d) else 224
+            return torch.empty(1, module.in_channels, *(size,) * len(module.kernel_size), device="meta")
+    raise ConvertError("the network", "it has no convolution, from which the images' channels are read: pass `example`")
+
+
+def _sampling(
+    method: Method,
+    antialias: Antialias,
+    padding: Padding,
+    hidden_divisor: int,
+    select_from: Source,
+    dims: int,
+    stride: int,
+) -> Sampling:
+    sizes = {"rect-2": 2, "tri-3": 3, "bin-5": 5}
+
+    def low_pass(channels: int) -> nn.Module:
+        if antialias == "adapt-3":
+            return AdaptiveLowPass(channels, groups=gcd(8, channels), padding=padding, dims=dims)
+        return LowPass(channels, sizes[antialias], padding, dims=dims)
+
+    def select(channels: int) -> nn.Module:
+        if method == "aps":
+            return MaxNorm(stride)
+        return LearnedPhase(channels, max(1, channels // hidden_divisor), stride, padding, dims)
+
+    return Sampling(select, None if antialias == "none" else low_pass, stride, select_from)

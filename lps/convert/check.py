@@ -1,0 +1,102 @@
+"""The proof by running: a converted network and circular shifts of random images."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..verify import verify
+from .report import ConvertError
+
+SHIFTS = 6
+"""An odd number of images, so that they lie differently in memory."""
+
+
+def require_invariance(network: nn.Module, channels: int, stride: int, dims: int) -> tuple[tuple[int, ...], int]:
+    """Size of the images and number of circular shifts for which all outputs of ``network`` are equal.
+
+    Vectors have to be equal, bit for bit; maps of the size of the images to move with them, and smaller ones to move by
+    some shift. Untrained weights are :func:`drawn` for this. Raises :class:`ConvertError` that names the first layer
+    that breaks the guarantee.
+    """
+    unit = stride * max(1, 16 // stride)
+    size = (2 * unit, *(3 * unit,) * (dims - 1))
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, channels, *size, generator=generator)
+    network = drawn(network, image)
+    shifts = [[int(torch.randint(n, (), generator=generator)) for n in size] for _ in range(SHIFTS)]
+    axes = tuple(range(2, 2 + dims))
+    batch = torch.cat([image, *(image.roll(shift, axes) for shift in shifts)])
+    with torch.inference_mode():
+        outputs = list(_tensors(network(batch)))
+    for y in outputs:
+        if not y.isfinite().all():
+            raise ConvertError("the network", "its outputs on random images are not finite, so nothing can be checked")
+        for shift, moved in zip(shifts, y[1:], strict=True):
+            if not _moves(y[0], moved, shift, size):
+                raise ConvertError(*_blame(network, image, shift, float((moved - y[0]).abs().max())))
+    return size, SHIFTS
+
+
+def drawn(network: nn.Module, images: Tensor) -> nn.Module:
+    """A copy on the CPU in float32 in which no untrained weight hides a branch, for evaluation.
+
+    Weights that are all alike, as those of a zero-initialised branch, are drawn, and batch norms that have seen nothing
+    get the statistics of ``images``.
+    """
+    network = copy.deepcopy(network).cpu().float().eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in network.parameters():
+            if p.numel() > 1 and _alike(p):
+                p.copy_(0.5 + torch.rand(p.shape, generator=generator))
+        norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+        fresh = [norm for norm in norms if norm.running_mean is not None and _alike(norm.running_mean)]
+        momenta = [norm.momentum for norm in fresh]
+        for norm in fresh:
+            norm.train()
+            norm.momentum = 1.0
+        network(torch.cat([images, images.flip(-1)]))
+        for norm, momentum in zip(fresh, momenta, strict=True):
+            norm.eval()
+            norm.momentum = momentum
+    return network
+
+
+def _alike(values: Tensor) -> bool:
+    return bool((values == values.flatten()[0]).all())
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _moves(y: Tensor, moved: Tensor, shift: list[int], size: tuple[int, ...]) -> bool:
+    if torch.equal(y, moved):
+        return True
+    space = tuple(y.shape[1:])
+    axes = tuple(range(1, y.dim()))
+    if space == size:
+        return torch.equal(y.roll(shift, axes), moved)
+    # a map of another size moves by as much as its phases say: some whole number of samples
+    return bool(space) and any(torch.equal(y.roll(by, axes), moved) for by in product(*map(range, space)))
+
+
+def _blame(network: nn.Module, image: Tensor, shift: list[int], difference: float) -> tuple[str, str]:
+    """Which layer to name, and why."""
+    found = f"outputs differ by {difference:.2g} under the circular shift {tuple(shift)}"
+    try:
+        broken = verify(network, image, shifts=[shift]).broken
+    except ValueError:
+        broken = None
+    return ("the network", found) if broken is None else (broken.layer or "the network", f"{found}: {broken}")

@@ -1,0 +1,70 @@
+"""Grids: which of the positions of the images a map of a network stands on.
+
+A grid is the list of sampling steps that lead to it from the images. Two maps that meet, in a sum or a concatenation,
+have to stand on one grid; so their steps are made one, and share a selection.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import fx
+
+
+@dataclass(eq=False)
+class Step:
+    """A stride of the network. ``smooth`` ones, averages and blurs, need no further filter.
+
+    ``like`` are the steps that it is made one with: another of the same stride, or several whose product it is.
+    """
+
+    node: fx.Node
+    stride: int
+    smooth: bool
+    like: tuple["Step", ...] = ()
+
+    def roots(self) -> tuple["Step", ...]:
+        """The steps that make the choice."""
+        return resolve(self.like) if self.like else (self,)
+
+
+Grid = tuple[Step, ...]
+
+
+class Map(NamedTuple):
+    """Where a tensor has its spatial ``axes``, and on which ``grid``; ``None`` for a map that is constant in space."""
+
+    grid: Grid | None
+    axes: tuple[int, ...]
+
+
+def resolve(grid: Grid) -> Grid:
+    """The grid by the steps that make the choices."""
+    return tuple(root for step in grid for root in step.roots())
+
+
+def total(grid: Grid) -> int:
+    """Product of the strides."""
+    product = 1
+    for step in grid:
+        product *= step.stride
+    return product
+
+
+def meet(first: Grid, second: Grid) -> Grid:
+    """Make two grids one. Raises ``ValueError`` where strides do not match."""
+    a, b = list(resolve(first)), list(resolve(second))
+    if total(first) != total(second):
+        raise ValueError(f"maps of stride {total(first)} and {total(second)} meet")
+    while a:
+        left, right = a.pop(0), b.pop(0)
+        if left is right:
+            continue
+        if left.stride < right.stride:
+            (left, a), (right, b) = (right, b), (left, a)
+        parts = [right]
+        while total(tuple(parts)) < left.stride:
+            parts.append(b.pop(0))
+        if total(tuple(parts)) != left.stride or left in parts:
+            raise ValueError(f"a stride of {left.stride} meets strides of {', '.join(str(p.stride) for p in parts)}")
+        left.like = tuple(parts)
+    return resolve(first)

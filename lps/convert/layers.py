@@ -1,0 +1,282 @@
+"""Layers of a converted network: those of the original on a circle, and with sums that do not depend on the order."""
+
+from collections.abc import Callable, Sequence
+from math import pi, prod
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..convolution import CONVOLVE, Padding, pad
+from ..exact import exact_mean
+from .report import Conversion
+
+MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+POSITIONS = 12
+"""Below so many positions a matrix product on a CPU may add up the last of them in another order."""
+
+
+def wrap(x: Tensor, before: Sequence[int], after: Sequence[int], padding: Padding = "circular") -> Tensor:
+    """Pad each spatial axis of ``x`` ``(N, C, *space)`` by its own number of samples."""
+    if len(set(before)) == len(set(after)) == 1:
+        return pad(x, before[0], after[0], padding)
+    if padding != "circular":
+        return F.pad(x, [reach for pair in zip(reversed(before), reversed(after), strict=True) for reach in pair])
+    for axis, reach in enumerate(zip(before, after, strict=True), 2):
+        if any(reach):
+            positions = torch.arange(-reach[0], x.shape[axis] + reach[1], device=x.device)
+            x = x.index_select(axis, positions % x.shape[axis])
+    return x
+
+
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    before: Sequence[int],
+    dilation: Sequence[int],
+    groups: int = 1,
+    padding: Padding = "circular",
+) -> Tensor:
+    """Convolution at every position: ``y[n] = sum_j weight[j] x[n + dilation * j - before]``, of the size of ``x``."""
+    space = x.shape[2:]
+    after = [max(d * (k - 1) - b, 0) for k, d, b in zip(weight.shape[2:], dilation, before, strict=True)]
+    x = wrap(x, before, after, padding)
+    if prod(space) < POSITIONS:
+        x = F.pad(x, (0, POSITIONS))
+    return crop(CONVOLVE[len(space)](x, weight, bias, dilation=dilation, groups=groups), space)
+
+
+def crop(y: Tensor, space: Sequence[int]) -> Tensor:
+    """The first samples of each spatial axis, in memory as a map of that size."""
+    for axis, size in enumerate(space, 2):
+        y = y.narrow(axis, 0, size)
+    return y.contiguous()
+
+
+class Convolution(nn.Module):
+    """A convolution of the original at every position; it takes the weights over, under their names.
+
+    One whose weights are computed, or belong to another layer, gets them with its input.
+    """
+
+    def __init__(
+        self, conv: nn.Module | None, before: Sequence[int], dilation: Sequence[int], groups: int, padding: Padding
+    ) -> None:
+        super().__init__()
+        self.weight = None if conv is None else cast(Tensor, conv.weight)
+        self.bias = None if conv is None else cast(Tensor | None, conv.bias)
+        self.before, self.dilation, self.groups = tuple(before), tuple(dilation), groups
+        self.padding: Padding = padding
+
+    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        weight, bias = (self.weight, self.bias) if weight is None else (weight, bias)
+        return convolve(x, cast(Tensor, weight), bias, self.before, self.dilation, self.groups, self.padding)
+
+    def extra_repr(self) -> str:
+        return f"before={self.before}, dilation={self.dilation}, groups={self.groups}, padding={self.padding!r}"
+
+
+class TransposedConvolution(nn.Module):
+    """What a transposed convolution does after it has put its input back among zeros: a convolution."""
+
+    def __init__(self, conv: nn.Module, padding: Padding) -> None:
+        super().__init__()
+        self.weight, self.bias = cast(Tensor, conv.weight), cast(Tensor | None, conv.bias)
+        self.dilation, self.groups = cast(tuple[int, ...], conv.dilation), cast(int, conv.groups)
+        reach = zip(self.weight.shape[2:], self.dilation, cast(tuple[int, ...], conv.padding), strict=True)
+        self.before = tuple(d * (k - 1) - p for k, d, p in reach)
+        self.padding: Padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        flipped = self.weight.flip(tuple(range(2, self.weight.dim()))).unflatten(0, (self.groups, -1))
+        weight = flipped.transpose(1, 2).flatten(0, 1)
+        return convolve(x, weight, self.bias, self.before, self.dilation, self.groups, self.padding)
+
+
+class Pooling(nn.Module):
+    """Maximum or mean over the window at every position."""
+
+    def __init__(
+        self, largest: bool, kernel: Sequence[int], before: Sequence[int], dilation: Sequence[int], padding: Padding
+    ) -> None:
+        super().__init__()
+        self.largest, self.kernel, self.before, self.dilation = largest, tuple(kernel), tuple(before), tuple(dilation)
+        self.padding: Padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        dims = x.dim() - 2
+        reach = [d * (k - 1) for k, d in zip(self.kernel, self.dilation, strict=True)]
+        padded = wrap(x, self.before, [max(r - b, 0) for r, b in zip(reach, self.before, strict=True)], self.padding)
+        if self.largest:
+            return crop(MAX_POOL[dims](padded, self.kernel, 1, dilation=self.dilation), x.shape[2:])
+        return crop(AVG_POOL[dims](padded, self.kernel, 1), x.shape[2:])
+
+    def extra_repr(self) -> str:
+        return f"{'max' if self.largest else 'mean'}, kernel={self.kernel}, before={self.before}"
+
+
+def _sigmoid(x: Tensor) -> Tensor:
+    return 0.5 * (0.5 * x).tanh() + 0.5
+
+
+def _mish(x: Tensor) -> Tensor:
+    e = x.clamp_max(20).exp()
+    n = e * (e + 2)
+    return x * n / (n + 2)
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return 0.5 * x * (1 + ((2 / pi) ** 0.5 * (x + 0.044715 * x * x * x)).tanh())
+
+
+class Pointwise(nn.Module):
+    """An activation that rounds alike wherever a sample lies in memory, in evaluation.
+
+    On a CPU the last few samples of a tensor go another way through these functions, but not through tanh and exp.
+    """
+
+    EXACT: ClassVar[dict[type[nn.Module], Callable[[Tensor], Tensor]]] = {
+        nn.Sigmoid: _sigmoid,
+        nn.SiLU: lambda x: x * _sigmoid(x),
+        nn.Mish: _mish,
+        nn.GELU: _gelu_tanh,
+    }
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.activation(x)) if self.training else self.EXACT[type(self.activation)](x)
+
+
+class SpatialMean(nn.Module):
+    """Mean over ``dims``; in evaluation it does not depend on the order of summation."""
+
+    def __init__(self, dims: Sequence[int], keepdim: bool) -> None:
+        super().__init__()
+        self.dims, self.keepdim = tuple(dims), keepdim
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return x.mean(self.dims, self.keepdim)
+        mean = exact_mean(x, self.dims).to(x.dtype)
+        for axis in self.dims if self.keepdim else ():
+            mean = mean.unsqueeze(axis)
+        return mean
+
+    def extra_repr(self) -> str:
+        return f"dims={self.dims}, keepdim={self.keepdim}"
+
+
+class SpatialNorm(SpatialMean):
+    """l2 norm over ``dims``, likewise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = prod(x.shape[axis] for axis in self.dims)
+        return (super().forward(x.square()) * count).sqrt()
+
+
+class GroupNorm(nn.Module):
+    """Group norm, or instance norm with a group for each channel, whose statistics are exact in evaluation."""
+
+    def __init__(self, norm: nn.Module | None, groups: int, eps: float) -> None:
+        super().__init__()
+        self.weight = None if norm is None else cast(Tensor | None, norm.weight)
+        self.bias = None if norm is None else cast(Tensor | None, norm.bias)
+        self.groups, self.eps = groups, eps
+
+    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        weight, bias = (self.weight, self.bias) if weight is None else (weight, bias)
+        if self.training:
+            return F.group_norm(x, self.groups, weight, bias, self.eps)
+        members = x.unflatten(1, (self.groups, -1))
+        dims = tuple(range(2, members.dim()))
+        mean = exact_mean(members, dims)
+        scale = (exact_mean(members.square(), dims) - mean.square()).clamp_min(0).add(self.eps).rsqrt()
+        each = (..., *(None,) * len(dims))
+        y = ((members - mean[each].to(x.dtype)) * scale[each].to(x.dtype)).flatten(1, 2)
+        channel = (slice(None), *(None,) * (x.dim() - 2))
+        y = y if weight is None else y * weight[channel]
+        return y if bias is None else y + bias[channel]
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}, eps={self.eps}"
+
+
+class Interpolation(nn.Module):
+    """What is left of an upsampling by ``factor`` once LPU has put the features back among zeros: its kernel.
+
+    ``(N, C, *space)`` of the finer size, kept. Nearest neighbours, or linear between the centres of the samples.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, factor: int, linear: bool, padding: Padding) -> None:
+        super().__init__()
+        reach = factor // 2 if linear else 0
+        offsets = torch.arange(-reach, factor + reach, dtype=torch.float64)
+        taps = 1 - ((offsets + 0.5) / factor - 0.5).abs() if linear else torch.ones_like(offsets)
+        self.register_buffer("kernel", taps.flip(0).to(torch.get_default_dtype()), persistent=False)
+        self.factor, self.before, self.padding = factor, factor + reach - 1, padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        dims, channels = x.dim() - 2, x.shape[1]
+        for axis in range(dims):
+            size = [len(self.kernel) if axis == other else 1 for other in range(dims)]
+            before = [self.before if axis == other else 0 for other in range(dims)]
+            weight = self.kernel.to(x.dtype).view(1, 1, *size).expand(channels, -1, *size)
+            x = convolve(x, weight, None, before, (1,) * dims, channels, self.padding)
+        return x
+
+    def extra_repr(self) -> str:
+        return f"factor={self.factor}"
+
+
+class Shift(nn.Module):
+    """Move the content of a map back, so that a slice that began at ``start`` begins at the origin."""
+
+    def __init__(self, start: Sequence[int]) -> None:
+        super().__init__()
+        self.start = tuple(start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.roll([-s for s in self.start], tuple(range(2, x.dim())))
+
+    def extra_repr(self) -> str:
+        return f"start={self.start}"
+
+
+class Spread(nn.Module):
+    """Give a value ``(N, C, 1, ...)`` to every position of a map of ``size``."""
+
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        return x.expand(*x.shape[:2], *size)
+
+
+class Entry(nn.Module):
+    """Where images ``(N, C, *space)`` come in, and where the report of the conversion is kept.
+
+    Raises ``ValueError`` unless ``stride`` divides every spatial size.
+    """
+
+    report: Conversion | None = None
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        if any(size % self.stride for size in x.shape[2:]):
+            raise ValueError(
+                f"this network samples down to stride {self.stride}: sizes must be multiples of {self.stride}, got "
+                f"{tuple(x.shape[2:])}; resize or crop the images, or grow them once with "
+                f"lps.pad_to_multiple(x, {self.stride})"
+            )
+        return x
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}"

@@ -1,0 +1,88 @@
+"""What a conversion did, and why one was refused."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+class ConvertError(ValueError):
+    """A network, or a part of it, that cannot be converted with a proof.
+
+    ``layer`` is the path of the module in the model and ``reason`` says what stands in the way.
+    """
+
+    def __init__(self, layer: str, reason: str) -> None:
+        super().__init__(f"{layer}: {reason}")
+        self.layer, self.reason = layer, reason
+
+
+@dataclass(frozen=True)
+class Stride:
+    """One stride of the original: where it was, and the sampling layer in its place.
+
+    ``follows`` names the layers whose selections it takes over; it is empty for a layer that makes its own.
+    """
+
+    layer: str
+    kind: str
+    stride: int
+    channels: int
+    sampling: str
+    follows: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What :func:`lps.convert` did to a network.
+
+    ``stride`` is the product of the strides from the images to the coarsest map: sizes have to be multiples of it.
+    ``padded`` names the layers whose border changed, ``raised`` the upsampling layers that became LPUs, ``parameters``
+    the new parameters with their sizes. ``checked`` is the size of the images and the number of circular shifts for
+    which the outputs were compared and equal; ``None`` without circular padding, which leaves nothing to check.
+    """
+
+    model: str
+    method: str
+    antialias: str
+    padding: str
+    stride: int
+    strides: Sequence[Stride]
+    raised: Mapping[str, tuple[str, ...]]
+    padded: Sequence[str]
+    pooled: Sequence[str]
+    parameters: Mapping[str, tuple[int, ...]]
+    notes: Sequence[str]
+    checked: tuple[tuple[int, ...], int] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        rows = [
+            (s.layer, s.kind, str(s.stride), str(s.channels), f"as {', '.join(s.follows)}" if s.follows else "chooses")
+            for s in self.strides
+        ]
+        rows += [(name, "upsampling", "", "", f"back by {', '.join(by)}") for name, by in self.raised.items()]
+        titles = ("stride of", "kind", "stride", "channels", "phase")
+        widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+        lines = [
+            f"{self.model}: method {self.method}, filter {self.antialias}, {self.padding} padding, "
+            f"total stride {self.stride}",
+            *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (titles, *rows)),
+            f"{self.padding} padding in {len(self.padded)} layers, sums over space made exact in {len(self.pooled)}",
+        ]
+        size = sum(_product(shape) for shape in self.parameters.values())
+        lines.append(f"{size:,} new parameters" + (" to train" if size else ": works as it is, without training"))
+        lines += self.notes
+        if self.checked is not None:
+            size_of, count = self.checked
+            lines.append(f"checked: equal outputs under {count} circular shifts of {'x'.join(map(str, size_of))}")
+        return "\n".join(lines)
+
+
+def _product(shape: Sequence[int]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total

@@ -1,0 +1,195 @@
+"""Put a sampling layer behind every stride of a planned network, and one choice behind all that share it."""
+
+import heapq
+import operator
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+from torch import fx, nn
+from torch.nn.modules import activation
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from ..sampling import Downsample, Sampling, Upsample
+from .grids import Grid, Step, resolve
+from .layers import Entry
+from .plan import Plan
+from .report import Stride
+
+ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__ if name not in ("MultiheadAttention",))
+ACTIVATION_NAMES = {"relu", "relu6", "gelu", "hardswish", "leaky_relu", "elu", "selu", "hardsigmoid", "tanh"}
+
+
+class Rewriter:
+    """Inserts the layers of ``sampling``, from a stride, into the graph of ``plan``."""
+
+    def __init__(self, plan: Plan, sampling: Callable[[int], Sampling]) -> None:
+        self.plan, self.sampling = plan, sampling
+        self.order = {node: i for i, node in enumerate(plan.graph.nodes)}
+        self.depth: dict[fx.Node, int] = {}
+        self.upstream: dict[fx.Node, int] = {}
+        for node, i in self.order.items():
+            self.depth[node] = 1 + max((self.depth[source] for source in node.all_input_nodes), default=0)
+            self.upstream[node] = 1 << i
+            for source in node.all_input_nodes:
+                self.upstream[node] |= self.upstream[source]
+        self.selections: dict[Step, fx.Node] = {}
+        self.names: dict[Step, str] = {}
+        self.strides: list[Stride] = []
+        self._found: dict[Step, Stride] = {}
+
+    def run(self) -> None:
+        """Sampling layers, LPUs, the check of the size, and an order in which each call finds its inputs."""
+        classes: defaultdict[Step, list[Step]] = defaultdict(list)
+        for step in self.plan.steps:
+            if len(step.roots()) == 1:
+                classes[step.roots()[0]].append(step)
+        leaders = {root: self._leader(members) for root, members in classes.items()}
+        for root, leader in leaders.items():
+            self._lead(root, leader)
+        for step in self.plan.steps:
+            if step not in leaders.values():
+                self._follow(step)
+        self.strides = [self._found[step] for step in self.plan.steps]
+        for raised in self.plan.raised:
+            self._raise(raised.node, raised.steps)
+        self._sort()
+
+    def _leader(self, members: list[Step]) -> Step:
+        """The step that chooses for all: behind none of the others, and at the end of the longest branch."""
+        first = [
+            step
+            for step in members
+            if not any(other is not step and self._is_behind(step.node, other.node) for other in members)
+        ]
+        return max(first, key=lambda step: self.depth[self._behind(step)])
+
+    def _is_behind(self, node: fx.Node, other: fx.Node) -> bool:
+        return bool(self.upstream[node] >> self.order[other] & 1)
+
+    def _behind(self, step: Step) -> fx.Node:
+        """Where a stride goes: behind the norm and the activation of its convolution, else behind the layer itself."""
+        node = step.node
+        if not isinstance(self.plan.module(node), _ConvNd):
+            return node
+        norm = self._only_reader(node)
+        if norm is not None and self._is_norm(norm):
+            if self._activates(norm):
+                return norm
+            following = self._only_reader(norm)
+        else:
+            following = norm
+        return following if following is not None and self._activates(following) else node
+
+    def _only_reader(self, node: fx.Node) -> fx.Node | None:
+        reader = next(iter(node.users), None)
+        return reader if len(node.users) == 1 and reader is not None and len(reader.all_input_nodes) == 1 else None
+
+    def _is_norm(self, node: fx.Node) -> bool:
+        return isinstance(self.plan.module(node), (_NormBase, nn.GroupNorm))
+
+    def _activates(self, node: fx.Node) -> bool:
+        module = self.plan.module(node)
+        if module is not None:
+            return any(isinstance(part, ACTIVATIONS) for part in module.modules())
+        name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+        return name in ACTIVATION_NAMES
+
+    def _insert(
+        self, step: Step, node: fx.Node, layer: Downsample, *selection: fx.Node
+    ) -> tuple[fx.Node, fx.Node, str]:
+        """Call ``layer`` behind ``node``: what it keeps, the selection, and the layer's name."""
+        path = f"{self.plan.name(step.node)}_sampling"
+        if any(name == path for name, _ in self.plan.network.named_modules()):
+            path = f"{path}_{step.node.name}"
+        self.plan.install(path, layer)
+        with self.plan.graph.inserting_after(node):
+            call = self.plan.graph.call_module(path, (node, *selection))
+        with self.plan.graph.inserting_after(call):
+            chosen = self.plan.graph.call_function(operator.getitem, (call, 1))
+            kept = self.plan.graph.call_function(operator.getitem, (call, 0))
+        kept.meta["value"] = node.meta["value"]
+        return kept, chosen, path
+
+    def _lead(self, root: Step, leader: Step) -> None:
+        node = self._behind(leader)
+        channels = node.meta["value"].shape[1]
+        reads_images = isinstance(self.plan.module(leader.node), _ConvNd) and self._reads_images(leader.node)
+        layer = self.sampling(leader.stride).layer(channels, antialias=not (leader.smooth or reads_images))
+        readers = list(node.users)
+        kept, self.selections[root], self.names[root] = self._insert(leader, node, layer)
+        for reader in readers:
+            reader.replace_input_with(node, kept)
+        self._note(leader, channels, self.names[root], ())
+
+    def _reads_images(self, node: fx.Node) -> bool:
+        return all(source.op == "placeholder" for source in node.all_input_nodes if source.op != "get_attr")
+
+    def _follow(self, step: Step) -> None:
+        """Filter, then keep what the leaders kept; a 1x1 convolution comes behind that, where it is cheaper."""
+        module = self.plan.module(step.node)
+        pointwise = isinstance(module, _ConvNd) and max(module.kernel_size) == 1
+        node = step.node.all_input_nodes[0] if pointwise else self._behind(step)
+        channels = node.meta["value"].shape[1]
+        readers = [step.node] if pointwise else list(node.users)
+        kept = node
+        filtered = not step.smooth
+        paths = []
+        for root in step.roots():
+            sampling = self.sampling(root.stride)
+            layer = sampling.shortcut(channels) if filtered else Downsample(None, None, root.stride)
+            kept, _, path = self._insert(step, kept, layer, self.selections[root])
+            filtered = False
+            paths.append(path)
+        for reader in readers:
+            reader.replace_input_with(node, kept)
+        self._note(step, channels, paths[0], tuple(self.names[root] for root in step.roots()))
+
+    def _note(self, step: Step, channels: int, path: str, follows: tuple[str, ...]) -> None:
+        module = self.plan.module(step.node)
+        kind = type(module).__name__ if module is not None else str(getattr(step.node.target, "__name__", "stride"))
+        self._found[step] = Stride(self.plan.name(step.node), kind, step.stride, channels, path, follows)
+
+    def _raise(self, node: fx.Node, steps: Grid) -> None:
+        """Put the features back, step by step, in front of the kernel that spreads them."""
+        for root in reversed(resolve(tuple(reversed(steps)))):
+            path = f"{self.plan.name(node)}_{self.selections[root].name}"
+            self.plan.install(path, Upsample(None, root.stride))
+            with self.plan.graph.inserting_before(node):
+                raised = self.plan.graph.call_module(path, (node.args[0], self.selections[root]))
+            node.args = (raised, *node.args[1:])
+
+    @property
+    def raised(self) -> Mapping[str, tuple[str, ...]]:
+        return {
+            self.plan.name(raised.node): tuple(self.names[root] for root in resolve(raised.steps))
+            for raised in self.plan.raised
+        }
+
+    def enter(self, entry: Entry) -> None:
+        """Let images come in through ``entry``."""
+        images = next(node for node in self.plan.graph.nodes if node.op == "placeholder")
+        self.plan.install("entry", entry)
+        with self.plan.graph.inserting_after(images):
+            checked = self.plan.graph.call_module("entry", (images,))
+        images.replace_all_uses_with(checked, delete_user_cb=lambda user: user is not checked)
+
+    def _sort(self) -> None:
+        """Nodes in the order in which they are now, but each behind all that it reads."""
+        nodes = list(self.plan.graph.nodes)
+        place = {node: i for i, node in enumerate(nodes)}
+        missing = {node: len(node.all_input_nodes) for node in nodes}
+        ready = [i for i, node in enumerate(nodes) if not missing[node]]
+        last = None
+        while ready:
+            node = nodes[heapq.heappop(ready)]
+            if last is not None:
+                last.append(node)
+            last = node
+            for user in node.users:
+                missing[user] -= 1
+                if not missing[user]:
+                    heapq.heappush(ready, place[user])
+        stuck = [node for node in nodes if missing[node]]
+        if stuck:
+            self.plan.refuse(stuck[0], "it needs a selection that depends on its own output")

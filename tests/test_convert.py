@@ -1,0 +1,598 @@
+"""``lps.convert``: networks of strangers become exactly invariant, keep what they computed, or are refused by name."""
+
+import copy
+import json
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import lps
+from lps.__main__ import main as command
+from lps.companion.convert import row
+from lps.companion.paths import SHIPPED
+from lps.convert.check import require_invariance
+from lps.convert.grids import Step, meet, resolve
+from lps.convert.layers import Interpolation, Pointwise
+from lps.selection import Selection
+
+Network = Callable[[], nn.Module]
+SMALL = torch.zeros(1, 3, 64, 64)
+
+
+class First(nn.Module):
+    """Phase 0 of each map: what a strided network keeps."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Selection:
+        z = F.one_hot(torch.zeros(len(x), dtype=torch.int64), self.stride ** (x.dim() - 2)).to(x.dtype)
+        return Selection(z, z, z.argmax(1))
+
+
+def unit(inputs: int, outputs: int, **settings: Any) -> nn.Sequential:
+    settings = {"kernel_size": 3, "padding": 1, **settings}
+    return nn.Sequential(nn.Conv2d(inputs, outputs, **settings), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+class Net(nn.Module):
+    """Layers by name, and a function of them and the images as forward."""
+
+    def __init__(self, function: Callable[..., Any], **layers: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self, x)
+
+
+def head(channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 5))
+
+
+def plain(*layers: nn.Module, channels: int = 8) -> nn.Sequential:
+    return nn.Sequential(unit(3, 8), *layers, head(channels))
+
+
+def unet() -> nn.Module:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        a = net.a(x)
+        b = net.b(net.pool(a))
+        c = net.c(net.pool(b))
+        b = net.d(torch.cat([b, net.up1(c)], 1))
+        return net.e(torch.cat([a, F.interpolate(net.f(b), scale_factor=2, mode="bilinear")], 1))
+
+    layers = {"a": unit(3, 8), "b": unit(8, 8), "c": unit(8, 16), "d": unit(16, 8), "f": unit(8, 8)}
+    return Net(forward, pool=nn.MaxPool2d(2), up1=nn.ConvTranspose2d(16, 8, 2, 2), e=nn.Conv2d(16, 4, 1), **layers)
+
+
+def pyramid() -> nn.Module:
+    """FPN: maps of several sizes, each with what comes down from the coarser one."""
+
+    def forward(net: Any, x: Tensor) -> dict[str, Tensor]:
+        c2 = net.c2(x)
+        c3 = net.c3(c2)
+        p3 = net.l3(c3)
+        p2 = net.l2(c2) + F.interpolate(p3, size=c2.shape[-2:], mode="nearest")
+        return {"p2": net.out(p2), "p3": net.out(p3), "p4": F.max_pool2d(p3, 1, 2)}
+
+    layers = {"c2": unit(3, 8, stride=2), "c3": unit(8, 8, stride=2), "out": nn.Conv2d(8, 8, 3, padding=1)}
+    return Net(forward, l2=nn.Conv2d(8, 8, 1), l3=nn.Conv2d(8, 8, 1), **layers)
+
+
+def exchange() -> nn.Module:
+    """HRNet: the second stride of two joins the choice of the first, which was made before."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        low = net.down(x)
+        x = x[:, :1] + F.interpolate(net.up(low), scale_factor=2, mode="nearest")
+        return net.head(F.relu(low + net.again(x)))
+
+    down, again = unit(3, 8, stride=2), unit(1, 8, stride=2)
+    return Net(forward, down=down, again=again, up=nn.Conv2d(8, 1, 1), head=head(8))
+
+
+def branches() -> nn.Module:
+    """A stride of 4 beside two strides of 2, and an average in the shortcut."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = net.stem(x)
+        return net.head(torch.cat([net.fast(x), net.slow(x), net.mean(x)], 1))
+
+    slow = nn.Sequential(unit(8, 8, stride=2), unit(8, 8, stride=2))
+    fast = nn.Conv2d(8, 4, 4, 4)
+    return Net(forward, stem=unit(3, 8), slow=slow, fast=fast, mean=nn.AvgPool2d(4), head=head(20))
+
+
+def cifar_shortcut() -> nn.Module:
+    """ResNet's option A: every second sample, and zero channels."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = net.stem(x)
+        return net.head(F.relu(net.main(x) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))))
+
+    return Net(forward, stem=unit(3, 8), main=nn.Sequential(unit(8, 16, stride=2), unit(16, 16)), head=head(16))
+
+
+def focus() -> nn.Module:
+    """YOLO's stem: four phases as channels."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        phases = [x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]]
+        return net.head(net.conv(torch.cat(phases, 1)))
+
+    return Net(forward, conv=unit(12, 8), head=head(8))
+
+
+def gated() -> nn.Module:
+    """Squeeze-excite by hand, with activations whose rounding depends on their place in memory."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = F.silu(net.conv(x))
+        x = x * net.fc(x.mean((2, 3), keepdim=True)).sigmoid()
+        return net.linear(F.dropout(net.norm(x).mean((-2, -1)), 0.5, net.training))
+
+    layers = {"conv": nn.Conv2d(3, 6, 3, 2, 1), "fc": nn.Conv2d(6, 6, 1), "norm": nn.GroupNorm(3, 6)}
+    return Net(forward, linear=nn.Linear(6, 5), **layers)
+
+
+def channels_last() -> nn.Module:
+    """ConvNeXt: a patch stem, norms and linear layers over channels that come last."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = net.stem(x)
+        y = net.mix(x).permute(0, 2, 3, 1)
+        x = x + net.linear(F.gelu(net.norm(y))).permute(0, 3, 1, 2)
+        return net.head(x)
+
+    layers = {"stem": nn.Conv2d(3, 8, 4, 4), "mix": nn.Conv2d(8, 8, 7, padding=3, groups=8)}
+    return Net(forward, norm=nn.LayerNorm(8), linear=nn.Linear(8, 8), head=head(8), **layers)
+
+
+def blurred() -> nn.Module:
+    """A blur pooling by hand: reflection, and a fixed kernel with a stride."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = F.pad(net.stem(x), (1, 1, 1, 1), mode="reflect")
+        return net.head(net.conv(F.conv2d(x, net.stem.kernel, stride=2, groups=8)))
+
+    stem = unit(3, 8)
+    stem.register_buffer("kernel", torch.tensor([1.0, 2, 1]).outer(torch.tensor([1.0, 2, 1])).expand(8, 1, 3, 3) / 16)
+    return Net(forward, stem=stem, conv=unit(8, 8), head=head(8))  # the mean of a blurred map is that of each phase
+
+
+def shuffled() -> nn.Module:
+    """ShuffleNet: channels traded between groups, whose sizes are read at run time."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = net.stem(x)
+        n, c, h, w = x.size()
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, -1, h, w)
+        a, b = x.chunk(2, 1)
+        return net.head(torch.cat([a, net.conv(b)], 1))
+
+    return Net(forward, stem=unit(3, 8, stride=2), conv=unit(4, 4), head=head(8))
+
+
+def frozen() -> nn.Module:
+    """A norm by hand from fixed numbers, as torchvision's frozen batch norm."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        scale = net.fixed.scale.reshape(1, -1, 1, 1) * 2
+        return net.head(F.relu(net.stem(x) * scale + net.fixed.shift))
+
+    fixed = nn.Module()
+    fixed.register_buffer("scale", images(8))
+    fixed.register_buffer("shift", images(8, 1, 1))
+    return Net(forward, stem=nn.Conv2d(3, 8, 3, 2, 1), fixed=fixed, head=head(8))
+
+
+CLASSIFIERS: dict[str, Network] = {
+    "one pooling, called twice": lambda: Net(
+        lambda net, x: net.head(net.pool(net.b(net.pool(net.a(x))))),
+        a=unit(3, 8),
+        b=unit(8, 8),
+        pool=nn.MaxPool2d(3, 2, 1),
+        head=head(8),
+    ),
+    "kernels of all shapes": lambda: plain(
+        nn.Conv2d(8, 8, (1, 7), padding=(0, 3)),
+        nn.Conv2d(8, 8, 4, 2, 1),
+        nn.Conv2d(8, 8, 3, dilation=2, padding="same"),
+    ),
+    "pooled to its size": lambda: plain(nn.MaxPool2d(3, 2, ceil_mode=True), nn.AvgPool2d(2), nn.InstanceNorm2d(8)),
+    "exchange": exchange,
+    "branches": branches,
+    "cifar shortcut": cifar_shortcut,
+    "focus": focus,
+    "gated": gated,
+    "channels last": channels_last,
+    "blurred": blurred,
+    "shuffled": shuffled,
+    "frozen": frozen,
+}
+
+DECODERS: dict[str, Network] = {
+    "u-net": unet,
+    "transposed": lambda: nn.Sequential(
+        unit(3, 8, stride=2), unit(8, 8, stride=2), nn.ConvTranspose2d(8, 6, 4, 2, 1, groups=2),
+        nn.ConvTranspose2d(6, 4, 3, 2, 1, output_padding=1),
+    ),
+    "in one step": lambda: nn.Sequential(unit(3, 8, stride=4), nn.Upsample(scale_factor=4)),
+    "two steps at once": lambda: nn.Sequential(
+        unit(3, 8, stride=2), nn.MaxPool2d(2), nn.Upsample(scale_factor=4, mode="bilinear")
+    ),
+}  # fmt: skip
+
+
+def images(*size: int, seed: int = 0) -> Tensor:
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
+
+
+def built(network: Network) -> nn.Module:
+    torch.manual_seed(0)
+    return network()
+
+
+@pytest.mark.parametrize("method", ["lps", "aps"])
+@pytest.mark.parametrize("name", [*CLASSIFIERS, *DECODERS])
+def test_a_network_is_exact_under_every_shift(name: str, method: Any) -> None:
+    network = lps.convert(built({**CLASSIFIERS, **DECODERS}[name]), method, example=SMALL).eval()
+    report = lps.verify(network, images(1, 3, 8, 8))
+    assert report.exact and report.labels.agree == report.labels.total > 0
+
+
+@pytest.mark.parametrize("antialias", ["none", "rect-2", "bin-5", "adapt-3"])
+def test_every_filter_is_exact(antialias: Any) -> None:
+    network = lps.convert(built(lambda: plain(unit(8, 8, stride=2))), antialias=antialias, select_from="unfiltered")
+    assert lps.verify(network, images(1, 3, 8, 8)).exact
+
+
+def always_first(network: nn.Module) -> nn.Module:
+    for path, module in list(network.named_modules()):
+        if isinstance(module, lps.MaxNorm):
+            network.set_submodule(path, First(module.stride))
+    return network
+
+
+@pytest.mark.parametrize("name", [*CLASSIFIERS, *DECODERS])
+def test_that_keeps_the_first_phase_and_pads_with_zeros_is_the_network_it_was(name: str) -> None:
+    """So the conversion changes nothing but which phases are kept, and the border."""
+    original = built({**CLASSIFIERS, **DECODERS}[name]).eval()
+    network = always_first(lps.convert(original, "aps", "none", padding="zeros", example=SMALL))
+    x = images(2, 3, 64, 64)
+    with torch.no_grad():
+        expected, actual = original(x), network(x)
+    if expected.dim() == 4:  # at the border an interpolation repeats the last sample
+        expected, actual = expected[..., 16:-16, 16:-16], actual[..., 16:-16, 16:-16]
+    if name in ("blurred", "pooled to its size"):  # a reflection, and a window that the border cuts, are not zeros
+        assert (actual - expected).abs().max() < 0.1 * expected.abs().max()
+    else:
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*CLASSIFIERS, *DECODERS])
+def test_the_check_finds_a_layer_that_keeps_a_fixed_phase(name: str) -> None:
+    """A test of the test: no selection is beside the point."""
+    network = lps.convert(built({**CLASSIFIERS, **DECODERS}[name]), "aps", example=SMALL)
+    paths = [path for path, module in network.named_modules() if isinstance(module, lps.MaxNorm)]
+    assert paths
+    for path in paths:
+        broken = copy.deepcopy(network)
+        broken.set_submodule(path, First(network.get_submodule(path).stride))  # type: ignore[arg-type]
+        with pytest.raises(lps.ConvertError, match="outputs differ"):
+            require_invariance(broken, 3, lps.conversion_report(network).stride, 2)
+
+
+def test_maps_of_several_sizes_move_by_whole_samples() -> None:
+    network = lps.convert(built(pyramid), example=SMALL).eval()
+    assert lps.conversion_report(network).stride == 8
+    x = images(1, 3, 32, 32)
+    with torch.no_grad():
+        maps, moved = network(x), network(lps.circular_shift(x, (8, -16)))
+    for name, by in {"p2": (4, -8), "p3": (2, -4), "p4": (1, -2)}.items():
+        assert torch.equal(moved[name], lps.circular_shift(maps[name], by))
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_signals_and_volumes(dims: int) -> None:
+    conv, norm = {1: (nn.Conv1d, nn.BatchNorm1d), 3: (nn.Conv3d, nn.BatchNorm3d)}[dims]
+    pool, mean = {1: (nn.MaxPool1d, nn.AdaptiveAvgPool1d), 3: (nn.MaxPool3d, nn.AdaptiveAvgPool3d)}[dims]
+    layers = [conv(2, 4, 3, 2, 1), norm(4), nn.ReLU(), pool(2), mean(1), nn.Flatten(), nn.Linear(4, 3)]
+    torch.manual_seed(0)
+    network = lps.convert(nn.Sequential(*layers), example=torch.zeros(1, 2, *(16,) * dims)).eval()
+    x = images(2, 2, *(8,) * dims)
+    with torch.no_grad():
+        for by in (1, 2, 3, 5):
+            assert torch.equal(network(lps.circular_shift(x, by)), network(x))
+
+
+def test_the_report_tells_who_chooses_and_what_is_new() -> None:
+    original = built(cifar_shortcut)
+    network = lps.convert(original)
+    report = lps.conversion_report(network)
+    assert [(s.layer, s.kind, s.stride, s.channels) for s in report.strides] == [
+        ("main.0.0", "Conv2d", 2, 16),
+        ("getitem", "getitem", 2, 8),
+    ]
+    chooses, follows = report.strides
+    assert chooses.follows == () and follows.follows == (chooses.sampling,)
+    assert report.parameters.keys() == {
+        f"{chooses.sampling}.select.conv{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")
+    }
+    assert report.stride == 2 and report.checked is not None
+    assert "checked: equal outputs" in str(report) and "new parameters to train" in str(report)
+    assert "without training" in str(lps.conversion_report(lps.convert(original, "aps")))
+    with pytest.raises(ValueError, match="no result of lps"):
+        lps.conversion_report(original)
+
+
+def test_a_head_that_only_training_uses_is_left_out() -> None:
+    def forward(net: Any, x: Tensor) -> Any:
+        x = net.stem(x)
+        return (net.head(x), net.aux(x)) if net.training else net.head(x)
+
+    original = built(lambda: Net(forward, stem=unit(3, 8, stride=2), aux=head(8), head=head(8)))
+    network = lps.convert(original)
+    assert "aux is left out" in str(lps.conversion_report(network)) and not hasattr(network, "aux")
+
+
+def test_weights_keep_their_names_and_the_original_its_code() -> None:
+    original = built(gated)
+    original.get_parameter("conv.weight").requires_grad_(False)
+    before = copy.deepcopy(original.state_dict())
+    network = lps.convert(original)
+    new = set(lps.conversion_report(network).parameters)
+    assert set(network.state_dict()) - new - {"conv_sampling.select.tau"} == set(before)
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
+    assert all(torch.equal(original.state_dict()[name], value) for name, value in before.items())
+    assert isinstance(original.conv, nn.Conv2d) and original.conv.stride == (2, 2)
+    assert {name for name, p in network.named_parameters() if not p.requires_grad} == {"conv.weight"}
+
+
+def test_it_trains() -> None:
+    network = lps.convert(built(gated).train())
+    assert network.training
+    x = images(4, 3, 16, 16)
+    assert not torch.equal(network(x), network(x))  # dropout, and selections that are drawn
+    network(x).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+    network.eval()
+    assert lps.verify(network, images(1, 3, 8, 8)).exact
+
+
+def test_copies_and_files_hold_the_same_network() -> None:
+    network, x = lps.convert(built(branches)).eval(), images(2, 3, 16, 16)
+    with torch.no_grad():
+        for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+            assert torch.equal(other(x), network(x))
+            assert lps.conversion_report(other) == lps.conversion_report(network)
+
+
+def test_other_sizes_are_refused_at_the_door() -> None:
+    with pytest.raises(ValueError, match=r"multiples of 4, got \(16, 18\)"):
+        lps.convert(built(branches))(images(1, 3, 16, 18))
+
+
+def test_a_flattened_map_is_pooled_when_asked_for() -> None:
+    layers = [unit(3, 8), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(), nn.Linear(8 * 8 * 8, 5)]
+    original = built(lambda: nn.Sequential(*layers)).eval()
+    example = images(1, 3, 16, 16)
+    with pytest.raises(lps.ConvertError, match=r'2: it turns the 8x8 positions .* head="pool"'):
+        lps.convert(original, example=example)
+    network = lps.convert(original, "aps", "none", head="pool", example=example)
+    assert lps.verify(network, images(1, 3, 16, 16)).exact
+    constant = torch.ones(1, 3, 1, 1).expand(1, 3, 16, 16)  # pooling loses nothing where there is nothing to lose
+    next(m for m in original.modules() if isinstance(m, nn.Conv2d)).padding_mode = "circular"
+    torch.testing.assert_close(network(constant), original(constant), rtol=1e-4, atol=1e-5)
+
+
+class Attends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.attention = nn.Conv2d(3, 8, 4, 4), nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.stem(x).flatten(2).transpose(1, 2)
+        return self.attention(tokens, tokens, tokens)[0].mean(1)
+
+
+class Embeds(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.where, self.head = unit(3, 8, stride=2), nn.Parameter(images(1, 8, 32, 32)), head(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.stem(x) + self.where)
+
+
+REFUSED: dict[str, tuple[Network, str]] = {
+    "flatten": (lambda: plain(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8192, 5))[:4], r"^2: .*into features"),
+    "attention": (Attends, r"^flatten: it turns the 16x16 positions of a map into tokens"),
+    "positions": (Embeds, r"^add: it meets where, which has values of its own at each position"),
+    "windows": (lambda: plain(nn.AdaptiveAvgPool2d(4)), r"^1: it pools to \(4, 4\) windows"),
+    "strides": (lambda: plain(nn.Conv2d(8, 8, 3, (2, 1), 1)), r"^1: its strides \(2, 1\) differ"),
+    "factor": (lambda: nn.Sequential(unit(3, 8, stride=2), nn.Upsample(scale_factor=4)), r"^1: an upsampling by 4"),
+    "size": (lambda: nn.Sequential(unit(3, 8, stride=4), nn.Upsample(size=24)), r"^1: it resizes \(16, 16\)"),
+    "cubic": (lambda: nn.Sequential(unit(3, 8, stride=2), nn.Upsample(scale_factor=2, mode="bicubic")), r"'bicubic'"),
+    "meeting": (
+        lambda: Net(
+            lambda net, x: net.head(torch.cat([net.a(x), net.b(x)], 1)),
+            a=nn.Sequential(unit(3, 4, stride=3), unit(4, 4, stride=2)),
+            b=nn.Sequential(unit(3, 4, stride=2), unit(4, 4, stride=3)),
+            head=head(8),
+        ),
+        r"^cat: a stride of 3 meets strides of 2, 3",
+    ),
+    "crop": (lambda: Net(lambda net, x: net.head(net.a(x)[..., 1:-1, 1:-1]), a=unit(3, 8), head=head(8)), "it crops"),
+    "shuffle": (lambda: nn.Sequential(unit(3, 12, stride=2), nn.PixelShuffle(2)), r"^1: it trades positions"),
+    "parametrized": (
+        lambda: plain(nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3, 2, 1))),
+        r"^1: its weights are parametrized",
+    ),
+    "norm": (lambda: plain(nn.LayerNorm((8, 64, 64))), r"^1: it mixes positions with weights of their own"),
+    "rows": (lambda: plain(nn.Linear(64, 64)), r"^1: it mixes positions"),
+    "rolled": (
+        lambda: Net(lambda net, x: net.head(net.a(x).cumsum(2)), a=unit(3, 8), head=head(8)),
+        r"outputs differ by .*padding",
+    ),
+    "data": (
+        lambda: Net(lambda net, x: net.head(net.a(x) if x.mean() > 0 else x), a=unit(3, 8), head=head(8)),
+        "its code cannot be followed",
+    ),
+    "twice": (lambda: lps.convert(built(lambda: plain(nn.MaxPool2d(2)))), "it samples by polyphase components already"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_proof_is_refused_with_layer_and_reason(name: str) -> None:
+    network, words = REFUSED[name]
+    example = torch.zeros(1, 3, 48, 48) if name == "meeting" else SMALL
+    with pytest.raises(lps.ConvertError, match=words):
+        lps.convert(built(network), example=example)
+
+
+@pytest.mark.parametrize("setting", [{"method": "max"}, {"antialias": "tri-5"}, {"head": "mean"}])
+def test_unknown_settings_are_refused(setting: dict[str, Any]) -> None:
+    (name,) = setting
+    with pytest.raises(ValueError, match=f"no {name} "):
+        lps.convert(built(cifar_shortcut), **setting)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_a_kernel_behind_zeros_is_the_interpolation(mode: str, factor: int) -> None:
+    x = images(1, 2, 6, 6)
+    zeros = torch.zeros(1, 2, 6 * factor, 6 * factor)
+    zeros[..., ::factor, ::factor] = x
+    inner = (..., *(slice(factor, -factor),) * 2)
+    expected = F.interpolate(x, scale_factor=factor, mode=mode)
+    torch.testing.assert_close(Interpolation(factor, mode != "nearest", "circular")(zeros)[inner], expected[inner])
+
+
+@pytest.mark.parametrize("activation", [nn.Sigmoid(), nn.SiLU(), nn.Mish(), nn.GELU("tanh")])
+def test_an_activation_rounds_alike_in_every_row(activation: nn.Module) -> None:
+    exact = Pointwise(activation).eval()
+    for width in range(1, 40):
+        row = 4 * images(1, width, seed=width)
+        y = exact(row.expand(7, width).contiguous())
+        assert torch.equal(y, y[:1].expand(7, width))
+        torch.testing.assert_close(y[:1], activation(row), rtol=1e-5, atol=1e-6)
+
+
+def test_grids_of_equal_strides_share_their_steps() -> None:
+    node = torch.fx.Graph().placeholder("x")
+    a, b, c, four = (Step(node, stride, False) for stride in (2, 2, 2, 4))
+    assert meet((a, b), (a, c)) == (a, b) or resolve((c,)) == resolve((b,))
+    meet((a, b), (four,))
+    assert four.roots() == resolve((a, b)) and resolve((c,)) == resolve((b,))
+    with pytest.raises(ValueError, match="stride 4 and 2 meet"):
+        meet((a, b), (a,))
+
+
+FAMILIES = ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"]
+MORE_FAMILIES = ["efficientnet_b0", "regnet_x_400mf", "densenet121", "convnext_tiny"]
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_FAMILIES)])
+def test_torchvision(name: str) -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    network = lps.convert(models.get_model(name, weights=None))
+    assert lps.verify(network, images(1, 3, 64, 64), shifts=3).exact
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"])
+def test_torchvision_segmenters(name: str) -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    network = lps.convert(models.get_model(name, weights=None, weights_backbone=None))
+    assert lps.verify(network, images(1, 3, 64, 64), shifts=2).exact
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet26d", "tf_efficientnet_b0", "convnextv2_atto", "hrnet_w18_small"])
+def test_timm(name: str) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    assert lps.verify(lps.convert(timm.create_model(name)), images(1, 3, 64, 64), shifts=3).exact
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["convert", "which-method", "questions"])
+def test_the_code_of_a_page_runs(page: str) -> None:
+    pytest.importorskip("torchvision")
+    text = (Path(__file__).parents[1] / "book" / f"{page}.md").read_text()
+    exec("\n".join(re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)), {})
+
+
+def test_the_command_converts_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torchvision")
+    assert command(["convert", "torchvision:squeezenet1_1", "--method", "aps"]) == 0
+    assert "without training" in capsys.readouterr().out
+    assert command(["convert", "torchvision:vgg11"]) == 1
+    assert "is refused: avgpool: it pools to" in capsys.readouterr().out
+    assert command(["convert", "resnet18"]) == 2 and command(["convert"]) == 2
+
+
+@pytest.mark.slow
+def test_a_row_of_the_table_is_what_a_network_costs() -> None:
+    pytest.importorskip("torchvision")
+    found = row("torchvision:squeezenet1_1")
+    assert found["outcome"] == "exact" and found["shifts"] == found["stride"] ** 2 == 256
+    assert found["choices"] == found["strides"] == 4 and found["head"] == "keep"
+    assert all(after >= before for before, after in (found[key] for key in ("parameters", "macs", "bytes")))
+    refused = row("torchvision:vit_b_16")
+    assert refused["outcome"] == "refused" and "tokens" in refused["reason"]
+
+
+def test_the_shipped_table_holds() -> None:
+    """Of what the book shows: twelve families of each library and three segmenters are exact, nothing is not."""
+    rows = json.loads((SHIPPED / "convert" / "families.json").read_text())["rows"]
+    assert {row["outcome"] for row in rows.values()} == {"exact", "refused"}
+    exact = [name for name, row in rows.items() if row["outcome"] == "exact"]
+    assert all(rows[name]["shifts"] == rows[name]["stride"] ** 2 for name in exact)
+    assert sum(name.startswith("torchvision:") for name in exact) >= 12
+    assert sum(name.startswith("timm:") for name in exact) >= 12
+    assert sum(rows[name]["raised"] > 0 for name in exact) >= 3
+    borders = json.loads((SHIPPED / "convert" / "borders.json").read_text())["rows"]
+    assert borders["converted, circular padding"]["circular shift"] == 0.0
+
+
+BATCH = ({0: torch.export.Dim("batch", min=1, max=64)},)
+
+
+@pytest.mark.slow
+def test_an_exported_network_gives_the_same_bits() -> None:
+    network = lps.convert(built(branches)).eval()
+    program = torch.export.export(network, (images(4, 3, 16, 16),), dynamic_shapes=BATCH)
+    x = images(7, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(program.module()(x), network(x))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_onnx_gives_the_same_numbers(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    network = lps.convert(built(lambda: plain(unit(8, 8, stride=2))), select_from="unfiltered").eval()
+    path = tmp_path / "network.onnx"
+    program = torch.onnx.export(network, (images(4, 3, 16, 16),), dynamic_shapes=BATCH, dynamo=True, verbose=False)
+    assert program is not None
+    program.save(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    x = images(7, 3, 16, 16)
+    (actual,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(actual), network(x), rtol=1e-4, atol=1e-5)
