@@ -17,8 +17,8 @@ from lps.companion import verify as command
 from lps.convolution import Conv2d, Padding, pad_to_multiple
 from lps.exact import exact_mean
 from lps.experiments.profiles import load_profile
-from lps.experiments.run import DataCache, plan
 from lps.experiments.rows import TABLE1
+from lps.experiments.run import DataCache, plan
 from lps.selection import Selection
 from lps.verify import Batch, Choices, displacement, verify
 

@@ -6,6 +6,7 @@ Every file read is noted as a dependency of the page, so a changed result rebuil
 """
 
 import csv
+import inspect
 import json
 import re
 from collections import defaultdict
@@ -37,7 +38,17 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.domains.std import StandardDomain
+from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+DATA = {"cifar10": "real CIFAR-10", "drawn": "drawn data"}
+
+TITLES = {"claims": "The ledger", "audit": "The audit", "seeds": "What our seeds tell"}
+
+FORMATS = {"csv": "CSV", "json": "JSON", "tex": "LaTeX"}
+
+HEADS = {"Acc.": "Accuracy"}
+"""Headings spelt out; the others are the paper's."""
 
 GROUPS = {"theorem": "Theory", "cell": "Cells", "ordering": "Orderings", "sentence": "Sentences"}
 
@@ -109,6 +120,20 @@ class ResultDirective(SphinxDirective):
         text = f"{what} has not been computed in this checkout. `{command}` makes it."
         return [nodes.note("", paragraph(text))]
 
+    def download(self, path: str, text: str) -> addnodes.download_reference:
+        """Link to a file of the checkout, which becomes part of the book."""
+        node = addnodes.download_reference("", "", reftarget=f"/{path}", refdoc=self.env.docname, refdomain="")
+        node += nodes.inline("", text)
+        return node
+
+    def take_away(self, stem: str, suffixes: Sequence[str]) -> nodes.paragraph:
+        """A line of downloads of one thing in several formats."""
+        found = [suffix for suffix in suffixes if self.path(f"{stem}.{suffix}").is_file()]
+        links: list[str | nodes.Node] = ["Take it away: "]
+        for suffix in found:
+            links += [self.download(f"{stem}.{suffix}", FORMATS[suffix]), ", "]
+        return paragraph([*links[:-1], "."] if found else [], "lps-source")
+
     def anchor(self, label: str, title: str) -> None:
         """Make ``label`` a target of :func:`link`."""
         standard = cast(StandardDomain, self.env.get_domain("std"))
@@ -118,15 +143,17 @@ class ResultDirective(SphinxDirective):
     def records(self) -> dict[str, dict[str, Any]]:
         """All run records by their id, ``table1/lps/quick-seed0-1a2b3c4d5e``, shipped ones first.
 
-        ``path`` is added to each; a repetition of a shipped run has its id and comes under ``local/<id>``.
+        Those of the studies of trained networks begin with ``section53/``. ``path`` is added to each; a repetition of
+        a shipped run has its id and comes under ``local/<id>``.
         """
         root = self.path("results")
         self.env.note_dependency(str(root))  # a folder counts as outdated, so new records are found
         records: dict[str, dict[str, Any]] = {}
         for part in ("shipped", "local"):
-            for path in sorted((root / part).glob("table*/*/*.json")):
+            folder = root / part
+            for path in sorted([*folder.glob("table*/*/*.json"), *folder.glob("section53/table*/*/*.json")]):
                 record = self.load(path.as_posix())
-                identity = f"{record['experiment']}/{path.stem}"
+                identity = path.relative_to(folder).with_suffix("").as_posix()
                 record["path"] = path.relative_to(root.parent).as_posix()
                 records[f"{part}/{identity}" if identity in records else identity] = record
         return records
@@ -275,28 +302,30 @@ class ResultTable(ResultDirective):
                 items = [nodes.list_item("", paragraph(text)) for text in group["differs"]]
                 summary = f"What differs from the paper: {group['label']}"
                 result.append(details("", nodes.bullet_list("", *items), summary=summary, open=True))
-            result.append(self.comparison(f"{data['title']}; {group['label']}.", group["rows"], runs))
+            caption = f"{data['title']}; {group['label']}."
+            result.append(self.comparison(caption, data["columns"], group["rows"], runs))
             if any(row["stale"] for row in group["rows"]):
                 note = "† computed before `lps` last changed; `python -m lps run` computes it again."
                 result.append(paragraph(note, "lps-source"))
-        return result
+        return [*result, self.take_away(f"build/tables/{name}", ("csv", "json", "tex"))]
 
-    def comparison(self, caption: str, rows: Sequence[dict[str, Any]], runs: dict[str, Any]) -> nodes.table:
+    def comparison(
+        self, caption: str, columns: dict[str, str], rows: Sequence[dict[str, Any]], runs: dict[str, Any]
+    ) -> nodes.table:
         head = [
             [
                 Cell("Method", ("lps-first",), down=2),
-                Cell("Accuracy (%)", ("lps-across",), across=3),
-                Cell("C-Cons. (%)", ("lps-across",), across=3),
+                *(Cell(f"{HEADS.get(title, title)} (%)", ("lps-across",), across=3) for title in columns.values()),
                 Cell("Seeds", down=2),
             ],
-            [Cell("paper", ("lps-number",)), Cell("here", ("lps-number",)), Cell("verdict")] * 2,
+            [Cell("paper", ("lps-number",)), Cell("here", ("lps-number",)), Cell("verdict")] * len(columns),
         ]
         body = []
         for row in rows:
             self.anchor(nodes.make_id(row["row"]), row["row"])
-            method = row["method"] if row["antialias"] == "-" else f"{row['method']}, {row['antialias']}"
+            method = ", ".join(row[key] for key in ("method", "antialias", "model") if row.get(key, "-") != "-")
             cells = [Cell(method + (" †" if row["stale"] else ""), ("lps-first",))]
-            for metric in ("acc", "c_cons"):
+            for metric in columns:
                 cells += self.metric(row, metric)
             cells.append(Cell(run_links(row["runs"], runs) or NONE, ("lps-runs",)))
             body.append((nodes.make_id(row["row"]), cells))
@@ -324,7 +353,7 @@ class Records(ResultDirective):
             return self.absent("A run record", "python -m lps run 'table1/*'")
         groups = defaultdict(list)
         for identity, record in records.items():
-            groups[record["experiment"]].append((identity, record))
+            groups[identity.removeprefix("local/").rpartition("/")[0]].append((identity, record))
         sections: list[nodes.Node] = []
         for experiment, members in sorted(groups.items()):
             heading = nodes.rubric("", experiment)
@@ -350,8 +379,9 @@ class Records(ResultDirective):
 
 
 def counted(value: dict[str, Any]) -> str:
-    """A metric of a record with its counts."""
-    return f"{value['value']:.2f} % ({value['agree']:,} of {value['total']:,})"
+    """A metric of a record, with its counts where it is a share."""
+    counts = f" ({value['agree']:,} of {value['total']:,})" if "agree" in value else ""
+    return f"{value['value']:.2f} %{counts}"
 
 
 class Costs(ResultDirective):
@@ -379,7 +409,8 @@ class Costs(ResultDirective):
 
     def runs(self) -> list[nodes.Node]:
         groups = defaultdict(list)
-        for record in self.records().values():
+        trained = (record for record in self.records().values() if record["seconds"]["training"])
+        for record in trained:
             key = record["profile"], record["data"]["name"], hardware(record["hardware"])
             groups[key].append(record["seconds"]["training"])
         if not groups:
@@ -394,22 +425,200 @@ class Costs(ResultDirective):
         return [table("Cost of the training runs behind this book, from their records.", head, body)]
 
 
+class Audit(ResultDirective):
+    """The paper's arithmetic, recomputed: one table for each part."""
+
+    HEAD = (Cell("Where", ("lps-place",)), Cell("Statement"), Cell("Printed"), Cell("Recomputed"), Cell("Verdict"))
+
+    def run(self) -> list[nodes.Node]:
+        parts = self.load("build/audit.json")
+        if parts is None:
+            return self.absent("The audit", "make claims")
+        result: list[nodes.Node] = []
+        for title, items in parts.items():
+            body = [("", self.row(item)) for item in items]
+            result.append(table(f"Audit: {title[0].lower()}{title[1:]}.", [self.HEAD], body, "lps-ledger", "lps-audit"))
+        return result
+
+    def row(self, item: dict[str, Any]) -> list[Cell]:
+        notes = (paragraph(item["note"], "lps-small"),) if item["note"] else ()
+        return [
+            Cell(item["place"], ("lps-place",)),
+            Cell(item["statement"], ("lps-statement",), notes),
+            Cell(item["printed"], ("lps-paper",)),
+            Cell(item["recomputed"], ("lps-ours",)),
+            Cell(verdict(item["verdict"]), ("lps-verdict-cell",)),
+        ]
+
+
+class Downloads(ResultDirective):
+    """Everything computed that can be taken away as a file: the tables, the ledger, the audit."""
+
+    def run(self) -> list[nodes.Node]:
+        stems = [f"tables/table{n}" for n in range(1, 7)] + ["claims", "audit", "seeds"]
+        items = []
+        for stem in stems:
+            line = self.take_away(f"build/{stem}", tuple(FORMATS))
+            if line.children:
+                title = TITLES.get(stem) or f"Table {stem[-1]}"
+                items.append(nodes.list_item("", paragraph([f"{title}: ", *line.children[1:]])))
+        return [nodes.bullet_list("", *items)] if items else self.absent("The files", "make claims")
+
+
+class Coverage(ResultDirective):
+    """What the check for things left out has found."""
+
+    def run(self) -> list[nodes.Node]:
+        found = self.load("build/coverage.json")
+        if found is None:
+            return self.absent("The check of completeness", "make claims")
+        planned = ", ".join(found["planned"])
+        text = (
+            f"{found['items']} items are listed, the {found['numbered']} that the paper numbers among them. "
+            f"{found['with_page']} have a page of this book" + (f"; not {planned}" if planned else "") + f". Of "
+            f"{found['entries']} entries of the ledger each has a verdict, and each that was not run says why."
+        )
+        if not found["problems"]:
+            return [paragraph(text)]
+        items = [nodes.list_item("", paragraph(problem)) for problem in found["problems"]]
+        return [nodes.warning("", paragraph("Something is missing:"), nodes.bullet_list("", *items))]
+
+
+class Seeds(ResultDirective):
+    """What the seeds of our runs tell about LPS against APS, beside the paper's difference."""
+
+    HEAD = ("Filter", "Paper", "Seeds it takes", "Here", "95 % interval", "Seeds", "Gap they would find")
+
+    def run(self) -> list[nodes.Node]:
+        lines = self.load("build/seeds.json")
+        if lines is None:
+            return self.absent("What our seeds tell", "make claims")
+        groups = defaultdict(list)
+        for line in lines:
+            groups[f"{DATA.get(line['data'], line['data'])}, profile {line['profile']}"].append(line)
+        head = [[Cell(self.HEAD[0]), *(Cell(title, ("lps-number",)) for title in self.HEAD[1:])]]
+        return [
+            table(f"Accuracy of LPS over APS, in points; {label}.", head, [("", self.row(line)) for line in members])
+            for label, members in groups.items()
+        ] or [paragraph("No run of Table 1 is recorded in this checkout.")]
+
+    def row(self, line: dict[str, Any]) -> list[Cell]:
+        bounded = line["low"] is not None
+        numbers = (
+            f"{line['paper']:+.2f}",
+            str(line["needed"]),
+            NONE if line["difference"] is None else f"{line['difference']:+.2f}",
+            f"{line['low']:+.2f} to {line['high']:+.2f}" if bounded else NONE,
+            str(line["n"]),
+            f"{line['gap']:.2f}" if bounded else NONE,
+        )
+        first = "no filter" if line["antialias"] == "-" else line["antialias"]
+        return [Cell(first), *(Cell(number, ("lps-number",)) for number in numbers)]
+
+
+class Items(ResultDirective):
+    """Part of the map of the paper. Argument: a section of ``results/paper/items.yml``; content: the caption."""
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        import yaml
+
+        path = self.path("results/paper/items.yml")
+        self.env.note_dependency(str(path))
+        body = [("", self.row(item)) for item in yaml.safe_load(path.read_text())[self.arguments[0]]]
+        head = [[Cell("Item", ("lps-place",)), Cell("Says"), Cell("Page"), Cell("Code")]]
+        return [table(" ".join(self.content), head, body, "lps-items")]
+
+    def row(self, item: dict[str, Any]) -> list[Cell]:
+        where: list[str | nodes.Node] = [page(item["page"], "page")] if "page" in item else []
+        plan = (paragraph(item["plan"], "lps-small"),) if "plan" in item else ()
+        code: list[str | nodes.Node] = []
+        for name in item.get("code", []):
+            code += [source_line(self.env, name), ", "]
+        return [
+            Cell(", ".join(item[key] for key in ("item", "place") if key in item), ("lps-place",)),
+            Cell(item["says"], ("lps-statement",), plan),
+            Cell(where or NONE),
+            Cell(code[:-1] or NONE),
+        ]
+
+
+def source_line(env: BuildEnvironment, name: str) -> nodes.Node:
+    """Link to the listing of an object of ``lps``: its name, file and line as they are now."""
+    from lps.companion.coverage import find
+
+    found = find(name)
+    if found is None:
+        raise ValueError(f"there is no {name}")
+    module = inspect.getmodule(found)
+    assert module is not None
+    env.note_dependency(str(module.__file__))
+    inside = name.removeprefix(f"{module.__name__}").removeprefix(".")
+    line = inspect.getsourcelines(found)[1] if inside else 1
+    text = f"{module.__name__.replace('.', '/')}.py:{max(line, 1)}"
+    label = nodes.literal(text=inside or module.__name__)
+    api = Path(env.srcdir, "book", "api.md")
+    env.note_dependency(str(api))
+    if f":: {module.__name__}\n" not in api.read_text():  # then there is no listing of its source
+        return span([label, f" ({text})"])
+    uri = env.app.builder.get_relative_uri(env.docname, "_modules/" + module.__name__.replace(".", "/"))
+    target = nodes.reference("", "", internal=True, refuri=f"{uri}#{inside}" if inside else uri)
+    target += [label, nodes.Text(f" ({text})")]
+    return target
+
+
+class SourceLine(SphinxRole):
+    """``{line}`lps.polyphase.polyphase` ``: link to the listing of an object, with its file and line."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        try:
+            return [source_line(self.env, self.text)], []
+        except ValueError as error:
+            problem = self.inliner.reporter.error(str(error), line=self.lineno)
+            return [nodes.problematic(self.rawtext, self.rawtext)], [problem]
+
+
 class Provenance(ResultDirective):
-    """How the notebook of this page was executed and how to do it again."""
+    """How the notebook of this page was executed, what that took, how to do it again, and what can be taken away."""
 
     def run(self) -> list[nodes.Node]:
         name = self.env.docname.rpartition("/")[2]
-        source = addnodes.download_reference(
-            "", "", reftarget=f"/notebooks/{name}.ipynb", refdoc=self.env.docname, refdomain=""
-        )
-        source += nodes.literal(text=f"notebooks/{name}.ipynb")
         profile = self.config.lps_profile
+        executed = executed_notebook(self.config, name)
+        source = self.download(f"notebooks/{name}.ipynb", f"notebooks/{name}.ipynb")
         text: list[str | nodes.Node] = [source, f", executed with the profile `{profile}`"]
-        side = self.load(executed_notebook(self.config, name).with_suffix(".json").as_posix())
+        side = self.load(executed.with_suffix(".json").as_posix())
         if side is not None:
-            text.append(f" in {duration(side['seconds'])} on {hardware(side['hardware'])}")
+            memory = f"{side['peak_memory_mb']:,.0f} MB"
+            text.append(f" in {duration(side['seconds'])}, at most {memory}, on {hardware(side['hardware'])}")
         text.append(f". Again: `make reproduce PROFILE={profile} NB={name}`")
-        return [paragraph(text, "lps-provenance")]
+        card = [paragraph(text, "lps-provenance")]
+        if side is not None and self.outdated(name, side):
+            note = "† `lps` or this notebook has changed since; the numbers below are those of the earlier state."
+            card.append(paragraph(note, "lps-provenance"))
+        return [*card, self.results(executed)]
+
+    def outdated(self, name: str, side: dict[str, Any]) -> bool:
+        """Whether the executed copy was made from another notebook, other sources or other versions."""
+        from lps.companion.notebooks import plan
+        from lps.experiments.profiles import load_profile
+
+        self.env.note_dependency(str(self.path("lps")))  # a folder counts as outdated, so a later change is found
+        profile = self.config.lps_profile
+        (job,) = plan(profile, load_profile(profile).notebooks, [name], root=self.path(""))
+        return bool(side["hash"] != job.hash)
+
+    def results(self, executed: Path) -> nodes.paragraph:
+        """Downloads of the executed notebook and of its figures."""
+        files = {"executed notebook": executed}
+        for path in sorted(executed.parent.glob(f"{executed.stem}-*.svg")):
+            files[f"figure {path.stem.rpartition('-')[2]} (SVG)"] = path
+        links: list[str | nodes.Node] = ["Take it away: "]
+        for title, path in files.items():
+            links += [self.download(path.relative_to(self.path("")).as_posix(), title), ", "]
+        return paragraph([*links[:-1], "."], "lps-provenance")
 
 
 class PaperValue(SphinxRole):
@@ -435,6 +644,7 @@ def setup(app: Sphinx) -> None:
     """Called by the extension ``lps_book``."""
     app.add_node(details, html=(visit_details, depart_details))
     app.add_role("paper", PaperValue())
+    app.add_role("line", SourceLine())
     directives = {
         "headline": Headline,
         "scoreboard": Scoreboard,
@@ -443,6 +653,11 @@ def setup(app: Sphinx) -> None:
         "records": Records,
         "costs": Costs,
         "provenance": Provenance,
+        "audit": Audit,
+        "coverage": Coverage,
+        "downloads": Downloads,
+        "items": Items,
+        "seeds": Seeds,
     }
     for name, directive in directives.items():
         app.add_directive(f"lps-{name}", directive)

@@ -32,11 +32,9 @@ def main(options: argparse.Namespace) -> int:
     if STAMP.exists() and (HTML / "index.html").exists() and json.loads(STAMP.read_text()) == content:
         print("The book is up to date: build/html/index.html")
         return 0
-    from .claims import ledger
-    from .tables import write_table1
+    from .claims import ledger, write
 
-    write_json(BUILD / "claims.json", ledger())
-    write_table1()
+    write(ledger())
     program = Path(sys.executable).with_name("jupyter-book")
     command: list[str | Path] = [program, "build", "-q", "-n", "-W", "--keep-going", "--path-output", BUILD, ROOT]
     environment = {**os.environ, "BOOK_PROFILE": options.profile}

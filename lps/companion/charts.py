@@ -1,6 +1,7 @@
 """Charts of run records: one colour for each method, one marker for each filter, in every chart."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -139,8 +140,15 @@ def replaced(studied: Sequence[Record], chance: float) -> Figure:
     for row, record in enumerate(studied):
         before, after = (record["metrics"][name]["value"] for name in ("acc", "acc_max_norm"))
         ax.plot([after, before], [row, row], color=RULE, linewidth=3, zorder=0)
-        ax.plot(before, row, "o", color=COLORS["LPS"], label="LPD" if row == 0 else None)
-        ax.plot(after, row, "s", color=COLORS["APS"], label="APS in its place" if row == 0 else None)
+        ring: dict[str, Any] = {
+            "marker": "o",
+            "markersize": 10,
+            "markerfacecolor": "none",
+            "markeredgewidth": 2,
+            "linestyle": "none",
+        }
+        ax.plot(before, row, color=COLORS["LPS"], label="LPD" if row == 0 else None, **ring)
+        ax.plot(after, row, "s", color=COLORS["APS"], markersize=5, label="APS in its place" if row == 0 else None)
     ax.axvline(chance, color=MUTED, linewidth=0.8, linestyle="--")
     ax.set_yticks(range(len(studied)), [_filter(_LABELS[record["experiment"]][1]) for record in studied])
     ax.invert_yaxis()

@@ -5,14 +5,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 from ..experiments.records import code_hash, now, read_records, write_json
 from ..machine import hardware
 from . import audit, benchmarks, coverage, statements, studies
-from .paths import BUILD, LOCAL, SHIPPED
+from .paths import BUILD, LOCAL, ROOT, SHIPPED
 from .statements import EVIDENCE, Pair, agrees, listed, pairs, printed, select
 from .statistics import Interval, failure_bound, paired
 from .tables import (
@@ -32,6 +32,7 @@ from .tables import (
 )
 from .theory import Check, all_checks
 
+README = ROOT / "README.md"
 HERE = "python -m lps claims"
 MIN_SEEDS = 3
 COUNTED = ("parameters", "pooling_parameters", "pooling_share")
@@ -86,11 +87,11 @@ def _theorem(item: Mapping[str, str], check: Check) -> Entry:
 # Cells of Tables 1 to 6 --------------------------------------------------------------------------------------
 
 
-def cell_entries(records: Sequence[Record]) -> list[Entry]:
+def cell_entries(records: Sequence[Record], timed: Sequence[Record] = ()) -> list[Entry]:
     """Every value that the paper prints in Tables 1 to 6."""
     found = best_records(records)
     return [
-        _cell(name, row, metric, found.get(row["row"], []))
+        _cell(name, row, metric, found.get(row["row"], []), timed)
         for name, table in TABLES.items()
         for row in paper_table(name)
         for metric in table.metrics
@@ -98,7 +99,7 @@ def cell_entries(records: Sequence[Record]) -> list[Entry]:
     ]
 
 
-def _cell(name: str, row: Mapping[str, str], metric: str, found: Sequence[Record]) -> Entry:
+def _cell(name: str, row: Mapping[str, str], metric: str, found: Sequence[Record], timed: Sequence[Record]) -> Entry:
     table = TABLES[name]
     entry = Entry(
         f"{row['row']}:{metric}",
@@ -118,7 +119,7 @@ def _cell(name: str, row: Mapping[str, str], metric: str, found: Sequence[Record
     if metric in COUNTED:
         return _counted(entry, row, metric)
     if metric == "time_ms":
-        return replace(entry, **benchmarks.time_cell(row["row"], benchmarks.read()))
+        return replace(entry, **benchmarks.time_cell(row["row"], timed))
     if metric == "time_ms_std":
         return replace(entry, verdict="not checkable", evidence="the paper does not name the device", command="")
     return _measured(entry, row, metric, found)
@@ -167,17 +168,40 @@ def _measured(entry: Entry, row: Mapping[str, str], metric: str, found: Sequence
     if ours is None:
         return entry
     paper = {"mean": float(row[metric]), "std": float(row.get(f"{metric}_std") or 0)}
-    scale = "at the paper's scale" if all(map(is_full_scale, found)) else "at reduced scale"
+    scale = _scale(found)
     counts = f"{ours['agree']:,} of {ours['total']:,} {scale}" if "total" in ours else scale
-    if metric in CONSISTENCIES and ours.get("agree") == ours.get("total"):
+    if metric in IMAGES and ours["agree"] == ours["total"]:
         counts += f"; {_bound(ours['total'])}"
     return replace(
         entry,
         ours=f"{ours['mean']:.2f} (n = {ours['n']}, {scale})",
         verdict=judge(metric, paper, found),
-        evidence=counts + age(found),
+        evidence=counts + _other_protocols(metric, found) + age(found),
         run=[r["id"] for r in found],
     )
+
+
+IMAGES = ("c_cons", "s_cons")
+"""Consistencies that count pairs of images; those of pixels are not independent, and a count bounds nothing."""
+
+
+def _scale(found: Sequence[Record]) -> str:
+    if all(map(is_full_scale, found)):
+        return "at the paper's scale"
+    return f"at reduced scale on {', '.join(sorted({r['data']['name'] for r in found}))}"
+
+
+PROTOCOLS = {"original": "by the original code's protocol", "all": "over all pairs of shifts of the first images"}
+
+
+def _other_protocols(metric: str, found: Sequence[Record]) -> str:
+    """The same consistency counted otherwise, where all records have it."""
+    counted = {
+        words: measured(found, f"{metric}_{ending}")
+        for ending, words in PROTOCOLS.items()
+        if all(f"{metric}_{ending}" in r["metrics"] for r in found)
+    }
+    return "".join(f"; {words} {c['agree']:,} of {c['total']:,}" for words, c in counted.items() if c)
 
 
 def _bound(total: int) -> str:
@@ -311,23 +335,23 @@ def _consistency(item: Mapping[str, Any], best: Found) -> Entry:
         verdict = "fails"
     elif not exact and any(equal):
         verdict = "fails" if complete else "not run"
-    bound = f"; {_bound(total)}" if exact and all(equal) else ""
+    bound = f"; {_bound(total)}" if exact and all(equal) and metric in IMAGES else ""
     behind = [r for made in found.values() for r in made]
     return replace(
         entry,
         ours=f"{agree:,} of {total:,}",
         verdict=verdict,
-        evidence=f"{len(found)} of {len(rows)} rows have records{bound}{age(behind)}",
+        evidence=f"{len(found)} of {len(rows)} rows have records, {_scale(behind)}{bound}{age(behind)}",
         run=[r["id"] for r in behind],
     )
 
 
-def sentence_entries(studied: Sequence[Record]) -> list[Entry]:
+def sentence_entries(studied: Sequence[Record], timed: Sequence[Record] = ()) -> list[Entry]:
     """The other sentences: tried now, studied on trained networks, not run, or not checkable."""
-    return [_sentence(item, studied) for item in listed("sentences")]
+    return [_sentence(item, studied, timed) for item in listed("sentences")]
 
 
-def _sentence(item: Mapping[str, str], studied: Sequence[Record]) -> Entry:
+def _sentence(item: Mapping[str, str], studied: Sequence[Record], timed: Sequence[Record]) -> Entry:
     entry = Entry(
         item["id"], "sentence", item["place"], item["statement"], item.get("paper"), None, "", "not run", "",
         page=item.get("page"),
@@ -341,21 +365,21 @@ def _sentence(item: Mapping[str, str], studied: Sequence[Record]) -> Entry:
         return replace(entry, ours=tried.ours, rule=rule, verdict=verdict, evidence=tried.text, command=HERE)
     if "study" in item:
         return replace(entry, **studies.judge(item["study"], studied))
-    return replace(entry, rule="ratio to LPF with Tri-3 on one machine", evidence="no time was measured")
+    return replace(entry, **benchmarks.time_cell(item["times"], timed))
 
 
 # The whole ---------------------------------------------------------------------------------------------------
 
 
-def ledger(theory: bool = True) -> dict[str, Any]:
-    """All entries, with counts by verdict and where they were judged."""
-    records = read_records(SHIPPED, LOCAL)
+def ledger(theory: bool = True, folders: Sequence[Path] = (SHIPPED, LOCAL)) -> dict[str, Any]:
+    """All entries by the records below ``folders``, with counts by verdict and where they were judged."""
+    records = read_records(*folders)
     entries = [
         *(theorem_entries() if theory else []),
-        *cell_entries(records),
+        *cell_entries(records, benchmarks.read(*folders)),
         *ordering_entries(records),
         *consistency_entries(records),
-        *sentence_entries(studies.read()),
+        *sentence_entries(studies.read(*folders), benchmarks.read(*folders)),
     ]
     about = hardware()
     return {
@@ -376,13 +400,39 @@ def write(content: Mapping[str, Any], path: Path = BUILD / "claims.json") -> Non
     write_json(BUILD / "coverage.json", coverage.report(content["entries"]))
 
 
+GROUPS = {"theorem": "Theory", "ordering": "Orderings", "sentence": "Sentences"}
+MARK = "<!-- the scoreboard: python -m lps claims --readme -->"
+
+
+def scoreboard(entries: Iterable[Mapping[str, Any]]) -> str:
+    """How many entries of each part of the ledger have which verdict, as a Markdown table."""
+    counts: dict[str, Counter[str]] = {}
+    for entry in entries:
+        counts.setdefault(GROUPS.get(entry["kind"], entry["place"]), Counter())[entry["verdict"]] += 1
+    verdicts = get_args(Verdict)
+    lines = [("", *verdicts), ("---", *("---:" for _ in verdicts))]
+    lines += [(part, *(str(found[verdict] or "") for verdict in verdicts)) for part, found in counts.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write_readme() -> None:
+    """Put the scoreboard of what is shipped between its marks in the README."""
+    before, _, after = README.read_text().split(MARK)
+    table = scoreboard(ledger(folders=(SHIPPED,))["entries"])
+    README.write_text(f"{before}{MARK}\n\n{table}\n\n{MARK}{after}")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, default=BUILD / "claims.json", help="where the ledger is written")
     parser.add_argument("--all", action="store_true", help="list the claims that were not run, too")
+    parser.add_argument("--readme", action="store_true", help="only count what is shipped, into the README")
 
 
 def main(options: argparse.Namespace) -> int:
     """Judge, print and write the ledger; exit status 1 when a claim fails."""
+    if options.readme:
+        write_readme()
+        return 0
     content = ledger()
     write(content, options.json)
     shown = [e for e in content["entries"] if options.all or e["verdict"] not in ("not run", "not checkable")]

@@ -7,7 +7,7 @@ from typing import Any
 from ..experiments.profiles import profile_names
 from ..experiments.records import read_records
 from .paths import LOCAL, SHIPPED
-from .tables import METRICS, measured, paper_table
+from .tables import CONSISTENCIES, TABLES, measured, paper_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,18 +53,18 @@ def main(options: argparse.Namespace) -> int:
     if not local:
         print(f"no runs of your own with profile {options.profile}: make reproduce PROFILE={options.profile}")
         return 0
-    paper = {row["row"]: row for row in paper_table("table1")}
+    paper = {row["row"]: row for name in TABLES for row in paper_table(name)}
     lost = False
     environment: set[str] = set()
     print(f"{'run':<34} {'metric':<8} {'yours':>7}  {'against the shipped':<36} paper (full scale)")
-    for record in local:
-        for metric, title in METRICS.items():
+    for record in (record for record in local if record["experiment"] in paper):
+        for metric, title in TABLES[record["experiment"].partition("/")[0]].metrics.items():
             value = record["metrics"][metric]["value"]
-            printed = paper[record["experiment"]][metric]
+            printed = paper[record["experiment"]][metric] or "not in the text copy"
             against = relation(record, shipped, metric)
             run = f"{record['experiment']} seed {record['seed']}"
             print(f"{run:<34} {title:<8} {value:7.2f}  {against:<36} {printed}")
-            lost |= metric == "c_cons" and float(printed) == 100 and value < 100
+            lost |= metric in CONSISTENCIES and printed == "100" and value < 100
         environment.update(environment_differences(record, shipped))
     for line in sorted(environment):
         print(line)

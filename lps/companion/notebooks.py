@@ -1,9 +1,9 @@
 """Execute the notebooks, and only those whose result would differ from what is there.
 
 A notebook's executed copy is current as long as nothing that it depends on has another content: its source,
-its parameters, the sources and profiles of ``lps``, the paper's values, the shipped records, the installed
-versions, and, where its metadata says ``lps: {records: true}``, the reader's own records. Time stamps play no
-part.
+its parameters, the sources and profiles of ``lps``, the installed versions, and those results that its metadata names:
+``lps: {records: true}`` for the paper's values and all run records, or patterns below ``results``, as in
+``lps: {records: [paper/*]}``. Time stamps play no part.
 
 Each notebook runs through papermill in a process of its own (``python -m lps.companion.notebooks``, a job as
 JSON on its standard input). That process dies with its parent and moves finished files into place, so that
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class Job:
     log: str
     parameters: dict[str, Any]
     hash: str
-    reads_records: bool
+    records: list[str]  # patterns of the results that it reads
     html: bool  # also export a page of its own
     command: str  # repeats this execution
 
@@ -72,8 +72,8 @@ class Job:
         return made["hash"] == self.hash and made["records"] == self.records_hash()
 
     def records_hash(self) -> str | None:
-        """Hash of the reader's records, None for a notebook that reads none."""
-        return files_hash(Path(self.root), RECORDS) if self.reads_records else None
+        """Hash of the results that the notebook reads, None where it reads none."""
+        return files_hash(Path(self.root), self.records) if self.records else None
 
 
 # --- what a notebook depends on -----------------------------------------------------------------------------
@@ -95,6 +95,12 @@ def content_hash(notebook: Mapping[str, Any], parameters: Mapping[str, Any], sou
     installed = versions(RECORDED_PACKAGES)
     content = [cells, notebook["metadata"].get("lps"), dict(parameters), sources, installed]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def records_read(notebook: Mapping[str, Any]) -> list[str]:
+    """Patterns of the results that a notebook's metadata names."""
+    named = notebook["metadata"].get("lps", {}).get("records", [])
+    return list(RECORDS) if named is True else [f"results/{pattern}" for pattern in named]
 
 
 # --- parameters ---------------------------------------------------------------------------------------------
@@ -219,7 +225,7 @@ def plan(
                 log=str(root / "build" / "logs" / f"{place.removeprefix('notebooks/')}.log"),
                 parameters=parameters,
                 hash=content_hash(notebook, parameters, sources),
-                reads_records=bool(notebook["metadata"].get("lps", {}).get("records")),
+                records=records_read(notebook),
                 html=variant,
                 command=command,
             )
@@ -368,6 +374,10 @@ def work(job: Job) -> dict[str, str] | None:
     target = Path(job.target)
     target.parent.mkdir(parents=True, exist_ok=True)
     job.sidecar.unlink(missing_ok=True)  # it vouches for the copy that is about to go
+    for old in target.parent.glob(f"{target.stem}-*.svg"):
+        old.unlink()
+    for number, drawing in enumerate(drawings(notebook), 1):
+        write_whole(target.with_name(f"{target.stem}-{number}.svg"), drawing)
     write_whole(target, writes(notebook) + "\n")
     if job.html:
         from nbconvert import HTMLExporter
@@ -405,6 +415,14 @@ def strip(notebook: Any, root: Path) -> None:
             for kind, content in output.get("data", {}).items():
                 if kind.startswith("text/"):
                     output.data[kind] = relative(content, root)
+
+
+def drawings(notebook: Any) -> Iterator[str]:
+    """The figures of an executed notebook, as SVG, in their order."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "image/svg+xml" in output.get("data", {}):
+                yield output.data["image/svg+xml"]
 
 
 def relative(text: str, root: Path) -> str:

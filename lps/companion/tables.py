@@ -147,7 +147,7 @@ def differences(record: Record) -> list[str]:
     (row,) = matching([record["experiment"]])
     paper = _full(row)
     words = [
-        f"{section}.{name} is {_word(value)} (the paper's setting: {_word(paper[section][name])})"
+        f"{section}.{name} is {_word(name, value)} (the paper's setting: {_word(name, paper[section][name])})"
         for section in paper
         for name, value in record["config"][section].items()
         if value != paper[section][name] and section != "evaluate"
@@ -155,8 +155,9 @@ def differences(record: Record) -> list[str]:
     return [f"images: {record['data']['source']}", *words]
 
 
-def _word(value: Any) -> str:
-    return "all" if value is None else str(value)
+def _word(name: str, value: Any) -> str:
+    """``None`` is all images of a part, and otherwise a setting that is not used."""
+    return str(value) if value is not None else "all" if name in ("train", "test") else "none"
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:

@@ -57,20 +57,20 @@ def main(options: argparse.Namespace) -> int:
         images, _ = data(experiment_of(TABLE1[0]).data)
         network, state = stranger(options.network.removeprefix(STRANGER), images, options.seed), "random weights"
     else:
-        from ..experiments.train import Classifier
+        from ..experiments.tasks import fresh
 
         rows = matching([options.network])
         if len(rows) > 1:
             raise ValueError(f"one network at a time: {options.network!r} matches {len(rows)}")
         (run,) = plan(rows, experiment_of, [options.seed], options.results, data)
         images, _ = data(run.experiment.data)
-        network, state = Classifier(run.experiment, images, run.seed).network, "untrained"
+        network, state = fresh(run.experiment, images, run.seed).learner.network, "untrained"
         if run.weights.exists():
             network.load_state_dict(torch.load(run.weights, weights_only=True))
             state = f"trained, {run.id}"
     if not 0 < options.images <= len(images.test):
         raise ValueError(f"{options.images} images were asked for, the profile holds {len(images.test)} to test on")
-    network, pictures = network.to(options.device), images.test.images[: options.images]
+    network, pictures = network.to(options.device), next(iter(images.batches(options.images)))[0]
     print(f"{options.network} ({state}) on {images.name}")
     algorithms: AbstractContextManager[Any] = nullcontext()
     if options.probe:

@@ -1,5 +1,6 @@
 """The book builds without a warning, reads offline, and all its links, pictures and tables are in order."""
 
+import inspect
 import json
 import os
 import re
@@ -15,6 +16,8 @@ from urllib.parse import unquote, urldefrag
 
 import pytest
 
+import lps
+from lps.companion import audit, coverage, tables
 from lps.companion.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -92,7 +95,14 @@ def sample_results(tree: Path) -> None:
         "differs": ["less of it"],
         "rows": [row],
     }
-    write(tree / "build" / "tables" / "table1.json", {"title": "Table 1", "columns": [], "groups": [group]})
+    content = {"title": "Table 1", "columns": tables.METRICS, "groups": [group]}
+    write(tree / "build" / "tables" / "table1.json", content)
+    (tree / "build" / "tables" / "table1.csv").write_text("row\n")
+    write(tree / "build" / "audit.json", audit.report())
+    write(tree / "build" / "coverage.json", coverage.report([]))
+    shown = {"profile": "smoke", "data": "drawn", "antialias": "-", "paper": 0.38, "needed": 7, "difference": 0.5}
+    one_seed = {**shown, "n": 1, "low": None, "high": None, "gap": None}
+    write(tree / "build" / "seeds.json", [one_seed, {**shown, "n": 3, "low": -0.5, "high": 1.5, "gap": 0.8}])
 
 
 def executed_notebooks(tree: Path) -> None:
@@ -103,11 +113,13 @@ def executed_notebooks(tree: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(executed if executed.is_file() else ROOT / "notebooks" / f"{name}.ipynb", target)
         sidecar = {
+            "hash": "0",
             "seconds": 1.0,
             "peak_memory_mb": 100.0,
             "hardware": {"cpu": "a processor", "cores": 2, "gpu": None},
         }
         write(target.with_suffix(".json"), sidecar)
+        target.with_name(f"{name}-1.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
 
 
 def build(tree: Path) -> subprocess.CompletedProcess[str]:
@@ -235,6 +247,28 @@ def test_numbers_lead_to_their_record(html: Path) -> None:
     record = "record-table1-lps-smoke-seed0-0123456789"
     assert f'id="{record}"' in (html / "book" / "records.html").read_text()
     assert f"records.html#{record}" in (html / "book" / "claims.html").read_text()
+
+
+def test_every_audited_number_is_on_its_page(html: Path) -> None:
+    text = (html / "book" / "audit.html").read_text()
+    for items in audit.report().values():
+        assert all(item["recomputed"] in text for item in items)
+
+
+def test_the_map_leads_to_the_line(html: Path) -> None:
+    line = inspect.getsourcelines(lps.polyphase)[1]
+    link = rf'href="../_modules/lps/polyphase.html#polyphase">.*polyphase.*\(lps/polyphase.py:{line}\)</a>'
+    for page in ("map", "notation"):
+        assert re.search(link, (html / "book" / f"{page}.html").read_text())
+
+
+def test_tables_notebooks_and_figures_can_be_taken_away(html: Path) -> None:
+    downloads = {path.name for path in (html / "_downloads").glob("*/*")}
+    assert {"table1.csv", "lemma1.ipynb", "lemma1-1.svg"} <= downloads
+
+
+def test_a_notebook_executed_before_a_change_says_so(html: Path) -> None:
+    assert "has changed since" in (html / "notebooks" / "lemma1.html").read_text()
 
 
 def test_the_download_button_gives_the_editable_notebook(html: Path) -> None:

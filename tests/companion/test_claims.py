@@ -7,16 +7,18 @@ from typing import Any
 
 import pytest
 
-from lps.companion import claims, compare, tables
-from lps.companion.paths import PAPER
+from lps.companion import audit, claims, compare, coverage, statements, statistics, tables
+from lps.companion.paths import PAPER, SHIPPED
 from lps.experiments import records
 from lps.experiments.profiles import load_profile
-from lps.experiments.table1 import ROWS
+from lps.experiments.rows import TABLE1
+
+CODE = records.code_hash()
 
 
 def record(row: str = "table1/lps", profile: str = "full", seed: int = 0, acc: int = 9445, c_cons: int = 10_000) -> Any:
-    found = next(r for r in ROWS if r.name == row)
-    experiment = load_profile(profile).row(row, found.method, found.antialias)
+    found = next(r for r in TABLE1 if r.name == row)
+    experiment = load_profile(profile).row(found)
     return {
         "id": f"{row}/{profile}-seed{seed}",
         "experiment": row,
@@ -28,12 +30,15 @@ def record(row: str = "table1/lps", profile: str = "full", seed: int = 0, acc: i
             name: {"value": agree / 100, "agree": agree, "total": 10_000}
             for name, agree in {"acc": acc, "c_cons": c_cons, "c_cons_original": c_cons}.items()
         },
-        "code": {"hash": records.code_hash(), "commit": None, "dirty": None},
+        "code": {"hash": CODE, "commit": None, "dirty": None},
         "versions": {"torch": "1"},
         "hardware": {"cpu": "x"},
         "determinism": {"threads": 1},
     }
 
+
+CELLS = {"table1": 30, "table2": 18, "table3": 18, "table4": 23, "table5": 12, "table6": 10}
+"""How many values the paper prints in each table."""
 
 PAPER_CELLS = {"acc": {"mean": 94.45, "std": 0.05, "n": 5}, "c_cons": {"mean": 100.0, "std": 0.0, "n": 5}}
 
@@ -69,12 +74,12 @@ def test_an_overridden_run_is_not_full_scale_and_not_in_the_table() -> None:
     changed["config"]["train"] = changed["config"]["train"] | {"epochs": 2}
     assert not tables.is_full_scale(changed) and not tables.as_profile(changed)
     assert "train.epochs is 2 (the paper's setting: 250)" in tables.differences(changed)
-    assert tables.table1_groups([changed], "here") == []
+    assert tables.table_groups("table1", [changed], "here") == []
 
 
 def test_table_1_has_all_rows_and_counts_add_up() -> None:
-    (group,) = tables.table1_groups([record(seed=0, acc=9400), record(seed=1, acc=9500)], "here")
-    assert [row["row"] for row in group["rows"]] == [row.name for row in ROWS]
+    (group,) = tables.table_groups("table1", [record(seed=0, acc=9400), record(seed=1, acc=9500)], "here")
+    assert [row["row"] for row in group["rows"]] == [row.name for row in TABLE1]
     lps = next(row for row in group["rows"] if row["row"] == "table1/lps")
     assert lps["ours"]["acc"]["mean"] == 94.5
     assert (lps["ours"]["acc"]["agree"], lps["ours"]["acc"]["total"], lps["ours"]["acc"]["n"]) == (18_900, 20_000, 2)
@@ -86,22 +91,31 @@ def test_table_1_has_all_rows_and_counts_add_up() -> None:
 def test_a_record_of_other_code_is_marked() -> None:
     old = record()
     old["code"]["hash"] = "another"
-    (group,) = tables.table1_groups([old], "here")
+    (group,) = tables.table_groups("table1", [old], "here")
     assert next(row for row in group["rows"] if row["row"] == "table1/lps")["stale"]
 
 
 def test_tables_are_written_for_taking_away(tmp_path: Path) -> None:
-    table = tables.write_table1(tmp_path)
-    assert json.loads((tmp_path / "table1.json").read_text()) == json.loads(json.dumps(table))
-    with (tmp_path / "table1.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == 30 * len(table["groups"])
-    assert r"\begin{tabular}" in (tmp_path / "table1.tex").read_text()
+    entries = [claims.asdict(entry) for entry in claims.cell_entries([])]
+    tables.write_tables(entries, tmp_path)
+    for name, cells in CELLS.items():
+        with (tmp_path / f"{name}.csv").open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        groups = len({line.get("group") for line in lines})
+        assert len(lines) == cells * groups and groups >= 1
+        assert json.loads((tmp_path / f"{name}.json").read_text())["title"] == tables.TABLES[name].title
+        latex = (tmp_path / f"{name}.tex").read_text()
+        assert latex.count("{tabular}") == 2 and all(
+            rule in latex for rule in (r"\toprule", r"\midrule", r"\bottomrule")
+        )
+        widths = {line.count("&") for line in latex.splitlines() if "&" in line}
+        assert len(widths) == 1
 
 
 def test_the_transcription_has_every_cell_of_the_paper() -> None:
     counts = {name: len(tables.paper_table(name)) for name in (f"table{n}" for n in range(1, 7))}
     assert counts == {"table1": 15, "table2": 9, "table3": 9, "table4": 5, "table5": 6, "table6": 5}
-    assert [row["row"] for row in tables.paper_table("table1")] == [row.name for row in ROWS]
+    assert [row["row"] for row in tables.paper_table("table1")] == [row.name for row in TABLE1]
     assert [row["row"] for row in tables.paper_table("table2") if not row["acc"]] == ["table2/baseline", "table2/aps"]
     text = (PAPER / "README.md").read_text()
     assert "partly reconstructed" in text
@@ -112,18 +126,111 @@ def test_every_cell_is_an_entry_with_a_verdict() -> None:
     entries = content["entries"]
     ids = [entry["id"] for entry in entries]
     assert len(ids) == len(set(ids))
-    for number, cells in {1: 30, 2: 18, 3: 18, 4: 15, 5: 12, 6: 10}.items():
-        assert sum(entry["place"] == f"Table {number}" for entry in entries) == cells
+    for name, cells in CELLS.items():
+        assert sum(entry["kind"] == "cell" and entry["id"].startswith(f"{name}/") for entry in entries) == cells
     assert sum(content["counts"].values()) == len(entries)
-    lost = [entry["id"] for entry in entries if entry["verdict"] == "not checkable"]
-    assert lost == ["table2/baseline:acc", "table2/aps:acc"]
+    lost = [e["id"] for e in entries if e["verdict"] == "not checkable" and e["kind"] == "cell"]
+    assert [identity for identity in lost if "time_ms" not in identity] == ["table2/baseline:acc", "table2/aps:acc"]
+    assert all(entry["evidence"] for entry in entries if entry["verdict"] in ("not run", "not checkable"))
+    assert coverage.report(entries)["problems"] == []
 
 
 def test_parameter_counts_hold_and_a_wrong_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    counted = [e for e in claims.other_cells() if "parameters" in e.id]
-    assert len(counted) == 10 and all(e.verdict == "holds" for e in counted)
-    monkeypatch.setattr(claims, "table4_parameters", lambda row: {"parameters": 1, "pooling_parameters": 1})
-    assert all(e.verdict == "fails" for e in claims.other_cells() if "parameters" in e.id)
+    def verdicts() -> list[str]:
+        return [e.verdict for e in claims.cell_entries([]) if e.id.rpartition(":")[2] in claims.COUNTED]
+
+    assert verdicts() == ["holds"] * 13
+    monkeypatch.setattr(statements, "table4_parameters", lambda row: dict.fromkeys(claims.COUNTED, 1))
+    assert verdicts() == ["fails"] * 13
+
+
+def test_consistencies_need_every_row_to_hold_and_one_pair_to_fail() -> None:
+    def verdict(identity: str, made: list[Any]) -> str:
+        return next(e.verdict for e in claims.consistency_entries(made) if e.id == identity)
+
+    rows = [row.name for row in TABLE1 if row.method in ("aps", "lps")]
+    exact = [record(name) for name in rows]
+    assert verdict("table1-exact", exact) == "holds"
+    assert verdict("table1-exact", exact[1:]) == "direction only"
+    assert verdict("table1-exact", [*exact[1:], record(rows[0], c_cons=9999)]) == "fails"
+    assert verdict("table1-exact", []) == "not run"
+    assert verdict("strided-not-invariant", [record("table1/baseline", c_cons=8964)]) == "holds"
+    assert verdict("strided-not-invariant", [record("table1/baseline")]) == "fails"
+    assert verdict("strided-not-invariant", [record("table1/baseline", "reduced")]) == "not run"
+
+
+def test_the_readme_counts_what_is_shipped() -> None:
+    """`python -m lps claims --readme` brings it up to date."""
+    said = claims.README.read_text().split(claims.MARK)[1]
+    for line in claims.scoreboard(claims.ledger(theory=False, folders=(SHIPPED,))["entries"]).splitlines():
+        assert line in said, line
+    assert f"| Theory | {len(statements.listed('theorems'))} |" in said
+
+
+def test_both_protocols_are_in_the_evidence() -> None:
+    entries = claims.cell_entries([record("table1/baseline", "reduced", c_cons=8000)])
+    entry = next(entry for entry in entries if entry.id == "table1/baseline:c_cons")
+    assert (
+        "8,000 of 10,000 at reduced scale on cifar10; by the original code's protocol 8,000 of 10,000" in entry.evidence
+    )
+
+
+def test_what_is_tried_now_holds() -> None:
+    for name, tried in statements.EVIDENCE.items():
+        assert tried().holds, name
+
+
+@pytest.mark.parametrize(
+    ("relation", "low", "high", "expected"),
+    [
+        ("above", 0.1, 0.2, True),
+        ("above", 0.0, 0.0, None),
+        ("above", -0.2, -0.1, False),
+        ("not below", -0.4, 1.0, True),
+        ("not below", -1.0, 1.0, None),
+        ("not below", -1.0, -0.5, False),
+        ("close", -0.4, 0.4, True),
+        ("close", 0.5, 0.6, False),
+        ("close", 0.4, 0.6, None),
+    ],
+)
+def test_relations(relation: Any, low: float, high: float, expected: bool | None) -> None:
+    assert statements.agrees(relation, low, high) is expected
+
+
+def test_a_statement_names_rows_that_exist() -> None:
+    for item in statements.listed("orderings"):
+        assert list(statements.pairs(item)), item["id"]
+    for item in statements.listed("consistencies"):
+        assert statements.select(item["table"], item["rows"]), item["id"]
+
+
+def test_nothing_of_the_paper_is_left_out() -> None:
+    listed = coverage.items()
+    assert list(coverage.problems(listed)) == []
+    found = list(
+        coverage.problems([{**entry, "page": None, "plan": None} for entry in listed if entry["item"] != "Claim 2"])
+    )
+    assert found[0] == "Claim 2 is not listed" and len(found) == len(listed)
+    assert "Claim 1: there is no lps.nowhere" in coverage.problems([{**listed[1], "code": ["lps.nowhere"]}])
+    assert "Claim 1: there is no page book/nowhere in the book" in coverage.problems(
+        [{**listed[1], "page": "book/nowhere"}]
+    )
+
+
+def test_the_audit_recomputes_and_finds_what_does_not_agree() -> None:
+    items = [item for part in audit.report().values() for item in part]
+    verdict = {item["statement"]: item["verdict"] for item in items}
+    assert verdict["LPD increases the time over LPF by"] == "holds"
+    assert verdict["lps-adapt-3: relative over default"] == "fails"  # 5.245 % is printed as 5.24 %
+    assert verdict["The counts are those of a ResNet-101 for ImageNet"] == "fails"
+    assert sum(item["place"] == "Sec. 5.1, ImageNet results" for item in items) == 1
+    assert len(audit.report()["Orderings, read strictly"]) == len(statements.listed("orderings"))
+
+
+def test_the_audit_sees_a_wrong_digit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "paper_number", lambda name: 14.98)
+    assert [item.verdict for item in audit.times()][:2] == ["fails", "fails"]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +238,7 @@ def test_parameter_counts_hold_and_a_wrong_one_fails(monkeypatch: pytest.MonkeyP
 )
 def test_orderings_are_paired_over_seeds(seeds: int, gain: int, expected: str) -> None:
     made = []
-    for row in ROWS:
+    for row in TABLE1:
         for seed in range(seeds):
             noise = (seed * 7 + len(row.name)) % 5
             made.append(record(row.name, seed=seed, acc=9000 + noise + (gain if row.method == "lps" else 0)))
@@ -140,8 +247,8 @@ def test_orderings_are_paired_over_seeds(seeds: int, gain: int, expected: str) -
 
 
 def test_pairs_share_their_seeds() -> None:
-    mean, half, count = claims.paired({0: 2.0, 1: 3.0, 2: 4.0, 9: 100.0}, {0: 1.0, 1: 2.0, 2: 3.0})
-    assert (mean, half, count) == (1.0, 0.0, 3)
+    interval, count = statistics.paired({0: 2.0, 1: 3.0, 2: 4.0, 9: 100.0}, {0: 1.0, 1: 2.0, 2: 3.0})
+    assert (interval, count) == ((1.0, 1.0, 1.0), 3)
 
 
 def test_a_rerun_is_compared_with_what_is_shipped() -> None:

@@ -60,10 +60,13 @@ def outputs(job: Job) -> str:
 
 
 def test_executes_once_until_something_changes(root: Path) -> None:
-    write_notebook(root, "a", "import lps\nprint(lps.value, size)")
+    drawing = "<svg xmlns='http://www.w3.org/2000/svg'/>"
+    show = f"from IPython.display import SVG\nSVG({drawing!r})"
+    write_notebook(root, "a", "import lps\nprint(lps.value, size)", show)
     (job,) = request(root, a={"size": 4})
     assert execute([job]) == []
     assert outputs(job) == "1 4\n"
+    assert "svg" in Path(job.target).with_name("a-1.svg").read_text()
     sidecar = json.loads(job.sidecar.read_text())
     assert sidecar["parameters"] == {"size": 4}
     assert sidecar["seconds"] > 0 and sidecar["peak_memory_mb"] > 10
@@ -100,6 +103,19 @@ def test_results_count_where_they_are_read(root: Path, path: str) -> None:
     (root / path).write_text("new")
     after = [job.records_hash() for job in request(root)]
     assert before[0] != after[0] and before[1] is after[1] is None
+
+
+def test_only_the_results_that_are_named_count(root: Path) -> None:
+    write_notebook(root, "a", lps={"records": ["paper/*", "*/table1/**/*.json"]})
+    before = request(root)[0].records_hash()
+    (root / "results" / "local" / "other.json").write_text("new")
+    assert request(root)[0].records_hash() == before
+    for name in ("paper/t.csv", "shipped/table1/row/r.json"):
+        path = root / "results" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("new")
+        before, after = request(root)[0].records_hash(), before
+        assert after != before
 
 
 def test_outputs_and_time_stamps_do_not_count_but_tags_do(root: Path) -> None:

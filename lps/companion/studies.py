@@ -1,0 +1,268 @@
+"""The studies of Sec. 5.3 on trained networks: how LPD chooses, and what becomes of a network that loses its choice.
+
+``python -m lps study 'table1/lps*'`` studies the networks that ``run`` has trained and writes a record of each.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..experiments.profiles import load_profile, profile_names
+from ..experiments.records import code_version, now, read_record, write_json
+from ..experiments.rows import matching
+from ..experiments.run import PACKAGES, DataCache, Run, default_jobs, plan, run_all
+from ..machine import hardware, versions
+from ..metrics import Count, accuracy
+from ..polyphase import polyphase
+from ..sampling import Downsample
+from ..selection import LearnedPhase, MaxNorm, Selection
+from .paths import LOCAL
+from .statistics import wilson
+
+FOLDER = "section53"
+
+
+def trained(
+    patterns: Sequence[str], profile: str, seeds: Sequence[int], data: DataCache, results: Path = LOCAL
+) -> list[Run]:
+    """Runs of the rows that match and learn their choice, trained first where they are not recorded."""
+    runs = _runs(patterns, profile, seeds, data, results)
+    if left := run_all(runs, data, {}, quiet=True, jobs=default_jobs()):
+        raise RuntimeError(f"{left} of {len(runs)} runs are not finished: try again to go on")
+    return runs
+
+
+def _runs(patterns: Sequence[str], profile: str, seeds: Sequence[int], data: DataCache, results: Path) -> list[Run]:
+    rows = [row for row in matching(patterns) if row.method == "lps"]
+    return plan(rows, load_profile(profile).row, seeds, results, data)
+
+
+def network_of(run: Run, data: DataCache) -> nn.Module:
+    """The trained network of a recorded run, uint8 images to logits; its weights lie beside the record."""
+    from ..experiments.train import Classifier
+
+    if not run.weights.exists():
+        raise FileNotFoundError(f"no weights of {run.title} in {run.weights.parent}: train them, {train_command(run)}")
+    images, _ = data(run.experiment.data)
+    network = Classifier(run.experiment, images, run.seed).network
+    network.load_state_dict(torch.load(run.weights, weights_only=True))
+    return network.eval()
+
+
+def train_command(run: Run) -> str:
+    return f"python -m lps run {run.experiment.name} --profile {run.experiment.profile} --seed {run.seed}"
+
+
+def learned_layers(network: nn.Module) -> dict[str, Downsample]:
+    """The layers in which LPD chooses, in the order in which they act; a shortcut follows and is none of them."""
+    return {
+        name: layer
+        for name, layer in network.named_modules()
+        if isinstance(layer, Downsample) and isinstance(layer.select, LearnedPhase)
+    }
+
+
+class Choice(NamedTuple):
+    """What a sampling layer saw, ``(N, C, H, W)``, and the phase ``(N,)`` that LPD and the largest norm keep of it."""
+
+    seen: Tensor
+    phase: Tensor
+    max_norm: Tensor
+
+
+def seen_by(layer: Downsample, x: Tensor) -> Tensor:
+    """What the selection of a layer looks at."""
+    return x if layer.antialias is None or layer.select_from == "unfiltered" else layer.antialias(x)
+
+
+@contextmanager
+def watched(layers: Mapping[str, Downsample]) -> Iterator[dict[str, Choice]]:
+    """Fill a dictionary with the choices that layers make while a batch goes through their network."""
+    choices: dict[str, Choice] = {}
+
+    def note(name: str) -> Any:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: tuple[Tensor, Selection]) -> None:
+            seen = seen_by(cast(Downsample, layer), inputs[0])
+            phase = output[1].phase
+            assert phase is not None, "a network in evaluation makes hard choices"
+            choices[name] = Choice(seen, phase, cast(Tensor, MaxNorm().eval()(seen).phase))
+
+        return hook
+
+    handles = [layer.register_forward_hook(note(name)) for name, layer in layers.items()]
+    try:
+        yield choices
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def max_norm_counts(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, Count]:
+    """How often LPD keeps the component with the largest l2 norm, by layer, over all images."""
+    counts: dict[str, Count] = {}
+    with torch.inference_mode(), watched(learned_layers(network)) as choices:
+        for images in batches:
+            network(images)
+            for name, choice in choices.items():
+                counts[name] = counts.get(name, Count()) + Count.of(choice.phase == choice.max_norm)
+    return counts
+
+
+def with_max_norm(network: nn.Module) -> nn.Module:
+    """A copy of a trained network in which APS chooses wherever LPD did; every other weight stays."""
+    changed = deepcopy(network)
+    for layer in learned_layers(changed).values():
+        layer.select = MaxNorm(layer.stride)
+    return changed.eval()
+
+
+def components(network: nn.Module, image: Tensor, channels: int = 8) -> tuple[Tensor, int, int]:
+    """Figure 4 of one image ``(1, C, H, W)``: components ``(P, channels, H, W)`` that the last layer of LPD chooses
+    from, the phase that it keeps, and the phase with the largest norm."""
+    layers = learned_layers(network)
+    with torch.inference_mode(), watched(layers) as choices:
+        network(image)
+        _, choice = choices.popitem()
+    return polyphase(choice.seen)[0, :, :channels], int(choice.phase), int(choice.max_norm)
+
+
+def study(run: Run, data: DataCache, batch_size: int = 250) -> dict[str, Any]:
+    """The record of both studies of a trained network on its test images, made when there is none."""
+    path = run.results / FOLDER / run.experiment.name / f"{run.id}.json"
+    if path.exists():
+        return _read(path)
+    began = time.perf_counter()
+    network = network_of(run, data)
+    images, fingerprint = data(run.experiment.data)
+
+    def predict(x: Tensor, of: nn.Module) -> Tensor:
+        with torch.inference_mode():
+            return of(x).argmax(1)
+
+    replaced = with_max_norm(network)
+    counts = max_norm_counts(network, (x for x, _ in images.test.batches(batch_size)))
+    metrics = {
+        "acc": accuracy(lambda x: predict(x, network), images.test.batches(batch_size)),
+        "acc_max_norm": accuracy(lambda x: predict(x, replaced), images.test.batches(batch_size)),
+        "max_norm": sum(counts.values(), Count()),
+        **{f"max_norm, layer {i}": count for i, count in enumerate(counts.values(), 1)},
+    }
+    settings = run.experiment.as_dict()
+    content = {
+        "experiment": run.experiment.name,
+        "run": f"{run.experiment.name}/{run.id}",
+        "profile": run.experiment.profile,
+        "seed": run.seed,
+        "config": {section: settings[section] for section in ("data", "model", "train")},
+        "data": {"name": images.name, "source": images.source, "fingerprint": fingerprint, "test": len(images.test)},
+        "metrics": {name: {"value": count.percent, **asdict(count)} for name, count in metrics.items()},
+        "code": code_version(),
+        "versions": versions(PACKAGES),
+        "hardware": hardware(),
+        "started": now(),
+        "seconds": {"training": 0.0, "this_session": time.perf_counter() - began},
+        "command": f"python -m lps study {run.experiment.name} --profile {run.experiment.profile} --seed {run.seed}",
+    }
+    write_json(path, content)
+    return _read(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    record = read_record(path)
+    return {**record, "id": f"{FOLDER}/{record['id']}"}
+
+
+def read(*folders: Path) -> list[dict[str, Any]]:
+    """The records of all studies below the folders."""
+    return [_read(path) for folder in folders for path in sorted((folder / FOLDER).glob("table*/*/*.json"))]
+
+
+# Verdicts ----------------------------------------------------------------------------------------------------
+
+RULES = {
+    "replaced": "accuracy falls when APS chooses, the 95 % intervals apart; never more than direction only",
+    "share": "LPD takes the largest norm less often than not, 95 % interval; never more than direction only",
+    "differs": "in the last sampling layer the choices differ on some images; never more than direction only",
+}
+
+
+def judge(name: str, studied: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Fields of a ledger entry: a study of other networks than the paper's earns *direction only* at most."""
+    command = "python -m lps run 'table1/lps*' --profile reduced; python -m lps study 'table1/lps*' --profile reduced"
+    fields = {"rule": RULES[name], "command": command, "ours": None}
+    found = [record for record in studied if record["data"]["name"] != "drawn"]
+    if not found:
+        drawn = f"; on drawn data: {_value(name, studied)}" if studied else ""
+        return {**fields, "verdict": "not run", "evidence": f"no study of a network trained on real images{drawn}"}
+    same = all(_direction(name, record["metrics"]) for record in found)
+    return {
+        **fields,
+        "ours": _value(name, found),
+        "verdict": "direction only" if same else "fails",
+        "evidence": "; ".join(f"{record['run']}: {_value(name, [record])}" for record in found),
+        "run": [record["id"] for record in found],
+    }
+
+
+def _counts(name: str, studied: Sequence[Mapping[str, Any]]) -> Count:
+    return sum((Count(r["metrics"][name]["agree"], r["metrics"][name]["total"]) for r in studied), Count())
+
+
+def _last_layer(metrics: Mapping[str, Any]) -> str:
+    return max(name for name in metrics if name.startswith("max_norm, "))
+
+
+def _value(name: str, studied: Sequence[Mapping[str, Any]]) -> str:
+    if name == "replaced":
+        return f"{_counts('acc', studied).percent:.1f} % to {_counts('acc_max_norm', studied).percent:.1f} %"
+    metric = "max_norm" if name == "share" else _last_layer(studied[0]["metrics"])
+    count = _counts(metric, studied)
+    return f"{count.percent:.2f} % ({count.agree:,} of {count.total:,})"
+
+
+def _direction(name: str, metrics: Mapping[str, Any]) -> bool:
+    def interval(metric: str) -> Any:
+        return wilson(metrics[metric]["agree"], metrics[metric]["total"])
+
+    if name == "replaced":
+        return bool(interval("acc_max_norm").high < interval("acc").low)
+    if name == "share":
+        return bool(interval("max_norm").high < 0.5)
+    last = metrics[_last_layer(metrics)]
+    return bool(last["agree"] < last["total"])
+
+
+# Command line ------------------------------------------------------------------------------------------------
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("patterns", nargs="*", default=["table1/lps*"], metavar="row", help="default: table1/lps*")
+    parser.add_argument("--profile", default="quick", choices=profile_names())
+    parser.add_argument("--seed", type=int, default=0, help="first seed")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from the first on")
+    parser.add_argument("--data-root", type=Path, help="folder of the data; default: LPS_DATA")
+    parser.add_argument("--results", type=Path, default=LOCAL, help="where the trained weights are")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Study every trained network that matches and print what was found; 3 where weights are missing."""
+    data = DataCache(options.data_root)
+    seeds = range(options.seed, options.seed + options.seeds)
+    runs = _runs(options.patterns, options.profile, seeds, data, options.results)
+    for run in runs:
+        if run.weights.exists():
+            metrics = study(run, data)["metrics"]
+            shown = {name: round(metric["value"], 2) for name, metric in metrics.items()}
+            print(f"{run.title}: {json.dumps(shown)}")
+        else:
+            print(f"{run.title}: no weights; {train_command(run)}")
+    return 0 if all(run.weights.exists() for run in runs) else 3

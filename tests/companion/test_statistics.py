@@ -1,0 +1,63 @@
+"""Intervals, power and bounds, against tables of the distributions and against chance itself."""
+
+import math
+import random
+
+import pytest
+
+from lps.companion import statistics
+from lps.companion.statistics import Sample
+
+
+@pytest.mark.parametrize(
+    ("freedom", "expected"), [(1, 12.706), (2, 4.303), (4, 2.776), (9, 2.262), (30, 2.042), (1e6, 1.960)]
+)
+def test_quantiles_of_t_are_those_of_the_tables(freedom: float, expected: float) -> None:
+    assert statistics.t_quantile(0.975, freedom) == pytest.approx(expected, abs=5e-4)
+
+
+def test_one_seed_bounds_nothing() -> None:
+    assert statistics.mean_interval([3.0]) == (3.0, -math.inf, math.inf)
+    assert not statistics.mean_interval([3.0]).decides
+    assert statistics.paired({0: 1.0}, {1: 1.0})[1] == 0
+
+
+def test_the_interval_of_a_mean() -> None:
+    interval = statistics.mean_interval([1.0, 2.0, 3.0])
+    half = 4.3027 / math.sqrt(3)
+    assert interval == pytest.approx((2.0, 2.0 - half, 2.0 + half), abs=1e-3)
+
+
+def test_welch_agrees_with_a_worked_example() -> None:
+    """Equal spreads and numbers are Student's two-sample t: 8 degrees of freedom, 2.306 standard errors."""
+    interval = statistics.difference(Sample(2.0, 1.0, 5), Sample(1.0, 1.0, 5))
+    half = 2.306 * math.sqrt(2 / 5)
+    assert interval == pytest.approx((1.0, 1.0 - half, 1.0 + half), abs=1e-3)
+    twice = statistics.average_difference([(Sample(2.0, 1.0, 5), Sample(1.0, 1.0, 5))] * 2)
+    assert twice.value == 1.0 and twice.high - twice.low < interval.high - interval.low
+
+
+def test_seventeen_a_group_find_one_deviation() -> None:
+    """The textbook number for a power of 80 % at 5 %, two sides."""
+    assert statistics.seeds_needed(1.0, 1.0, 1.0) == 17
+    assert statistics.detectable(1.0, 1.0, 17) == pytest.approx(0.99, abs=0.01)
+    assert statistics.power(0.0, 1.0, 1.0, 5) == pytest.approx(0.05, abs=1e-3)
+
+
+def test_power_is_how_often_the_test_decides() -> None:
+    rng = random.Random(0)
+
+    def run(mean: float) -> Sample:
+        return Sample.of([rng.gauss(mean, 1.0) for _ in range(6)])
+
+    trials = 250
+    decided = sum(statistics.difference(run(1.5), run(0.0)).decides for _ in range(trials))
+    assert decided / trials == pytest.approx(statistics.power(1.5, 1.0, 1.0, 6), abs=0.08)
+
+
+def test_shares() -> None:
+    assert statistics.wilson(9000, 10_000) == pytest.approx((0.9, 0.893966, 0.905727), abs=1e-6)
+    assert statistics.wilson(10, 10).high == 1.0
+    assert statistics.wilson(0, 10).low == pytest.approx(0.0)
+    assert statistics.failure_bound(1) == pytest.approx(0.95)
+    assert statistics.failure_bound(10_000) == pytest.approx(3 / 10_000, rel=0.01)
