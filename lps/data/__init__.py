@@ -57,6 +57,10 @@ class ImageSet:
     train: Split
     test: Split
 
+    def batches(self, size: int) -> Batches:
+        """Test images and labels in order, ``size`` at a time."""
+        return self.test.batches(size)
+
     def fingerprint(self) -> str:
         """SHA-256 of all pixels and labels, in order."""
         digest = hashlib.sha256()

@@ -1,7 +1,6 @@
 """What a training run looks like while it goes on: a CSV file, and TensorBoard where it is installed."""
 
 import csv
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ class Logbook(Callback):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lines: list[Mapping[str, Any]] = []
+        self.lines: list[dict[str, Any]] = []
         self.choices: dict[str, Choices] = {}
         self.hooks: list[RemovableHandle] = []
         self.pending: dict[str, float] = {}
@@ -61,7 +60,7 @@ class Logbook(Callback):
         assert isinstance(pl_module, Learner)
         if self.path.exists():
             with self.path.open(newline="") as file:
-                self.lines = list(csv.DictReader(file))[: len(pl_module.history)]
+                self.lines = [*csv.DictReader(file)][: len(pl_module.history)]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._write(trainer, pl_module)

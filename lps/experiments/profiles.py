@@ -25,6 +25,7 @@ from .config import (
 )
 from .rows import Row
 
+PAPER = "full"
 _FOLDER = files("lps") / "profiles"
 _CLASSIFIER: tuple[type, ...] = (Photographs, Model, Train, Protocol, Engine)
 _SEGMENTER: tuple[type, ...] = (Photographs, Segmenter, Finetune, Protocol, Engine)
@@ -50,13 +51,14 @@ class Profile:
 
     def row(self, row: Row) -> Experiment:
         """The experiment of one row of a table at this profile's size."""
-        settings = deepcopy(load_profile("full").experiments[row.table])
+        settings = deepcopy(load_profile(PAPER).experiments[row.table])
         settings["model"] |= {"method": row.method, "antialias": row.antialias}
         for name, value in row.settings:
             section, _, field = name.partition(".")
             settings[section][field] = value
-        for section, values in self.experiments.get(row.table, {}).items():
-            settings[section] |= values
+        if self.name != PAPER:
+            for section, values in self.experiments[row.table].items():
+                settings[section] |= values
         parts: Iterator[Any] = (
             build(cls, settings[section], f"{self.name}.{row.table}.{section}")
             for section, cls in zip(SECTIONS, _CLASSES[row.table], strict=True)

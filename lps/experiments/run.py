@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from filelock import FileLock
+from torch import distributed as dist
 from tqdm import tqdm
 
 from ..data import data_root, load
@@ -141,56 +142,56 @@ def perform(
         fit(learner, batches, run.work, report, stop, deadline, [log])
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         metrics = measure(learner.network, device)
-        if not leads():
-            return True
-        settings = run.experiment.as_dict()
-        partial = run.weights.with_suffix(".partial")
-        torch.save(learner.network.cpu().state_dict(), partial)
-        partial.replace(run.weights)
-        write_json(
-            run.record,
-            {
-                "experiment": run.experiment.name,
-                "profile": run.experiment.profile,
-                "seed": run.seed,
-                "config": {section: settings[section] for section in SECTIONS},
-                "data": {
-                    "name": images.name,
-                    "source": images.source,
-                    "fingerprint": fingerprint,
-                    "train": len(images.train),
-                    "test": len(images.test),
-                    "classes": list(images.classes),
+        if leads():
+            settings = run.experiment.as_dict()
+            partial = run.weights.with_suffix(".partial")
+            torch.save(learner.network.cpu().state_dict(), partial)
+            partial.replace(run.weights)
+            write_json(
+                run.record,
+                {
+                    "experiment": run.experiment.name,
+                    "profile": run.experiment.profile,
+                    "seed": run.seed,
+                    "config": {section: settings[section] for section in SECTIONS},
+                    "data": {
+                        "name": images.name,
+                        "source": images.source,
+                        "fingerprint": fingerprint,
+                        "train": len(images.train),
+                        "test": len(images.test),
+                        "classes": list(images.classes),
+                    },
+                    "metrics": metrics,
+                    "history": learner.history,
+                    "parameters": sum(p.numel() for p in learner.parameters()),
+                    "code": version,
+                    "versions": versions(PACKAGES),
+                    "hardware": hardware(),
+                    "determinism": determinism(),
+                    "started": started,
+                    "seconds": {
+                        "training": sum(epoch["seconds"] for epoch in learner.history),
+                        "this_session": time.perf_counter() - began,
+                    },
+                    "command": command(run.experiment, run.seed, dict(changes)),
                 },
-                "metrics": metrics,
-                "history": learner.history,
-                "parameters": sum(p.numel() for p in learner.parameters()),
-                "code": version,
-                "versions": versions(PACKAGES),
-                "hardware": hardware(),
-                "determinism": determinism(),
-                "started": started,
-                "seconds": {
-                    "training": sum(epoch["seconds"] for epoch in learner.history),
-                    "this_session": time.perf_counter() - began,
-                },
-                "command": command(run.experiment, run.seed, dict(changes)),
-            },
-        )
-        shutil.rmtree(run.work)
+            )
+            shutil.rmtree(run.work)
+        if dist.is_available() and dist.is_initialized():
+            dist.barrier()  # the others go on once the record is there
         return True
 
 
 def measure_again(run: Run, data: DataCache, changes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Metrics of the trained weights of a run, under other settings of ``evaluate``, ``engine`` or ``data``."""
-    from .tasks import prepare
+    from .tasks import fresh
 
     if not run.weights.exists():
         raise FileNotFoundError(f"{run.title} has no weights in {run.results}; {run.weights.name} is expected there")
-    start = {"model.backbone": "random"} if run.experiment.task == "segmentation" else {}
-    experiment = run.experiment.override({**changes, **start})
+    experiment = run.experiment.override(changes)
     images, _ = data(experiment.data)
-    learner, _, measure = prepare(experiment, images, run.seed, run.results)
+    learner, _, measure = fresh(experiment, images, run.seed)
     learner.network.load_state_dict(torch.load(run.weights, weights_only=True))
     return measure(learner.network, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
@@ -309,6 +310,8 @@ def run_all(
     """
     if jobs < 1:
         raise ValueError(f"{jobs} jobs were asked for; expected 1 or more")
+    if jobs > 1 and any(run.experiment.engine.devices * run.experiment.engine.nodes > 1 for run in runs):
+        raise ValueError(f"runs on several devices go one at a time; {jobs} jobs were asked for")
     deadline = None if budget is None else time.monotonic() + budget
     outstanding = [run for run in runs if not run.done]
     waiting = iter(enumerate(outstanding, 1))

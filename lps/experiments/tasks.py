@@ -41,3 +41,9 @@ def prepare(experiment: Experiment, data: ImageSet | PhotographSet, seed: int, r
         learner = segment.learner(experiment, data, seed, results)
         measure = segment.evaluate
     return Job(learner, batches, lambda network, device: measure(network, data, experiment, device))
+
+
+def fresh(experiment: Experiment, data: ImageSet | PhotographSet, seed: int) -> Job:
+    """The job with random weights throughout, for others to be loaded."""
+    start = {"model.backbone": "random"} if experiment.task == "segmentation" else {}
+    return prepare(experiment.override(start), data, seed, Path())

@@ -302,6 +302,25 @@ def test_checkpoints_are_read_without_unpickling_code(tmp_path: Path) -> None:
         AtomicCheckpoints().load_checkpoint(tmp_path / "last.ckpt")
 
 
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").write_bytes(b"PK\x03\x04 half a file")
+    with pytest.raises(ValueError, match=r"last.ckpt is not a readable checkpoint .*; remove it to start over"):
+        AtomicCheckpoints().load_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, path = AtomicCheckpoints(), tmp_path / "last.ckpt"
+    store.save_checkpoint({"epoch": 1}, path)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        store.save_checkpoint({"epoch": 2}, path)
+    assert store.load_checkpoint(path) == {"epoch": 1}
+
+
 def test_most_informative_rows_come_first() -> None:
     names = [row.name for row in rows.by_value()]
     assert names[0] == "table1/baseline"

@@ -1,0 +1,84 @@
+"""Several processes share a run: each image once, the same counts, the mean of their gradients."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lps.experiments.profiles import load_profile
+from lps.experiments.rows import matching
+from lps.experiments.run import DataCache, Run, measure_again, perform, plan, run_all
+from lps.experiments.train import Classifier, EpochOrder
+
+ONE_STEP = {
+    "data.train": "20",
+    "data.test": "41",
+    "train.batch_size": "20",
+    "train.schedule": "step",
+    "train.warmup": "0",
+    "train.flip": "false",
+    "evaluate.exhaustive": "0",
+}
+TWO = {"engine.devices": "2", "engine.strategy": "ddp"}
+
+
+def planned(results: Path, row: str, changes: dict[str, str]) -> Run:
+    def experiment_of(row: object) -> object:
+        return load_profile("smoke").row(row).override(changes)  # type: ignore[arg-type]
+
+    return plan(matching([row]), experiment_of, [0], results, DataCache(None))[0]  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
+    """One step of each on its half of the images; then the counts of an odd number of test images."""
+    run = planned(tmp_path, "table1/baseline", ONE_STEP | TWO)
+    arguments = [sys.executable, "-m", "lps", "run", run.experiment.name, "--profile", "smoke", "--threads", "1"]
+    arguments += [part for name, value in (ONE_STEP | TWO).items() for part in ("--set", f"{name}={value}")]
+    done = subprocess.run([*arguments, "--results", str(tmp_path)], capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("1 of 1 runs recorded") == 1
+    record = json.loads(run.record.read_text())
+    assert {cell["total"] for cell in record["metrics"].values()} == {41}
+    assert measure_again(run, DataCache(None), {}) == record["metrics"]
+
+    images, _ = DataCache(None)(run.experiment.data)
+    alone = Classifier(run.experiment, images, 0)
+    optimizer = alone.configure_optimizers()
+    for rank in range(2):
+        (share,) = EpochOrder(20, 20, 0, lambda: 0, rank, 2)
+        half, labels = images.train.images[share], images.train.labels[share]
+        (torch.nn.functional.cross_entropy(alone.network(half), labels) / 2).backward()
+    optimizer.step()
+    together = torch.load(run.weights)
+    for name, parameter in alone.network.named_parameters():
+        torch.testing.assert_close(together[name], parameter.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_runs_on_several_devices_go_one_at_a_time(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="runs on several devices go one at a time; 2 jobs"):
+        run_all([planned(tmp_path, "table1/aps", TWO)], DataCache(None), {}, jobs=2)
+
+
+def test_the_shares_of_two_devices_are_the_batches_of_one() -> None:
+    whole = list(EpochOrder(41, 10, 3, lambda: 0))
+    shares = [list(EpochOrder(41, 10, 3, lambda: 0, rank, 2)) for rank in range(2)]
+    assert [len(batch) for batch in whole] == [10, 10, 10, 10, 1]
+    assert [[len(batch) for batch in share] for share in shares] == [[5, 5, 5, 5]] * 2
+    images = [image for share in shares for batch in share for image in batch]
+    assert len(set(images)) == 40
+    with pytest.raises(ValueError, match="a batch of 10 images cannot be shared equally by 3 devices"):
+        EpochOrder(41, 10, 3, lambda: 0, 0, 3)
+
+
+def test_how_the_machine_is_used_changes_rounding_only(tmp_path: Path) -> None:
+    other = {"engine.fused": "true", "engine.tf32": "true"}
+    runs = [planned(tmp_path, "table1/lps-tri-3", ONE_STEP | changes) for changes in ({}, other)]
+    for run in runs:
+        perform(run, DataCache(None), {})
+    assert torch.get_float32_matmul_precision() == "highest"
+    for ours, theirs in zip(*(torch.load(run.weights).values() for run in runs), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
