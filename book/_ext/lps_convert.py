@@ -48,12 +48,13 @@ class Families(ConvertResult):
     def table(self, record: dict[str, Any]) -> nodes.table:
         head = cells("network", "outcome", "stride", "choices", "parameters", "multiply-adds", "memory", "time")
         body = [("", self.row(name, row)) for name, row in record["rows"].items()]
-        return table("Every family tried: exact or refused, and cost ratios to the original", [head], body)
+        caption = "Every family tried: exact under all shifts modulo its stride, or refused; cost over the original's"
+        return table(caption, [head], body, "lps-families")
 
     def row(self, name: str, row: dict[str, Any]) -> Sequence[Cell]:
         if row["outcome"] == "refused":
             return [Cell(f"`{name}`"), Cell(f"refused: {row['layer']}: {row['reason']}", across=7)]
-        outcome = row["outcome"] + (f": {row['reason']}" if "reason" in row else f", {row['shifts']:,} shifts")
+        outcome = row["outcome"] + (f": {row['reason']}" if "reason" in row else "")
         pooled = ", head pooled" if row["head"] == "pool" else ""
         ratios = (ratio(*row[key]) for key in ("parameters", "macs", "bytes"))
         return cells(
