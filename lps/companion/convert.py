@@ -109,7 +109,7 @@ def named(name: str, seed: int = 0) -> nn.Module:
             settings["init_weights"] = False
         return models.get_model(model, **settings).eval()
     if library == "timm" and model:
-        import timm  # type: ignore[import-not-found]
+        import timm
 
         return timm.create_model(model).eval()
     raise ValueError(f"{name!r} is no network: write torchvision:resnet50 or timm:resnet26d")
