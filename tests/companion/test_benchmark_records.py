@@ -2,32 +2,22 @@
 
 import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import matplotlib
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
-from lps.companion import benchmarks, figures
+from lps.companion import benchmarks
 from lps.companion.benchmarks import CIFAR, TABLE4
 from lps.companion.paths import SHIPPED
+
+pytestmark = pytest.mark.usefixtures("quiet_canvas")
 
 SHIPPED_RECORDS = benchmarks.read(SHIPPED)
 GROUPS = ("upsampling", "roofline", "scaling", "deeplab-eval", "resnet50-eval", "resnet18-eval")
 IN_THE_PAPER = {"device": "cuda", "precision": "tf32", "compiled": False, "channels_last": False, "batch": 32}
-
-
-@pytest.fixture(autouse=True)
-def _quiet_canvas() -> Iterator[None]:
-    matplotlib.use("Agg")
-    with matplotlib.rc_context():
-        figures.style()
-        yield
-    plt.close("all")
 
 
 def shipped(group: str) -> Any:

@@ -1,9 +1,7 @@
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
-import matplotlib
 import pytest
 import torch
 from matplotlib import pyplot as plt
@@ -16,6 +14,8 @@ from lps.polyphase import circular_shift, polyphase
 from lps.sampling import Downsample
 from lps.selection import LearnedPhase, MaxNorm
 
+pytestmark = pytest.mark.usefixtures("quiet_canvas")
+
 SHIFTS = [(0, 1), (1, 0), (3, -2), (-1, -1)]
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB
@@ -25,15 +25,6 @@ DEFICIENCIES = {
     "deuteranopia": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
     "tritanopia": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
 }
-
-
-@pytest.fixture(autouse=True)
-def _quiet_canvas() -> Iterator[None]:
-    matplotlib.use("Agg")
-    with matplotlib.rc_context():
-        figures.style()
-        yield
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")

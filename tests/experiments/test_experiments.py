@@ -224,24 +224,15 @@ def test_the_code_hash_sees_code_and_not_words(tmp_path: Path) -> None:
     assert records.code_hash(package=tmp_path) != before
 
 
-class Counter:
-    """Asks to stop after a number of batches."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
-
-
 @pytest.mark.parametrize("batches", [1, 3, 4, 7])
-def test_a_run_that_was_stopped_ends_in_the_same_bits(finished: Run, tmp_path: Path, batches: int) -> None:
+def test_a_run_that_was_stopped_ends_in_the_same_bits(
+    finished: Run, tmp_path: Path, batches: int, stop_after: Callable[[int], Callable[[], bool]]
+) -> None:
     from lps.experiments.train import Interrupted
 
     run = planned(tmp_path)
     with pytest.raises(Interrupted):
-        perform(run, DataCache(None), TINY, stop=Counter(batches))
+        perform(run, DataCache(None), TINY, stop=stop_after(batches))
     assert not run.record.exists()
     assert perform(run, DataCache(None), TINY)
     for (name, ours), theirs in zip(weights(run).items(), weights(finished).values(), strict=True):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,21 +30,12 @@ def planned(results: Path, *names: str) -> list[Run]:
     return plan(matching(names), experiment_of, [0], results, DataCache(None))
 
 
-class Counter:
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
-
-
 @pytest.mark.parametrize("stopped", [False, True])
-def test_every_epoch_has_a_line(stopped: bool, tmp_path: Path) -> None:
+def test_every_epoch_has_a_line(stopped: bool, tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]) -> None:
     """Also those before an interruption, once."""
     (run,) = planned(tmp_path, "table1/lps-tri-3")
     if stopped:
-        attempt(run, DataCache(None), {}, lambda *_: None, Counter(3), None)
+        attempt(run, DataCache(None), {}, lambda *_: None, stop_after(3), None)
     perform(run, DataCache(None), {})
     with run.record.with_suffix(".csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
@@ -58,11 +50,11 @@ def test_every_epoch_has_a_line(stopped: bool, tmp_path: Path) -> None:
             assert float(line[f"{layer}.lead"]) > 0
 
 
-def test_how_far_runs_are(tmp_path: Path) -> None:
+def test_how_far_runs_are(tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]) -> None:
     runs = planned(tmp_path, "table1/aps", "table1/baseline", "table1/lps")
     data = DataCache(None)
     perform(runs[0], data, {})
-    attempt(runs[1], data, {}, lambda *_: None, Counter(3), None)
+    attempt(runs[1], data, {}, lambda *_: None, stop_after(3), None)
     assert [state(run) for run in runs] == ["done", "begun, 1 of 3 epochs", "outstanding"]
     records = [json.loads(runs[0].record.read_text())]
     seconds = estimate(runs[2], records)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -142,24 +143,15 @@ def test_training_without_noise() -> None:
     assert torch.equal(layer.eval()(x).z.sum(1), torch.ones(2)) and set(layer(x).z.unique().tolist()) == {0, 1}
 
 
-class Counter:
-    """Asks to stop after a number of batches."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
-
-
 @pytest.mark.parametrize("name", ["table3/resnet50-lps-tri-3", "table5/lps-adapt-3"])
-def test_a_run_that_was_stopped_ends_in_the_same_bits(name: str, tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_ends_in_the_same_bits(
+    name: str, tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]
+) -> None:
     """Augmentation, order and noise go on where they were."""
     runs = [run_of(name, tmp_path / part, train__epochs="3", data__train="20") for part in ("whole", "stopped")]
     data = DataCache(None)
     perform(runs[0], data, {})
-    stopped = attempt(runs[1], data, {}, lambda *_: None, Counter(2), None)
+    stopped = attempt(runs[1], data, {}, lambda *_: None, stop_after(2), None)
     assert stopped.state == "stopped" and not runs[1].done
     perform(runs[1], data, {})
     for ours, theirs in zip(*(torch.load(run.weights).values() for run in runs), strict=True):
