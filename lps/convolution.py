@@ -157,9 +157,11 @@ class _ConvolveCircular(torch.autograd.Function):
 def convolve_circular(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     """Circular convolution of ``x`` ``(N, C, *space)`` with ``weight`` ``(O, C, 3, ..., 3)``: ``(N, O, *space)``.
 
-    A matrix product for each row of taps, whose results are then moved and added. On a CPU, with few outputs, this is
-    two to three times as fast as a convolution of the padded map, which is never made.
+    On a CPU a matrix product for each row of taps, whose results are then moved and added: with few outputs this is two
+    to three times as fast as a convolution of the padded map, which is never made. A GPU takes many small steps badly.
     """
+    if x.device.type != "cpu":
+        return CONVOLVE[x.dim() - 2](pad(x, dilation, dilation, "circular"), weight, dilation=dilation)
     return cast(Tensor, _ConvolveCircular.apply(x, weight, dilation))
 
 

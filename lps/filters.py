@@ -1,4 +1,8 @@
-"""Anti-alias filters: Rect-2, Tri-3, Bin-5 (LPF) and Adapt-3 (DDAC), Sec. 5.1."""
+"""Anti-alias filters: Rect-2, Tri-3, Bin-5 (LPF) and Adapt-3 (DDAC), Sec. 5.1.
+
+Where a filter meets a polyphase component, a CPU and a GPU want the same sum in another order of work: a CPU one
+convolution in as many groups as there are maps, a GPU a plain depthwise convolution.
+"""
 
 from collections.abc import Iterator
 from itertools import product
@@ -7,14 +11,17 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .convolution import CONV, CONVOLVE, NORM, SPREAD, Padding, pad
-from .polyphase import components, mix
+from .polyphase import components, mix, offset_of, place
 
 
-def _depthwise(x: Tensor, kernel: Tensor, stride: int = 1) -> Tensor:
+def depthwise(x: Tensor, kernel: Tensor, stride: int = 1) -> Tensor:
     """Each channel of ``x`` ``(N, C, *space)`` with the same ``kernel`` ``(1, 1, *size)``."""
     channels = x.shape[1]
+    if channels == 1:  # alone, it would be filtered by a matrix product, whose bits depend on the position
+        return depthwise(x.expand(-1, 2, *x.shape[2:]), kernel, stride)[:, :1]
     return CONVOLVE[x.dim() - 2](x, kernel.expand(channels, *kernel.shape[1:]), stride=stride, groups=channels)
 
 
@@ -31,25 +38,71 @@ class _Credit(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         (gradient,) = gradients
         x, kernel = ctx.saved_tensors
-        products = [(gradient * part).flatten(1).sum(1) for part in components(_depthwise(x, kernel), ctx.stride)]
+        products = [(gradient * part).flatten(1).sum(1) for part in components(depthwise(x, kernel), ctx.stride)]
         return gradient, torch.stack(products, 1).to(ctx.dtype), None, None, None
+
+
+def _grouped(x: Tensor) -> bool:
+    """Is a convolution in a group for each map of ``x`` fast? In an ONNX graph their number is constant."""
+    return x.device.type == "cpu" and x.shape[1] > 1 and not torch.onnx.is_in_onnx_export()
+
+
+def _moved(kernel: Tensor, z: Tensor, stride: int, like: Tensor) -> Tensor:
+    """``kernel`` ``(1, 1, *size)`` moved to every phase and weighed by ``z`` ``(N, P)``, for each map of ``like``."""
+    count, channels, *space = like.shape
+    phases = z.detach().to(like.dtype).view(count, 1, *(stride,) * len(space))
+    return SPREAD[len(space)](phases, kernel).repeat_interleave(channels, 0)
 
 
 def mix_filtered(x: Tensor, kernel: Tensor, z: Tensor, stride: int) -> Tensor:
     """``sum_k z_k Poly(kernel * x)_k`` of a padded map ``x`` ``(N, C, *space)`` with ``z`` ``(N, P)``, Eq. (17).
 
-    One strided convolution, for each sample with ``kernel`` ``(1, 1, *size)`` moved to every phase and weighed by its
-    ``z``: where ``z`` is one-hot, nothing but the kept phase is filtered.
+    On a CPU one strided convolution with the moved kernels: where ``z`` is one-hot, nothing but the kept phase is
+    filtered.
     """
-    if torch.onnx.is_in_onnx_export():  # there the number of groups may not depend on that of the samples
-        return mix(_depthwise(x, kernel), z, stride)
+    if not _grouped(x):
+        return mix(depthwise(x, kernel), z, stride)
     count, channels, *space = x.shape
-    dims = len(space)
-    moved = SPREAD[dims](z.detach().to(x.dtype).view(count, 1, *(stride,) * dims), kernel)
-    moved = moved.repeat_interleave(channels, 0)
-    y = CONVOLVE[dims](x.reshape(1, -1, *space), moved, stride=stride, groups=count * channels)
+    convolve = CONVOLVE[len(space)]
+    y = convolve(x.reshape(1, -1, *space), _moved(kernel, z, stride, x), stride=stride, groups=count * channels)
     y = y.view(count, channels, *y.shape[2:])
     return cast(Tensor, _Credit.apply(y, z, x, kernel, stride)) if z.requires_grad else y
+
+
+def place_filtered(y: Tensor, kernel: Tensor, z: Tensor, stride: int) -> Tensor:
+    """``kernel * u`` with ``Poly(u)_k = z_k y`` on a circle: ``y`` ``(N, C, *space)`` to ``(N, C, *(s * space))``.
+
+    Eqs. (24) and (25). The transpose of :func:`mix_filtered`, and on a CPU again one convolution: ``u``, mostly zeros,
+    is never made. Both need a ``kernel`` that is symmetric, as all low-pass filters here are.
+    """
+    size = kernel.shape[-1]
+    if not _grouped(y) or z.requires_grad:
+        return depthwise(pad(place(y, z, stride), (size - 1) // 2, size // 2, "circular"), kernel)
+    count, channels, *space = y.shape
+    if size % 2 == 0:
+        kernel = F.pad(kernel, (0, 1) * len(space))  # as far to the left as to the right
+    reach = -(-(size // 2) // stride)
+    wrapped = pad(y, reach, reach, "circular")
+    v = SPREAD[len(space)](
+        wrapped.reshape(1, -1, *wrapped.shape[2:]),
+        _moved(kernel, z, stride, y),
+        stride=stride,
+        padding=stride * reach + size // 2,
+        groups=count * channels,
+    )
+    return v.view(count, channels, *v.shape[2:])
+
+
+def _aligned(x: Tensor, phase: Tensor, stride: int, before: int, after: int) -> Tensor:
+    """Circular padding and a shift that brings ``phase`` ``(N,)`` of each sample to phase 0, in one copy."""
+    dims = x.dim() - 2
+    index: list[Tensor] = [torch.arange(len(x), device=x.device).view(-1, *(1,) * dims)]
+    for axis, start in enumerate(offset_of(phase, stride, dims)):
+        size = x.shape[2 + axis]
+        steps = torch.arange(-before, size + after, device=x.device)
+        position = (start[:, None] + steps) % size
+        index.append(position.view(len(x), *(1,) * axis, -1, *(1,) * (dims - 1 - axis)))
+    return x.movedim(1, -1)[tuple(index)].movedim(-1, 1)
 
 
 class LowPass(nn.Module):
@@ -75,13 +128,21 @@ class LowPass(nn.Module):
         self.register_buffer("kernel", kernel.expand(channels, 1, *kernel.shape).clone(), persistent=False)
         self.size, self.padding = size, padding
 
-    def forward(self, x: Tensor, stride: int = 1, z: Tensor | None = None) -> Tensor:
-        """Filter ``x`` and keep every ``stride``-th sample, or with ``z`` ``(N, P)`` the mixture of Eq. (17)."""
-        if x.shape[1] == 1:  # alone, a channel would be filtered by a matrix product, whose bits depend on the position
-            return self.forward(x.expand(-1, 2, *x.shape[2:]), stride, z)[:, :1]
-        x = pad(x, (self.size - 1) // 2, self.size // 2, self.padding)
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Samples to the left and to the right that a result depends on."""
+        return (self.size - 1) // 2, self.size // 2
+
+    def forward(self, x: Tensor, stride: int = 1, z: Tensor | None = None, phase: Tensor | None = None) -> Tensor:
+        """Filter ``x`` and keep every ``stride``-th sample, or the component ``phase`` ``(N,)`` int64 of Eq. (7), or
+        with ``z`` ``(N, P)`` the mixture of Eq. (17)."""
         kernel = self.kernel[:1].to(x.dtype)
-        return _depthwise(x, kernel, stride) if z is None else mix_filtered(x, kernel, z, stride)
+        if phase is not None:
+            if self.padding == "circular" and not _grouped(x) and not torch.onnx.is_in_onnx_export():
+                return depthwise(_aligned(x, phase, stride, *self.reach), kernel, stride)
+            z = F.one_hot(phase, stride ** (x.dim() - 2))
+        x = pad(x, *self.reach, self.padding)
+        return depthwise(x, kernel, stride) if z is None else mix_filtered(x, kernel, z, stride)
 
     def extra_repr(self) -> str:
         return f"size={self.size}, padding={self.padding!r}"

@@ -80,14 +80,18 @@ def merge(components: Tensor, stride: int = 2) -> Tensor:
     return x
 
 
+def offset_of(phase: Tensor, stride: int, dims: int) -> list[Tensor]:
+    """Offset of each ``phase`` ``(N,)`` along the ``dims`` spatial axes, ``(N,)`` each."""
+    return [phase // stride**power % stride for power in reversed(range(dims))]
+
+
 def keep(x: Tensor, phase: Tensor, stride: int = 2) -> Tensor:
     """Keep one component per sample: ``(N, C, *space)`` and ``phase`` ``(N,)`` int64 to ``(N, C, *space / s)``.
 
     Eq. (7). Reads the kept samples only; the other components are never formed.
     """
     view = phase_view(x, stride)
-    digits = [phase // stride**power % stride for power in reversed(range(x.dim() - 2))]
-    return view[(torch.arange(x.shape[0], device=x.device), *digits)]
+    return view[(torch.arange(x.shape[0], device=x.device), *offset_of(phase, stride, x.dim() - 2))]
 
 
 def mix(x: Tensor, z: Tensor, stride: int = 2) -> Tensor:
@@ -95,11 +99,9 @@ def mix(x: Tensor, z: Tensor, stride: int = 2) -> Tensor:
 
     Eq. (17): ``y = sum_k z_k Poly(x)_k``.
     """
-    require_divisible(x, stride)
     dims = x.dim() - 2
-    weights = z.to(x.dtype)[(...,) + (None,) * (dims + 1)]
-    parts = (w * component for w, component in zip(weights.unbind(1), components(x, stride), strict=True))
-    return sum(parts, start=x.new_zeros(()))
+    weights = z.to(x.dtype).unflatten(1, (stride,) * dims)[(...,) + (None,) * (dims + 1)]
+    return (phase_view(x, stride) * weights).sum(tuple(range(1, 1 + dims)))
 
 
 def place(y: Tensor, z: Tensor, stride: int = 2) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from .filters import LowPass, mix_filtered
+from .filters import LowPass, mix_filtered, place_filtered
 from .polyphase import components, keep, place, require_divisible
 from .selection import LearnedPhase, Selection
 from .ties import put_back
@@ -66,7 +66,7 @@ class Downsample(nn.Module):
                 f"features {tuple(x.shape)} need a selection {expected} and were handed one {tuple(selection.z.shape)}"
             )
         if blur:
-            return blur(x, self.stride, selection.weights), selection
+            return blur(x, self.stride, selection.z, selection.phase), selection
         return take(filtered, selection, self.stride), selection
 
     def _choose(self, x: Tensor, filtered: Tensor, blur: LowPass | None) -> Selection:
@@ -97,11 +97,15 @@ class Upsample(nn.Module):
                 f"LPU got features {tuple(y.shape)}, which need a selection ({y.shape[0]}, {phases}), "
                 f"and a selection {tuple(selection.z.shape)}"
             )
-        if selection.lag is None:
-            u = place(y, selection.z, self.stride)
+        blur = self.antialias if isinstance(self.antialias, LowPass) and self.antialias.padding == "circular" else None
+        kernel = None if blur is None else blur.kernel[:1].to(y.dtype)
+        if selection.lag is not None:
+            u = put_back(y, selection.z, selection.lag, kernel, self.stride)
+        elif kernel is not None:
+            u = place_filtered(y, kernel, selection.z, self.stride)
         else:
-            u = put_back(y, selection.z, selection.lag, self.stride)
-        return u if self.antialias is None else self.antialias(u)
+            u = place(y, selection.z, self.stride)
+        return u if self.antialias is None or blur else self.antialias(u)
 
 
 @dataclass(frozen=True)

@@ -110,22 +110,26 @@ class LearnedPhase(nn.Module):
 
         A convolution of every component is one convolution of the map, dilated by the stride. With circular padding it
         commutes with ``blur``, which then has only the hidden channels to filter, and the second convolution and the
-        mean after it collapse into one dot product. Never in half precision.
+        mean after it collapse into one dot product. Sums are never in half precision.
         """
         require_divisible(x, self.stride)
         with torch.autocast(x.device.type, enabled=False):
-            x = x.to(torch.promote_types(x.dtype, torch.float32))
+            full = torch.promote_types(x.dtype, torch.float32)
+            if x.device.type == "cpu" or self.padding != "circular":
+                x = x.to(full)
             if blur and not self.padding == blur.padding == "circular":
                 x, blur = blur(x), None
             if self.padding != "circular":
                 hidden = self._dilated(x, self.conv1).relu()
                 return self._phase_means(self._dilated(hidden, self.conv2).mean(1, keepdim=True))
-            weight, bias = (cast(Tensor, parameter).to(x.dtype) for parameter in self.conv1.parameters())
-            y = convolve_circular(x, weight, self.stride)
-            hidden = ((y if blur is None else blur(y)) + bias.view(-1, *(1,) * (x.dim() - 2))).relu_()
-            weight, bias = (cast(Tensor, parameter).to(x.dtype) for parameter in self.conv2.parameters())
+            y = convolve_circular(x, self.conv1.weight.to(x.dtype), self.stride)
+            bias = cast(Tensor, self.conv1.bias).to(full).view(-1, *(1,) * (x.dim() - 2))
+            hidden = ((y if blur is None else blur(y)).to(full) + bias).relu_()
+            weight, bias = (parameter.to(full) for parameter in self.conv2.parameters())
             collapsed = weight.flatten(2).sum(2).mean(0).view(-1, *(1,) * (x.dim() - 2))
-            return self._phase_means(_channel_sum(hidden * collapsed)) + bias.mean()
+            weighed = hidden * collapsed
+            total = weighed.sum(1, keepdim=True) if self.training else _channel_sum(weighed)
+            return self._phase_means(total) + bias.mean()
 
     def _dilated(self, x: Tensor, conv: nn.Module) -> Tensor:
         weight, bias = cast(Tensor, conv.weight).to(x.dtype), cast(Tensor, conv.bias).to(x.dtype)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .convolution import pad
+from .filters import depthwise, place_filtered
 from .polyphase import merge, mix, phase_view, place, polyphase
 
 _MIX = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -79,53 +81,65 @@ def _(scores: Tensor, x: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def _moved(lag: Tensor) -> list[int]:
-    """Samples whose tied components are moved copies of each other."""
-    return lag.flatten(1).any(1).nonzero().flatten().tolist()
+def _tied(z: Tensor) -> list[int]:
+    """Samples in which several phases are filled, possibly with moved copies of each other."""
+    return (z.count_nonzero(1) > 1).nonzero().flatten().tolist()
 
 
 @torch.library.custom_op("lps::put_back", mutates_args=())
-def put_back(y: Tensor, z: Tensor, lag: Tensor, stride: int) -> Tensor:
+def put_back(y: Tensor, z: Tensor, lag: Tensor, kernel: Tensor | None, stride: int) -> Tensor:
     """Eq. (25) for hard selections: ``Poly(u)_k = z_k y``, with ``y`` moved by ``lag_k`` where phases are tied.
 
-    ``y`` ``(N, C, *space)``, ``z`` ``(N, P)`` and ``lag`` ``(N, P, dims)`` to ``(N, C, *(s * space))``.
+    ``y`` ``(N, C, *space)``, ``z`` ``(N, P)`` and ``lag`` ``(N, P, dims)`` to ``u`` ``(N, C, *(s * space))``, or with a
+    symmetric ``kernel`` ``(1, 1, *size)`` to ``kernel * u`` on a circle.
     """
-    u = place(y, z, stride)
-    axes = tuple(range(1, y.dim() - 1))
-    for n in _moved(lag):
-        copies = [w * y[n].roll(steps, axes) for w, steps in zip(z[n].to(y.dtype), lag[n].tolist(), strict=True)]
-        u[n] = merge(torch.stack(copies)[None], stride)[0]
+    with torch.autocast(y.device.type, enabled=False):
+        u = place(y, z, stride) if kernel is None else place_filtered(y, kernel, z, stride)
+        axes = tuple(range(1, y.dim() - 1))
+        for n in _tied(z):
+            copies = [w * y[n].roll(steps, axes) for w, steps in zip(z[n].to(y.dtype), lag[n].tolist(), strict=True)]
+            u[n] = _circular(merge(torch.stack(copies)[None], stride), kernel)[0]
     return u
 
 
 @torch.library.custom_op("lps::put_back_transposed", mutates_args=())
-def put_back_transposed(u: Tensor, z: Tensor, lag: Tensor, stride: int) -> Tensor:
+def put_back_transposed(u: Tensor, z: Tensor, lag: Tensor, kernel: Tensor | None, stride: int) -> Tensor:
     """Transpose of :func:`put_back` in ``y``, its gradient: ``(N, C, *(s * space))`` to ``(N, C, *space)``."""
-    y = mix(u, z, stride)
-    axes = tuple(range(1, u.dim() - 1))
-    for n in _moved(lag):
-        copies = zip(z[n].to(u.dtype), polyphase(u[n : n + 1], stride)[0], -lag[n], strict=True)
-        y[n] = torch.stack([w * part.roll(steps.tolist(), axes) for w, part, steps in copies]).sum(0)
+    with torch.autocast(u.device.type, enabled=False):
+        y = mix(_circular(u, kernel, transposed=True), z, stride)
+        axes = tuple(range(1, u.dim() - 1))
+        for n in _tied(z):
+            parts = polyphase(_circular(u[n : n + 1], kernel, transposed=True), stride)[0]
+            copies = zip(z[n].to(u.dtype), parts, -lag[n], strict=True)
+            y[n] = torch.stack([w * part.roll(steps.tolist(), axes) for w, part, steps in copies]).sum(0)
     return y
 
 
+def _circular(u: Tensor, kernel: Tensor | None, transposed: bool = False) -> Tensor:
+    """``kernel * u`` on a circle, each channel by itself; an even size reaches further to the right, or transposed."""
+    if kernel is None:
+        return u
+    shorter, longer = (kernel.shape[-1] - 1) // 2, kernel.shape[-1] // 2
+    return depthwise(pad(u, *((longer, shorter) if transposed else (shorter, longer)), "circular"), kernel)
+
+
 @put_back.register_fake
-def _(y: Tensor, z: Tensor, lag: Tensor, stride: int) -> Tensor:
+def _(y: Tensor, z: Tensor, lag: Tensor, kernel: Tensor | None, stride: int) -> Tensor:
     return y.new_empty(*y.shape[:2], *(size * stride for size in y.shape[2:]))
 
 
 @put_back_transposed.register_fake
-def _(u: Tensor, z: Tensor, lag: Tensor, stride: int) -> Tensor:
+def _(u: Tensor, z: Tensor, lag: Tensor, kernel: Tensor | None, stride: int) -> Tensor:
     return u.new_empty(*u.shape[:2], *(size // stride for size in u.shape[2:]))
 
 
-def _keep_selection(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int], output: Tensor) -> None:
-    _, z, lag, ctx.stride = inputs
-    ctx.save_for_backward(z, lag)
+def _keep_selection(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, int], output: Tensor) -> None:
+    _, z, lag, kernel, ctx.stride = inputs
+    ctx.save_for_backward(z, lag, kernel)
 
 
-def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-    return put_back_transposed(gradient, *ctx.saved_tensors, ctx.stride), None, None, None
+def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+    return put_back_transposed(gradient, *ctx.saved_tensors, ctx.stride), None, None, None, None
 
 
 put_back.register_autograd(_gradient, setup_context=_keep_selection)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lps
+from lps import filters
 from lps.convolution import Padding, convolve_circular, pad
 from lps.polyphase import mix, place
 
@@ -86,6 +87,26 @@ def test_downsampling_equals_its_definition(
     shortcut = lps.Downsample(None, antialias, stride).double().train(training)
     filtered = x if antialias is None else antialias(x)
     assert_same(shortcut(x, selection)[0], mix(filtered, selection.weights, stride), inputs)
+
+
+@settings(max_examples=25, deadline=None)
+@given(dims=st.integers(1, 3), stride=st.integers(1, 3), size=st.sampled_from([2, 3, 5]), hard=st.booleans())
+def test_a_gpu_takes_another_way_to_the_same_sums(dims: int, stride: int, size: int, hard: bool) -> None:
+    """The order of work of a GPU, on this processor: no convolution in a group for each map."""
+    torch.manual_seed(0)
+    blur = lps.LowPass(2, size, dims=dims).double()
+    x = torch.randn(3, 2, *(stride * size for size in (3, 4, 3)[:dims]), dtype=torch.float64, requires_grad=True)
+    phases = stride**dims
+    if hard:
+        given: dict[str, Tensor] = {"phase": torch.randint(phases, (3,))}
+        inputs = [x]
+    else:
+        given = {"z": torch.rand(3, phases, dtype=torch.float64, requires_grad=True)}
+        inputs = [x, given["z"]]
+    here = blur(x, stride, **given)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filters, "_grouped", lambda x: False)
+        assert_same(blur(x, stride, **given), here, inputs)
 
 
 @settings(max_examples=25, deadline=None)

@@ -102,14 +102,19 @@ def test_minus_zero_is_zero() -> None:
     assert torch.equal(fingerprints(torch.where(x == 0, -0.0, x)), fingerprints(x))
 
 
+@pytest.mark.parametrize("size", [None, 2, 3, 5])
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_the_gradient_of_putting_back_is_its_transpose() -> None:
+def test_the_gradient_of_putting_back_is_its_transpose(size: int | None) -> None:
     y = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     z = torch.tensor([[0.5, 0.5, 0, 0], [0, 1.0, 0, 0]], dtype=torch.float64)
     lag = torch.zeros(2, 4, 2, dtype=torch.int64)
     lag[0, 1] = torch.tensor([1, -2])
-    assert torch.autograd.gradcheck(lambda y: put_back(y, z, lag, 2), (y,))
-    torch.library.opcheck(put_back, (y, z, lag, 2))
+    blur = None if size is None else lps.LowPass(3, size, gain=4).double()
+    kernel = None if blur is None else blur.kernel[:1]
+    assert torch.autograd.gradcheck(lambda y: put_back(y, z, lag, kernel, 2), (y,))
+    torch.library.opcheck(put_back, (y, z, lag, kernel, 2))
+    if blur is not None:
+        torch.testing.assert_close(put_back(y, z, lag, kernel, 2), blur(put_back(y, z, lag, None, 2)))
 
 
 def test_a_map_that_is_not_finite_is_an_error() -> None:

@@ -1,7 +1,9 @@
 """From a trained network to the metrics of its record."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,33 @@ from torch import distributed as dist
 
 from ..data import ImageSet
 from ..metrics import ORIGINAL_CIFAR, PAPER, Count, Predict, accuracy, circular_consistency, exhaustive_consistency
+from ..probe import BACKENDS, probe
+from ..sampling import Downsample
 from .config import Evaluate
+
+SHIFTS = 16
+"""Random shifts of an image with which a GPU's convolutions are tried."""
+
+
+@contextmanager
+def exact_convolutions(network: nn.Module, images: Tensor, batch_size: int, device: torch.device) -> Iterator[str]:
+    """Measure here: on a GPU with the fastest convolutions that keep the guarantee of a ``network`` which selects.
+
+    ``network`` is a normalisation and a model, ``images`` some that it takes. A network that selects nothing, or that
+    no algorithm makes exact, gets full float32. Yields the name of what was chosen.
+    """
+    if device.type != "cuda":
+        yield "default"
+        return
+    network = network.to(device).eval()
+    *_, plainest = BACKENDS["cuda"]
+    backend = plainest
+    if any(isinstance(layer, Downsample) and layer.select is not None for layer in network.modules()):
+        normalize, model = cast(nn.Sequential, network)
+        found = probe(model, normalize(images.to(device)), shifts=SHIFTS, batch_size=batch_size)
+        backend = found.backend or plainest
+    with backend.flags():
+        yield backend.name
 
 
 def predictor(network: nn.Module, device: torch.device) -> Predict:

@@ -43,7 +43,7 @@ class Logbook(Callback):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lines: list[dict[str, Any]] = []
+        self.lines: list[dict[str, float]] = []
         self.choices: dict[str, Choices] = {}
         self.hooks: list[RemovableHandle] = []
         self.pending: dict[str, float] = {}
@@ -60,7 +60,11 @@ class Logbook(Callback):
         assert isinstance(pl_module, Learner)
         if self.path.exists():
             with self.path.open(newline="") as file:
-                self.lines = [*csv.DictReader(file)][: len(pl_module.history)]
+                known = list(csv.DictReader(file))
+            self.lines = [
+                {name: float(text) for name, text in line.items() if text} | epoch
+                for line, epoch in zip(known, pl_module.history, strict=False)
+            ]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._write(trainer, pl_module)

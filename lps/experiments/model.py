@@ -6,7 +6,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from ..filters import AdaptiveLowPass, LowPass
-from ..resnet import ResNet
+from ..resnet import OutputStride, ResNet
 from ..sampling import Sampling
 from ..selection import LearnedPhase, MaxNorm, Selection
 from .config import Model
@@ -52,7 +52,7 @@ def sampling(config: Model) -> Sampling | None:
     return Sampling(selection(config), antialias(config), select_from=config.select_from)
 
 
-def build_model(config: Model, classes: int) -> ResNet:
+def build_model(config: Model, classes: int, output_stride: OutputStride = 32) -> ResNet:
     """A freshly initialised network; draws from torch's global generator."""
     return ResNet(
         config.depth,
@@ -61,4 +61,5 @@ def build_model(config: Model, classes: int) -> ResNet:
         stem=config.stem,
         width=config.width,
         padding=config.padding,
+        output_stride=output_stride,
     )

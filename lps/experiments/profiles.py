@@ -42,7 +42,7 @@ _CLASSES: dict[str, tuple[type, ...]] = {
 @dataclass(frozen=True)
 class Profile:
     """``experiments`` holds what sets each table apart from the paper's settings, which are those of ``full``;
-    ``notebooks`` holds the parameters of each notebook."""
+    ``notebooks`` holds the parameters of each notebook. What a file leaves out is as in the profile it is ``like``."""
 
     name: str
     about: str
@@ -68,7 +68,7 @@ class Profile:
 
 def profile_names() -> list[str]:
     """Names of the profiles, smallest first."""
-    return ["smoke", "quick", "reduced", "full"]
+    return ["smoke", "quick", "reduced", "short", "full"]
 
 
 @cache
@@ -77,4 +77,8 @@ def load_profile(name: str) -> Profile:
     if name not in profile_names():
         raise ValueError(f"unknown profile {name!r}; known: {', '.join(profile_names())}")
     content = yaml.safe_load((_FOLDER / f"{name}.yml").read_text())
-    return Profile(name, content["about"], content["experiments"], content["notebooks"])
+    experiments, notebooks = content["experiments"], content["notebooks"]
+    if "like" in content:
+        like = load_profile(content["like"])
+        experiments, notebooks = like.experiments | experiments, like.notebooks | notebooks
+    return Profile(name, content["about"], experiments, notebooks)

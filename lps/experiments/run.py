@@ -125,6 +125,7 @@ def perform(
 
     A lock keeps two processes from training the same run; the second waits and finds the record.
     """
+    from .evaluate import exact_convolutions
     from .logs import Logbook
     from .tasks import prepare
     from .train import fit
@@ -141,7 +142,9 @@ def perform(
         log = Logbook(run.record.with_suffix(".csv"))
         fit(learner, batches, run.work, report, stop, deadline, [log])
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-        metrics = measure(learner.network, device)
+        some, _ = next(iter(images.batches(4)))
+        with exact_convolutions(learner.network, some, run.experiment.evaluate.batch_size, device) as convolutions:
+            metrics = measure(learner.network, device)
         if leads():
             settings = run.experiment.as_dict()
             partial = run.weights.with_suffix(".partial")
@@ -163,12 +166,12 @@ def perform(
                         "classes": list(images.classes),
                     },
                     "metrics": metrics,
-                    "history": learner.history,
+                    "history": log.lines,
                     "parameters": sum(p.numel() for p in learner.parameters()),
                     "code": version,
                     "versions": versions(PACKAGES),
                     "hardware": hardware(),
-                    "determinism": determinism(),
+                    "determinism": determinism() | {"convolutions": convolutions},
                     "started": started,
                     "seconds": {
                         "training": sum(epoch["seconds"] for epoch in learner.history),
@@ -185,6 +188,7 @@ def perform(
 
 def measure_again(run: Run, data: DataCache, changes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Metrics of the trained weights of a run, under other settings of ``evaluate``, ``engine`` or ``data``."""
+    from .evaluate import exact_convolutions
     from .tasks import fresh
 
     if not run.weights.exists():
@@ -193,7 +197,10 @@ def measure_again(run: Run, data: DataCache, changes: Mapping[str, str]) -> dict
     images, _ = data(experiment.data)
     learner, _, measure = fresh(experiment, images, run.seed)
     learner.network.load_state_dict(torch.load(run.weights, weights_only=True))
-    return measure(learner.network, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    some, _ = next(iter(images.batches(4)))
+    with exact_convolutions(learner.network, some, experiment.evaluate.batch_size, device):
+        return measure(learner.network, device)
 
 
 class Outcome(NamedTuple):

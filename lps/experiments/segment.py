@@ -11,28 +11,18 @@ from torch import Tensor, nn
 from ..data.photographs import PhotographSet
 from ..deeplab import DeepLabV3Plus
 from ..metrics import PAPER, Batches
-from ..resnet import ResNet
 from ..sampling import Upsample
 from ..segmentation import confusion, mascc, mascc_original, massc, massc_original
 from .config import Experiment, Segmenter
 from .evaluate import as_dict, predictor
-from .model import antialias, sampling
+from .model import antialias, build_model
 from .train import Learner, Normalize
 
 
 def build_segmenter(config: Segmenter, classes: int) -> DeepLabV3Plus:
     """A freshly initialised network; draws from torch's global generator."""
-    backbone = ResNet(
-        config.depth,
-        classes=classes,
-        sampling=sampling(config),
-        stem=config.stem,
-        width=config.width,
-        padding=config.padding,
-        output_stride=config.output_stride,
-    )
     return DeepLabV3Plus(
-        backbone,
+        build_model(config, classes, config.output_stride),
         classes=classes,
         upsample=upsample(config) if config.unpool else None,
         padding=config.head_padding,

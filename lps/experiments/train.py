@@ -205,7 +205,7 @@ class Classifier(Learner):
 
 
 class EpochOrder(Sampler[list[int]]):
-    """Index lists, one per batch, in an order that depends on the seed and the epoch alone.
+    """Index lists, one per batch, in an order that depends on the seed and the epoch alone, from the next step on.
 
     Each of ``world`` devices gets its equal share of every batch; what does not divide is left out of the epoch.
     """
@@ -225,7 +225,8 @@ class EpochOrder(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1) + self.epoch)
         order = torch.randperm(self.count, generator=generator)
-        return (chunk[self.rank :: self.world].tolist() for chunk in order.split(self.batch_size))
+        left = order.split(self.batch_size)[self.step() % len(self) :]
+        return (chunk[self.rank :: self.world].tolist() for chunk in left)
 
     def __len__(self) -> int:
         return -(-self.count // self.batch_size)
