@@ -46,11 +46,15 @@ BACKENDS: dict[str, tuple[Backend, ...]] = {
     ),
     "cuda": (
         Backend("cuDNN, deterministic, TF32", _cudnn(enabled=True, allow_tf32=True)),
-        Backend("cuDNN, deterministic", _cudnn(enabled=True, allow_tf32=False)),
         Backend("PyTorch's own", _cudnn(enabled=False, allow_tf32=False)),
+        Backend("cuDNN, deterministic", _cudnn(enabled=True, allow_tf32=False)),
     ),
 }
-"""By type of device, the fastest first."""
+"""By type of device, in the order in which they are tried.
+
+An H200 was exact with the first and the second for every network tried, in float32 and bfloat16, and with the third for
+a few; the third is faster than the second, and will do where nothing is to be exact.
+"""
 
 
 @dataclass(frozen=True)

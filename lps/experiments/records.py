@@ -58,8 +58,16 @@ def _hash(names: Iterable[str], package: Path) -> str:
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
                 node.body = node.body[1:]
-        digest.update(ast.dump(tree).encode())
+        digest.update(_shape(tree).encode())
     return digest.hexdigest()[:12]
+
+
+def _shape(node: Any) -> str:
+    """A syntax tree in words, the same for every version of Python: fields that hold nothing are left out."""
+    if isinstance(node, ast.AST):
+        held = [f"{name}={_shape(value)}" for name, value in ast.iter_fields(node) if value is not None and value != []]
+        return f"{type(node).__name__}({', '.join(held)})"
+    return f"[{', '.join(map(_shape, node))}]" if isinstance(node, list) else repr(node)
 
 
 def run_id(experiment: Experiment, seed: int, fingerprint: str, code: str) -> str:
