@@ -9,7 +9,10 @@ import torch
 import lps
 from lps.companion.paths import SHIPPED
 from lps.data import ImageSet, load
-from lps.experiments.records import read_records
+from lps.experiments.profiles import load_profile
+from lps.experiments.records import read_record, read_records
+from lps.experiments.rows import matching
+from lps.experiments.train import Classifier
 
 ROOT = os.environ.get("LPS_DATA")
 pytestmark = [
@@ -47,3 +50,25 @@ def test_logits_of_real_images_are_equal_under_every_shift(images: ImageSet, sel
         "float32" if precision == "float32" else "bfloat16"
     )
     assert report.exact, report
+
+
+SELECTING = sorted(
+    path for path in SHIPPED.glob("table1/*/reduced-seed0-*.pt") if path.parent.name.startswith(("aps", "lps"))
+)
+
+
+@pytest.mark.parametrize("weights", SELECTING, ids=lambda path: path.parent.name)
+def test_shipped_weights_are_exact_in_half_precision(weights: Path, images: ImageSet) -> None:
+    """Trained on a GPU in float32, rounded to half precision, and still equal under every shift tried on a CPU."""
+    record = read_record(weights.with_suffix(".json"))
+    experiment = load_profile("reduced").row(matching([record["experiment"]])[0])
+    network = Classifier(experiment, images, record["seed"]).network.eval()
+    state = torch.load(weights, weights_only=True)
+    assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float16}
+    network.load_state_dict(state)
+    normalize, model = network
+    assert lps.verify(model, normalize(images.test.images[::2500]), shifts=24, batch_size=100).exact
+
+
+def test_every_selecting_row_has_weights() -> None:
+    assert len(SELECTING) == 10
