@@ -613,8 +613,9 @@ class Provenance(ResultDirective):
     def results(self, executed: Path) -> nodes.paragraph:
         """Downloads of the executed notebook and of its figures."""
         files = {"executed notebook": executed}
-        for path in sorted(executed.parent.glob(f"{executed.stem}-*.svg")):
-            files[f"figure {path.stem.rpartition('-')[2]} (SVG)"] = path
+        figures = [path for kind in ("svg", "pdf") for path in executed.parent.glob(f"{executed.stem}-*.{kind}")]
+        for path in sorted(figures, key=lambda path: (int(path.stem.rpartition("-")[2]), path.suffix != ".svg")):
+            files[f"figure {path.stem.rpartition('-')[2]} ({path.suffix[1:].upper()})"] = path
         links: list[str | nodes.Node] = ["Take it away: "]
         for title, path in files.items():
             links += [self.download(path.relative_to(self.path("")).as_posix(), title), ", "]

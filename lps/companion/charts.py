@@ -1,6 +1,6 @@
 """Charts of run records: one colour for each method, one marker for each filter, in every chart."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -13,10 +13,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from ..experiments.rows import TABLE1
+from ..experiments.rows import SHOWN, TABLE1, Row, matching
 from .figures import COLORS, INK, MUTED, PHASES, RULE
+from .shifted import title
 from .statistics import CONFIDENCE, POWER, average_difference, difference, failure_bound, power, wilson
-from .tables import PAPER_SEEDS, Record, frame, paper_frame, printed_samples
+from .tables import PAPER_SEEDS, TABLES, Record, frame, paper_frame, printed_samples, table
 
 MARKERS = {"-": "o", "Rect-2": "s", "Tri-3": "^", "Bin-5": "p", "Adapt-3": "D"}
 _LABELS = {row.name: row.labels for row in TABLE1}
@@ -56,20 +57,115 @@ def _scatter(ax: Axes, values: pd.DataFrame) -> None:
     ax.set_ylabel("circular consistency (%)")
 
 
+def row_of(record: Record) -> Row:
+    """The row that a run belongs to."""
+    (row,) = matching([record["experiment"]])
+    return row
+
+
+def _look(row: Row) -> dict[str, Any]:
+    """Colour of the method, marker of the filter; hollow where the paper gives the method a name of its own."""
+    color = COLORS[SHOWN[row.method]]
+    fill = color if row.shown in (*COLORS, "DeepLabV3+") else "white"
+    return {"color": color, "marker": MARKERS[row.labels[1]], "markerfacecolor": fill}
+
+
+def rows_of_a_table(name: str) -> Figure:
+    """The metrics of a table, a line for each row: the paper's values, and those of each group of runs."""
+    content = table(name)
+    groups = [group for group in content["groups"] if any(row["ours"] for row in group["rows"])]
+    lines = content["groups"][0]["rows"]
+    rows = [matching([line["row"]])[0] for line in lines]
+    metrics = TABLES[name].metrics
+    shape = (1 + len(groups), len(metrics))
+    size = (8.5, (0.7 + 0.27 * len(lines)) * shape[0])
+    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharey=True)
+    for panels, group in zip(axes, [None, *groups], strict=True):
+        shown = lines if group is None else group["rows"]
+        for ax, (metric, heading) in zip(panels, metrics.items(), strict=True):
+            for place, (row, line) in enumerate(zip(rows, shown, strict=True)):
+                value = (line["paper"] if group is None else line["ours"] or {}).get(metric)
+                if value and value["mean"] is not None:
+                    ax.errorbar(value["mean"], place, xerr=value["std"], markersize=7, capsize=2, **_look(row))
+            if metric in ("c_cons", "mascc"):
+                ax.axvline(100, color=MUTED, linewidth=0.8, linestyle="--", zorder=0)
+            ax.set(xlabel=f"{heading} (%)", yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5))
+            ax.grid(axis="y")
+            ax.margins(x=0.08)
+        panels[0].set_yticklabels(map(title, rows))
+        panels[0].set_title("The paper" if group is None else group["label"].capitalize(), loc="left")
+    return figure
+
+
 def learning_curves(records: Sequence[Record]) -> Figure:
-    """Training accuracy and the temperature of LPD at the end of each epoch."""
-    figure, (accuracy, tau) = plt.subplots(1, 2, figsize=(9, 3.2))
+    """Loss, training accuracy and the temperature of LPD at the end of each epoch, a line for each run."""
+    figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.2))
+    shown: dict[str, str] = {}
     for record in records:
-        method, antialias = _LABELS[record["experiment"]]
+        row = row_of(record)
         history = pd.DataFrame(record["history"])
-        style = {"color": COLORS[method], "marker": MARKERS[antialias], "markersize": 4, "linewidth": 1.2}
-        accuracy.plot(history["epoch"], history["accuracy"], **style)
-        if method == "LPS":
-            tau.plot(history["epoch"], history["tau"], **style)
-    accuracy.set(xlabel="epoch", ylabel="training accuracy (%)")
-    tau.set(xlabel="epoch", ylabel="temperature τ", yscale="log")
-    methods = [Line2D([], [], color=c, label=m) for m, c in COLORS.items()]
-    figure.legend(handles=methods, loc="outside right center", frameon=False)
+        every = max(1, len(history) // 12)
+        style = {**_look(row), "markersize": 4, "linewidth": 1.2, "markevery": every}
+        shown[SHOWN[row.method]] = style["color"]
+        for ax, name in zip(axes, ("loss", "accuracy", "tau"), strict=True):
+            if name in history and (name != "tau" or row.method == "lps"):
+                ax.plot(history["epoch"], history[name], **style)
+    for ax, label in zip(axes, ("training loss", "training accuracy (%)", "temperature τ"), strict=True):
+        ax.set(xlabel="epoch", ylabel=label)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    axes[2].set_yscale("log")
+    methods = [Line2D([], [], color=color, label=method) for method, color in shown.items()]
+    figure.legend(handles=methods, loc="outside upper center", ncols=len(methods))
+    return figure
+
+
+def phase_shares(record: Record) -> Figure | None:
+    """How often each sampling layer's largest score fell on each phase, by epoch; ``None`` where that is not recorded."""
+    history = pd.DataFrame(record["history"])
+    layers = [name.removesuffix(".phase0") for name in history if name.endswith(".phase0")]
+    if not layers:
+        return None
+    figure, axes = plt.subplots(1, len(layers), figsize=(9.5, 2.9), sharey=True, squeeze=False)
+    for number, (ax, layer) in enumerate(zip(axes[0], layers, strict=True), 1):
+        for phase, color in enumerate(PHASES):
+            ax.plot(history["epoch"], 100 * history[f"{layer}.phase{phase}"], color=color, label=f"phase {phase}")
+        ax.axhline(100 / len(PHASES), color=MUTED, linewidth=0.8, linestyle="--")
+        ax.set(title=f"sampling layer {number}", xlabel="epoch", ylim=(0, 100))
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    axes[0, 0].set_ylabel("chosen (%)")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(PHASES))
+    return figure
+
+
+def changes(shifts: Sequence[int], panels: Mapping[str, Mapping[Row, Sequence[float]]]) -> Figure:
+    """Change of the logits under each of the shifts, a panel for each kind of shift, a line for each row."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(9.5, 4), sharey=True, squeeze=False)
+    for ax, (kind, lines) in zip(axes[0], panels.items(), strict=True):
+        for row, values in lines.items():
+            style = {**_look(row), "markersize": 5, "linewidth": 1.2, "markevery": (len(values) // 8, len(values) // 4)}
+            ax.plot(shifts, values, label=title(row), **style)
+        ax.set(title=f"{kind} shift", xlabel="columns that the picture moves", ylim=(-2, None))
+        ax.grid(axis="y")
+    axes[0, 0].set_ylabel("change of the logits (%)")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def change_maps(image: Tensor, maps: Mapping[Row, Tensor]) -> Figure:
+    """A picture ``(3, H, W)`` uint8, and where each row's logits ``(H, W)`` change when it moves, on one scale."""
+    figure, axes = plt.subplots(1, 1 + len(maps), figsize=(9.5, 2.3))
+    axes[0].imshow(image.permute(1, 2, 0))
+    axes[0].set_title("the picture", fontsize=9)
+    limit = max(float(values.quantile(0.99)) for values in maps.values())
+    for ax, (row, values) in zip(axes[1:], maps.items(), strict=True):
+        drawn = ax.imshow(values, cmap="Purples", vmin=0, vmax=limit)
+        ax.set_title(title(row).replace(", ", "\n"), fontsize=9, color=COLORS[SHOWN[row.method]])
+        largest = float(values.max())
+        ax.set_xlabel(f"up to {largest:.2f}" if largest else "0, exactly", fontsize=9)
+    for ax in axes:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    figure.colorbar(drawn, ax=axes[1:], shrink=0.6, aspect=12).outline.set_visible(False)
     return figure
 
 

@@ -6,6 +6,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise, product
 from math import ceil, floor
 from typing import Any, Literal, NamedTuple, cast
@@ -83,10 +84,14 @@ def style(formats: Literal["svg", "png"] = "svg") -> None:
     """
     mpl.rcParams.update(RC)
     if "ipykernel" in sys.modules:
+        from IPython.core.getipython import get_ipython
+        from IPython.core.pylabtools import print_figure
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
         options: dict[str, Any] = {"metadata": {"Date": None}} if formats == "svg" else {"dpi": 160}
         set_matplotlib_formats(formats, **options)
+        whole = partial(print_figure, fmt="pdf", base64=True, metadata={"CreationDate": None})
+        get_ipython().display_formatter.formatters["application/pdf"].for_type(Figure, whole)  # to take away
 
 
 # What the figures show

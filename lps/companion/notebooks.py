@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -374,10 +375,12 @@ def work(job: Job) -> dict[str, str] | None:
     target = Path(job.target)
     target.parent.mkdir(parents=True, exist_ok=True)
     job.sidecar.unlink(missing_ok=True)  # it vouches for the copy that is about to go
-    for old in target.parent.glob(f"{target.stem}-*.svg"):
-        old.unlink()
-    for number, drawing in enumerate(drawings(notebook), 1):
-        write_whole(target.with_name(f"{target.stem}-{number}.svg"), drawing)
+    for kind in DRAWINGS.values():
+        for old in target.parent.glob(f"{target.stem}-*.{kind}"):
+            old.unlink()
+    for number, kinds in enumerate(drawings(notebook), 1):
+        for kind, drawing in kinds.items():
+            write_whole(target.with_name(f"{target.stem}-{number}.{kind}"), drawing)
     write_whole(target, writes(notebook) + "\n")
     if job.html:
         from nbconvert import HTMLExporter
@@ -417,12 +420,20 @@ def strip(notebook: Any, root: Path) -> None:
                     output.data[kind] = relative(content, root)
 
 
-def drawings(notebook: Any) -> Iterator[str]:
-    """The figures of an executed notebook, as SVG, in their order."""
+DRAWINGS = {"image/svg+xml": "svg", "application/pdf": "pdf"}
+"""Kinds of output that are files of their own, too, with their suffixes."""
+
+
+def drawings(notebook: Any) -> Iterator[dict[str, str | bytes]]:
+    """The figures of an executed notebook by suffix, in their order. PDFs are taken out: a page cannot show them."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            if "image/svg+xml" in output.get("data", {}):
-                yield output.data["image/svg+xml"]
+            data = output.get("data", {})
+            found = {suffix: data[kind] for kind, suffix in DRAWINGS.items() if kind in data}
+            if "pdf" in found:
+                found["pdf"] = b64decode(data.pop("application/pdf"))
+            if found:
+                yield found
 
 
 def relative(text: str, root: Path) -> str:
@@ -436,10 +447,10 @@ def peak_memory_mb() -> float:
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # macOS counts bytes, Linux KiB
 
 
-def write_whole(path: Path, content: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write `content` so that a reader sees the old file or the new one, never a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(content)
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
     partial.replace(path)
 
 

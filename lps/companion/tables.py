@@ -47,13 +47,13 @@ TABLES = {
     "table2": Table(
         "ResNet-18 on ImageNet: accuracy and circular consistency in per cent",
         {"acc": "Acc.", "c_cons": "C-Cons."},
-        "book/other-tables",
+        "notebooks/table2",
         "ImageNet",
     ),
     "table3": Table(
         "ResNet-50 and ResNet-101 on ImageNet: accuracy and shift consistency in per cent",
         {"acc": "Acc.", "s_cons": "S-Cons."},
-        "book/other-tables",
+        "notebooks/table3",
         "ImageNet",
     ),
     "table4": Table(
@@ -71,13 +71,13 @@ TABLES = {
     "table5": Table(
         "DeepLabV3+ with ResNet-18 on PASCAL VOC, circular shifts: mIoU and mASCC in per cent",
         {"miou": "mIoU", "mascc": "mASCC"},
-        "book/other-tables",
+        "notebooks/table5",
         "PASCAL VOC, and the ImageNet classifiers of Table 2",
     ),
     "table6": Table(
         "DeepLabV3+ with ResNet-101 on PASCAL VOC, standard shifts: mIoU and mASSC in per cent",
         {"miou": "mIoU", "massc": "mASSC"},
-        "book/other-tables",
+        "notebooks/table6",
         "PASCAL VOC, and the ImageNet classifiers of Table 3",
     ),
 }
