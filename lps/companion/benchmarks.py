@@ -151,6 +151,32 @@ def time_cell(row: str, records: Sequence[Record]) -> dict[str, Any]:
     return {**entry, "ours": f"{ratio['median']:.2f} of LPF ({scale})", "evidence": evidence}
 
 
+RULE_OF_ORDERS = "the quartiles of every ratio on one side of 1; only on a GPU, in the paper's setting"
+
+
+def slower(rows: Iterable[str], records: Sequence[Record]) -> dict[str, Any]:
+    """What the ledger says of a statement that each of ``table4/<row>`` takes longer than LPF with Tri-3."""
+    record = for_table4(records)
+    entry = {"rule": RULE_OF_ORDERS, "verdict": "not run", "evidence": "no record", "command": GPU}
+    if record is None:
+        return entry
+    cases = [row.removeprefix("table4/") for row in rows]
+    ratios = {case: record["cases"][case][clock(record)] for case in cases}
+    order = [True if ratio["q1"] > 1 else False if ratio["q3"] < 1 else None for ratio in ratios.values()]
+    if all(order):
+        entry["verdict"] = "holds" if as_in_the_paper(record) else "direction only"
+    elif False in order and as_in_the_paper(record):
+        entry["verdict"] = "fails"
+    words = "; ".join(f"{LABELS[case]} {spread(ratio)}" for case, ratio in ratios.items())
+    where = f"{setting(record)}, {machine(record)}; record {record['id']}"
+    scale = "in the paper's setting" if as_in_the_paper(record) else "not in the paper's setting"
+    return {
+        **entry,
+        "ours": f"{order.count(True)} of {len(order)} take longer ({scale})",
+        "evidence": f"time over that of LPF, Tri-3: {words}; {where}",
+    }
+
+
 # Targets
 
 

@@ -1,6 +1,7 @@
 """Charts of run records: one colour for each method, one marker for each filter, in every chart."""
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..experiments.rows import SHOWN, TABLE1, Row, matching
 from .figures import COLORS, INK, MUTED, PHASES, RULE
-from .shifted import title
+from .shifted import title as title_of
 from .statistics import CONFIDENCE, POWER, average_difference, difference, failure_bound, power, wilson
 from .tables import PAPER_SEEDS, TABLES, Record, frame, paper_frame, printed_samples, table
 
@@ -92,7 +93,7 @@ def rows_of_a_table(name: str) -> Figure:
             ax.set(xlabel=f"{heading} (%)", yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5))
             ax.grid(axis="y")
             ax.margins(x=0.08)
-        panels[0].set_yticklabels(map(title, rows))
+        panels[0].set_yticklabels(map(title_of, rows))
         panels[0].set_title("The paper" if group is None else group["label"].capitalize(), loc="left")
     return figure
 
@@ -120,7 +121,7 @@ def learning_curves(records: Sequence[Record]) -> Figure:
 
 
 def phase_shares(record: Record) -> Figure | None:
-    """How often each sampling layer's largest score fell on each phase, by epoch; ``None`` where that is not recorded."""
+    """How often a sampling layer's largest score fell on each phase, by epoch; ``None`` where no record says it."""
     history = pd.DataFrame(record["history"])
     layers = [name.removesuffix(".phase0") for name in history if name.endswith(".phase0")]
     if not layers:
@@ -143,7 +144,7 @@ def changes(shifts: Sequence[int], panels: Mapping[str, Mapping[Row, Sequence[fl
     for ax, (kind, lines) in zip(axes[0], panels.items(), strict=True):
         for row, values in lines.items():
             style = {**_look(row), "markersize": 5, "linewidth": 1.2, "markevery": (len(values) // 8, len(values) // 4)}
-            ax.plot(shifts, values, label=title(row), **style)
+            ax.plot(shifts, values, label=title_of(row), **style)
         ax.set(title=f"{kind} shift", xlabel="columns that the picture moves", ylim=(-2, None))
         ax.grid(axis="y")
     axes[0, 0].set_ylabel("change of the logits (%)")
@@ -153,19 +154,19 @@ def changes(shifts: Sequence[int], panels: Mapping[str, Mapping[Row, Sequence[fl
 
 def change_maps(image: Tensor, maps: Mapping[Row, Tensor]) -> Figure:
     """A picture ``(3, H, W)`` uint8, and where each row's logits ``(H, W)`` change when it moves, on one scale."""
-    figure, axes = plt.subplots(1, 1 + len(maps), figsize=(9.5, 2.3))
+    figure, axes = plt.subplots(1, 1 + len(maps), figsize=(9.5, 0.9 + 9 / (1 + len(maps))))
     axes[0].imshow(image.permute(1, 2, 0))
     axes[0].set_title("the picture", fontsize=9)
-    limit = max(float(values.quantile(0.99)) for values in maps.values())
+    limit = median(float(values.quantile(0.99)) for values in maps.values())
     for ax, (row, values) in zip(axes[1:], maps.items(), strict=True):
         drawn = ax.imshow(values, cmap="Purples", vmin=0, vmax=limit)
-        ax.set_title(title(row).replace(", ", "\n"), fontsize=9, color=COLORS[SHOWN[row.method]])
+        ax.set_title(title_of(row).replace(", ", "\n"), fontsize=9, color=COLORS[SHOWN[row.method]])
         largest = float(values.max())
         ax.set_xlabel(f"up to {largest:.2f}" if largest else "0, exactly", fontsize=9)
     for ax in axes:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
-    figure.colorbar(drawn, ax=axes[1:], shrink=0.6, aspect=12).outline.set_visible(False)
+    figure.colorbar(drawn, ax=axes[1:], shrink=0.6, aspect=12, extend="max").outline.set_visible(False)
     return figure
 
 

@@ -224,10 +224,10 @@ def _counted(entry: Entry, row: Mapping[str, str], metric: str) -> Entry:
 # Orderings ---------------------------------------------------------------------------------------------------
 
 
-def ordering_entries(records: Sequence[Record]) -> list[Entry]:
-    """Statements that one method beats another: paired over seeds, never from one seed."""
+def ordering_entries(records: Sequence[Record], timed: Sequence[Record] = ()) -> list[Entry]:
+    """Statements that one method beats another: paired over seeds, never from one seed; times, in a benchmark."""
     found = best_records(records)
-    return [_ordering(item, found) for item in listed("orderings")]
+    return [_ordering(item, found, timed) for item in listed("orderings")]
 
 
 _WORDS = {
@@ -237,7 +237,7 @@ _WORDS = {
 }
 
 
-def _ordering(item: Mapping[str, Any], found: Found) -> Entry:
+def _ordering(item: Mapping[str, Any], found: Found, timed: Sequence[Record]) -> Entry:
     compared, relation = list(pairs(item)), item.get("relation", "above")
     tables = sorted({pair.better.split("/")[0] for pair in compared})
     entry = Entry(
@@ -253,6 +253,8 @@ def _ordering(item: Mapping[str, Any], found: Found) -> Entry:
         command="\n".join(command(f"{name}/*") for name in tables if name != "table4"),
         page=TABLES[tables[0]].page if len(tables) == 1 else "book/audit",
     )
+    if all(pair.metric == "time_ms" for pair in compared):
+        return replace(entry, **benchmarks.slower([pair.better for pair in compared], timed))  # all over LPF
     results = {pair: _difference(pair, found) for pair in compared}
     known = {pair: result for pair, result in results.items() if result[1] >= MIN_SEEDS}
     if any(agrees(relation, interval.low, interval.high) is False for interval, _ in known.values()):
@@ -373,13 +375,13 @@ def _sentence(item: Mapping[str, str], studied: Sequence[Record], timed: Sequenc
 
 def ledger(theory: bool = True, folders: Sequence[Path] = (SHIPPED, LOCAL)) -> dict[str, Any]:
     """All entries by the records below ``folders``, with counts by verdict and where they were judged."""
-    records = read_records(*folders)
+    records, timed = read_records(*folders), benchmarks.read(*folders)
     entries = [
         *(theorem_entries() if theory else []),
-        *cell_entries(records, benchmarks.read(*folders)),
-        *ordering_entries(records),
+        *cell_entries(records, timed),
+        *ordering_entries(records, timed),
         *consistency_entries(records),
-        *sentence_entries(studies.read(*folders), benchmarks.read(*folders)),
+        *sentence_entries(studies.read(*folders), timed),
     ]
     about = hardware()
     return {

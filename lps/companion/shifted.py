@@ -124,7 +124,7 @@ def changes(network: nn.Module, seen: Pictures, kind: Kind, shifts: Sequence[int
 
 
 def change_map(network: nn.Module, seen: Pictures, kind: Kind, shift: int) -> Tensor:
-    """Where the logits of a segmenter change: mean absolute over classes, ``(N, H, W)``, in units of their deviation."""
+    """Where the logits of a segmenter change: mean absolute value ``(N, H, W)``, in units of their deviation."""
     ((first, y),) = looks(network, seen, kind, [shift])
     return (y - first).abs().mean(1) / (first - first.mean(0)).abs().mean()
 

@@ -120,6 +120,7 @@ def executed_notebooks(tree: Path) -> None:
         }
         write(target.with_suffix(".json"), sidecar)
         target.with_name(f"{name}-1.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+        target.with_name(f"{name}-1.pdf").write_bytes(b"%PDF-1.4")
 
 
 def build(tree: Path) -> subprocess.CompletedProcess[str]:
@@ -264,7 +265,7 @@ def test_the_map_leads_to_the_line(html: Path) -> None:
 
 def test_tables_notebooks_and_figures_can_be_taken_away(html: Path) -> None:
     downloads = {path.name for path in (html / "_downloads").glob("*/*")}
-    assert {"table1.csv", "lemma1.ipynb", "lemma1-1.svg"} <= downloads
+    assert {"table1.csv", "lemma1.ipynb", "lemma1-1.svg", "lemma1-1.pdf"} <= downloads
 
 
 def test_a_notebook_executed_before_a_change_says_so(html: Path) -> None:

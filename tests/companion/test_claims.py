@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lps.companion import audit, claims, compare, coverage, statements, statistics, tables
+from lps.companion import audit, benchmarks, claims, compare, coverage, statements, statistics, tables
 from lps.companion.paths import PAPER, SHIPPED
 from lps.experiments import records
 from lps.experiments.profiles import load_profile
@@ -218,6 +218,29 @@ def test_nothing_of_the_paper_is_left_out() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("LPS reaches 73.35 % here", ["73.35"]),
+        ("a gain of 12 points", ["12"]),
+        ("1.08 times the time of LPF", ["1.08"]),
+        ("20.57 % in the paper, Sec. 5.3, and 100 % here", []),  # the paper's number
+        ("`lr=0.15` and $x = 0.5$ and {paper}`table1:lps:acc`", []),
+        ("```python\nx = 0.123\n```\nprose", []),
+        ("```{note}\n0.123\n```", ["0.123"]),
+    ],
+)
+def test_a_typed_result_is_found(text: str, found: list[str]) -> None:
+    assert [problem.split()[1] for problem in coverage.typed("book/theory", text)] == found
+
+
+def test_no_result_is_typed_and_every_exception_is_needed() -> None:
+    texts = {page: coverage.prose(page) for page in coverage.pages()}
+    assert [problem for page, text in texts.items() for problem in coverage.typed(page, text)] == []
+    for page, values in coverage.SETTINGS.items():
+        assert all(value in texts[page] for value in values), page
+
+
 def test_the_audit_recomputes_and_finds_what_does_not_agree() -> None:
     items = [item for part in audit.report().values() for item in part]
     verdict = {item["statement"]: item["verdict"] for item in items}
@@ -243,6 +266,32 @@ def test_orderings_are_paired_over_seeds(seeds: int, gain: int, expected: str) -
             noise = (seed * 7 + len(row.name)) % 5
             made.append(record(row.name, seed=seed, acc=9000 + noise + (gain if row.method == "lps" else 0)))
     entry = next(e for e in claims.ordering_entries(made) if e.id == "table1-lps-accuracy")
+    assert entry.verdict == expected
+
+
+@pytest.mark.parametrize(
+    ("ratio", "gpu", "expected"),
+    [
+        (1.1, True, "holds"),
+        (0.9, True, "fails"),
+        (1.0, True, "not run"),
+        (1.1, False, "direction only"),
+        (0.9, False, "not run"),
+    ],
+)
+def test_the_order_of_costs_is_read_from_a_benchmark(ratio: float, gpu: bool, expected: str) -> None:
+    timed = benchmarks.newest(benchmarks.read(SHIPPED), benchmarks.TABLE4, "cpu")
+    assert timed is not None
+    quartiles = {"median": ratio, "q1": ratio, "q3": ratio}
+    cases = {name: {**case, "ratio": quartiles, "cpu_ratio": quartiles} for name, case in timed["cases"].items()}
+    paper = {"device": "cuda", "batch": 32, "precision": "float32", "channels_last": False, "compiled": False}
+    changed = {
+        **timed,
+        "cases": cases,
+        "config": {**timed["config"], **(paper if gpu else {})},
+        "hardware": {**timed["hardware"], "gpu": "a GPU"},
+    }
+    entry = next(e for e in claims.ordering_entries([], [changed]) if e.id == "lpf-is-fastest")
     assert entry.verdict == expected
 
 
