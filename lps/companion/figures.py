@@ -91,7 +91,8 @@ def style(formats: Literal["svg", "png"] = "svg") -> None:
         options: dict[str, Any] = {"metadata": {"Date": None}} if formats == "svg" else {"dpi": 160}
         set_matplotlib_formats(formats, **options)
         whole = partial(print_figure, fmt="pdf", base64=True, metadata={"CreationDate": None})
-        get_ipython().display_formatter.formatters["application/pdf"].for_type(Figure, whole)  # to take away
+        shell: Any = get_ipython()
+        shell.display_formatter.formatters["application/pdf"].for_type(Figure, whole)  # to take away
 
 
 # What the figures show
