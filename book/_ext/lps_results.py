@@ -151,7 +151,7 @@ class ResultDirective(SphinxDirective):
         records: dict[str, dict[str, Any]] = {}
         for part in ("shipped", "local"):
             folder = root / part
-            for path in sorted([*folder.glob("table*/*/*.json"), *folder.glob("section53/table*/*/*.json")]):
+            for path in sorted([*folder.glob("table*/*/*.json"), *folder.glob("*/table*/*/*.json")]):
                 record = self.load(path.as_posix())
                 identity = path.relative_to(folder).with_suffix("").as_posix()
                 record["path"] = path.relative_to(root.parent).as_posix()

@@ -1,23 +1,25 @@
-"""The studies of Sec. 5.3 on trained networks: how LPD chooses, and what becomes of a network that loses its choice.
+"""Studies of trained networks: those of Sec. 5.3 (how LPD chooses, and what becomes of a network that loses its
+choice), labels under shifts of each size, and how far choices are from a tie.
 
-``python -m lps study 'table1/lps*'`` studies the networks that ``run`` has trained and writes a record of each.
+``python -m lps study 'table1/*'`` studies the networks that ``run`` has trained and writes a record of each study.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from ..data import ImageSet
+from ..experiments.evaluate import as_dict, exact_convolutions, predictor
 from ..experiments.profiles import load_profile, profile_names
-from ..experiments.records import code_version, now, read_record, write_json
+from ..experiments.records import code_version, determinism, now, read_record, write_json
 from ..experiments.rows import matching
 from ..experiments.run import PACKAGES, DataCache, Run, default_jobs, plan, run_all
 from ..machine import hardware, versions
@@ -25,25 +27,34 @@ from ..metrics import Count, accuracy
 from ..polyphase import polyphase
 from ..sampling import Downsample
 from ..selection import LearnedPhase, MaxNorm, Selection
+from .evidence import HIGH, LOW, labels_kept, margins, summary
 from .paths import LOCAL
 from .statistics import wilson
-
-FOLDER = "section53"
 
 
 def trained(
     patterns: Sequence[str], profile: str, seeds: Sequence[int], data: DataCache, results: Path = LOCAL
 ) -> list[Run]:
     """Runs of the rows that match and learn their choice, trained first where they are not recorded."""
-    runs = _runs(patterns, profile, seeds, data, results)
+    runs = _runs(patterns, profile, seeds, data, results, ("lps",))
     if left := run_all(runs, data, {}, quiet=True, jobs=default_jobs()):
         raise RuntimeError(f"{left} of {len(runs)} runs are not finished: try again to go on")
     return runs
 
 
-def _runs(patterns: Sequence[str], profile: str, seeds: Sequence[int], data: DataCache, results: Path) -> list[Run]:
-    rows = [row for row in matching(patterns) if row.method == "lps"]
-    return plan(rows, load_profile(profile).row, seeds, results, data)
+def _runs(
+    patterns: Sequence[str],
+    profile: str,
+    seeds: Sequence[int],
+    data: DataCache,
+    results: Path,
+    methods: Sequence[str] = ("baseline", "lpf", "ddac", "aps", "lps"),
+) -> list[Run]:
+    rows = [row for row in matching(patterns) if row.method in methods]
+    runs = plan(rows, load_profile(profile).row, seeds, results, data)
+    if others := [run.experiment.name for run in runs if run.experiment.task != "images"]:
+        raise ValueError(f"studies are of the networks of Table 1, whose images are shifted whole; given: {others}")
+    return runs
 
 
 def network_of(run: Run, data: DataCache) -> nn.Module:
@@ -135,39 +146,79 @@ def components(network: nn.Module, image: Tensor, channels: int = 8) -> tuple[Te
     return polyphase(choice.seen)[0, :, :channels], int(choice.phase), int(choice.max_norm)
 
 
-def study(run: Run, data: DataCache, batch_size: int = 250) -> dict[str, Any]:
-    """The record of both studies of a trained network on its test images, made when there is none."""
-    path = run.results / FOLDER / run.experiment.name / f"{run.id}.json"
-    if path.exists():
-        return _read(path)
-    began = time.perf_counter()
-    network = network_of(run, data)
-    images, fingerprint = data(run.experiment.data)
+# What is measured and recorded --------------------------------------------------------------------------------
 
-    def predict(x: Tensor, of: nn.Module) -> Tensor:
-        with torch.inference_mode():
-            return of(x).argmax(1)
+IMAGES = 1000
+"""Shifts and margins are measured on the first test images, as many as these."""
 
+
+def _section53(network: nn.Module, images: ImageSet, batch_size: int, device: torch.device) -> dict[str, Any]:
     replaced = with_max_norm(network)
-    counts = max_norm_counts(network, (x for x, _ in images.test.batches(batch_size)))
+    counts = max_norm_counts(network, (x.to(device) for x, _ in images.batches(batch_size)))
     metrics = {
-        "acc": accuracy(lambda x: predict(x, network), images.test.batches(batch_size)),
-        "acc_max_norm": accuracy(lambda x: predict(x, replaced), images.test.batches(batch_size)),
+        "acc": accuracy(predictor(network, device), images.batches(batch_size)),
+        "acc_max_norm": accuracy(predictor(replaced, device), images.batches(batch_size)),
         "max_norm": sum(counts.values(), Count()),
         **{f"max_norm, layer {i}": count for i, count in enumerate(counts.values(), 1)},
     }
+    return {"metrics": metrics}
+
+
+def _shifts(network: nn.Module, images: ImageSet, batch_size: int, device: torch.device) -> dict[str, Any]:
+    counts = labels_kept(predictor(network, device), images.test.images[:IMAGES].split(batch_size))
+    return {
+        "metrics": {f"kept, {name}": sum(found[1:], Count()) for name, found in counts.items()},
+        "kept": {name: [count.agree for count in found] for name, found in counts.items()},
+    }
+
+
+def _margins(network: nn.Module, images: ImageSet, batch_size: int, device: torch.device) -> dict[str, Any]:
+    found = margins(network, (x.to(device) for x in images.test.images[:IMAGES].split(batch_size)))
+    metrics, layers = summary(found)
+    return {"metrics": metrics, "powers_of_ten": [LOW, HIGH], "layers": layers}
+
+
+class Study(NamedTuple):
+    """A kind of study: the methods that it says something of, and what it measures of a network on a data set."""
+
+    methods: tuple[str, ...]
+    measure: Callable[[nn.Module, ImageSet, int, torch.device], dict[str, Any]]
+
+
+STUDIES = {
+    "section53": Study(("lps",), _section53),
+    "shifts": Study(("baseline", "lpf", "ddac", "aps", "lps"), _shifts),
+    "margins": Study(("aps", "lps"), _margins),
+}
+"""By the folder of its records."""
+
+
+def study(run: Run, data: DataCache, kind: str = "section53", batch_size: int = 250) -> dict[str, Any]:
+    """The record of a study of a trained network on its test images, made when there is none: on a GPU where there is
+    one, with convolutions that keep the network's guarantee."""
+    path = run.results / kind / run.experiment.name / f"{run.id}.json"
+    if path.exists():
+        return _read(path)
+    began = time.perf_counter()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = network_of(run, data).to(device)
+    images, fingerprint = data(run.experiment.data)
+    with exact_convolutions(network, images.test.images[:4], batch_size, device) as convolutions:
+        found = STUDIES[kind].measure(network, images, batch_size, device)
     settings = run.experiment.as_dict()
     content = {
+        **found,
         "experiment": run.experiment.name,
         "run": f"{run.experiment.name}/{run.id}",
         "profile": run.experiment.profile,
         "seed": run.seed,
         "config": {section: settings[section] for section in ("data", "model", "train")},
         "data": {"name": images.name, "source": images.source, "fingerprint": fingerprint, "test": len(images.test)},
-        "metrics": {name: {"value": count.percent, **asdict(count)} for name, count in metrics.items()},
+        "metrics": {name: as_dict(count) for name, count in found["metrics"].items()},
         "code": code_version(),
         "versions": versions(PACKAGES),
         "hardware": hardware(),
+        "determinism": determinism() | {"convolutions": convolutions},
         "started": now(),
         "seconds": {"training": 0.0, "this_session": time.perf_counter() - began},
         "command": f"python -m lps study {run.experiment.name} --profile {run.experiment.profile} --seed {run.seed}",
@@ -178,12 +229,12 @@ def study(run: Run, data: DataCache, batch_size: int = 250) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     record = read_record(path)
-    return {**record, "id": f"{FOLDER}/{record['id']}"}
+    return {**record, "id": f"{path.parents[2].name}/{record['id']}"}
 
 
-def read(*folders: Path) -> list[dict[str, Any]]:
-    """The records of all studies below the folders."""
-    return [_read(path) for folder in folders for path in sorted((folder / FOLDER).glob("table*/*/*.json"))]
+def read(*folders: Path, kind: str = "section53") -> list[dict[str, Any]]:
+    """The records of all studies of a kind below the folders."""
+    return [_read(path) for folder in folders for path in sorted((folder / kind).glob("table*/*/*.json"))]
 
 
 # Verdicts ----------------------------------------------------------------------------------------------------
@@ -249,20 +300,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="quick", choices=profile_names())
     parser.add_argument("--seed", type=int, default=0, help="first seed")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from the first on")
+    parser.add_argument("--threads", type=int, help="CPU threads; 1 is fastest where the cores are shared")
     parser.add_argument("--data-root", type=Path, help="folder of the data; default: LPS_DATA")
     parser.add_argument("--results", type=Path, default=LOCAL, help="where the trained weights are")
 
 
 def main(options: argparse.Namespace) -> int:
     """Study every trained network that matches and print what was found; 3 where weights are missing."""
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     data = DataCache(options.data_root)
     seeds = range(options.seed, options.seed + options.seeds)
     runs = _runs(options.patterns, options.profile, seeds, data, options.results)
     for run in runs:
-        if run.weights.exists():
-            metrics = study(run, data)["metrics"]
-            shown = {name: round(metric["value"], 2) for name, metric in metrics.items()}
-            print(f"{run.title}: {json.dumps(shown)}")
-        else:
+        if not run.weights.exists():
             print(f"{run.title}: no weights; {train_command(run)}")
+            continue
+        for kind in (kind for kind, of in STUDIES.items() if run.experiment.model.method in of.methods):
+            metrics = study(run, data, kind)["metrics"]
+            shown = {name: round(metric["value"], 2) for name, metric in metrics.items()}
+            print(f"{run.title}, {kind}: {json.dumps(shown)}", flush=True)
     return 0 if all(run.weights.exists() for run in runs) else 3
