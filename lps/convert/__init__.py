@@ -30,6 +30,7 @@ __all__ = ["Conversion", "ConvertError", "Stride", "conversion_report", "convert
 
 Method = Literal["lps", "aps"]
 Antialias = Literal["none", "rect-2", "tri-3", "bin-5", "adapt-3"]
+Placement = Literal["behind", "before"]
 Head = Literal["keep", "pool"]
 
 
@@ -38,6 +39,7 @@ def convert(
     method: Method = "lps",
     antialias: Antialias = "tri-3",
     *,
+    placement: Placement = "behind",
     padding: Padding = "circular",
     hidden_divisor: int = 8,
     select_from: Source = "filtered",
@@ -50,7 +52,9 @@ def convert(
     names. With ``method="lps"`` each choice has a small network of its own, with ``channels / hidden_divisor`` hidden
     channels, which wants training; ``"aps"`` has no parameters and needs none. ``antialias`` filters each map before it
     is sampled, but for averages, blurs and the convolution that reads the images, and ``select_from`` says whether the
-    choice sees the filtered map. ``head="pool"`` puts global pooling in front of a head that reads flattened maps.
+    choice sees the filtered map. ``placement="behind"`` samples behind a convolution, its norm and its activation, as the
+    paper does, and so convolves at every position. ``"before"`` filters the map that a convolution reads and shifts it
+    by the chosen phase, and the convolution strides as it did, at about the cost of the original. ``head="pool"`` puts global pooling in front of a head that reads flattened maps.
     ``example`` are images to follow the network's code with; by default they are 224 samples wide. With a
     ``padding`` other than ``"circular"`` the network is converted alike, but nothing is guaranteed.
 
@@ -58,7 +62,12 @@ def convert(
     done. Raises :class:`ConvertError`, with the layer and the reason, for a network that cannot be converted with a
     proof, and where outputs for shifted images turn out to differ.
     """
-    for name, value, choices in (("method", method, Method), ("antialias", antialias, Antialias), ("head", head, Head)):
+    for name, value, choices in (
+        ("method", method, Method),
+        ("antialias", antialias, Antialias),
+        ("placement", placement, Placement),
+        ("head", head, Head),
+    ):
         if value not in get_args(choices):
             raise ValueError(f"no {name} {value!r}: there are {', '.join(get_args(choices))}")
     if any(isinstance(module, Downsample) for module in model.modules()):
@@ -70,7 +79,8 @@ def convert(
     apply_rules(plan)
     before = {id(parameter) for parameter in network.parameters()}
     dims = example.dim() - 2
-    rewriter = Rewriter(plan, partial(_sampling, method, antialias, padding, hidden_divisor, select_from, dims))
+    sampling = partial(_sampling, method, antialias, padding, hidden_divisor, select_from, dims)
+    rewriter = Rewriter(plan, sampling, placement == "before")
     rewriter.run()
     stride = max((total(place.grid) for place in plan.places.values() if place and place.grid), default=1)
     entry = Entry(stride)
@@ -90,6 +100,7 @@ def convert(
         type(model).__name__,
         method,
         antialias,
+        placement,
         padding,
         stride,
         rewriter.strides,

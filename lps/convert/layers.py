@@ -1,6 +1,7 @@
 """Layers of a converted network: those of the original on a circle, and with sums that do not depend on the order."""
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from math import pi, prod
 from typing import ClassVar, cast
 
@@ -8,14 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..convolution import CONVOLVE, Padding, pad
+from ..convolution import CONVOLVE, Padding, _widened, pad
 from ..exact import exact_mean
+from ..polyphase import offset_of, offsets
+from ..sampling import Downsample
+from ..selection import Selection
 from .report import Conversion
 
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-POSITIONS = 12
-"""Below so many positions a matrix product on a CPU may add up the last of them in another order."""
 
 
 def wrap(x: Tensor, before: Sequence[int], after: Sequence[int], padding: Padding = "circular") -> Tensor:
@@ -39,14 +41,17 @@ def convolve(
     dilation: Sequence[int],
     groups: int = 1,
     padding: Padding = "circular",
+    stride: int = 1,
 ) -> Tensor:
-    """Convolution at every position: ``y[n] = sum_j weight[j] x[n + dilation * j - before]``, of the size of ``x``."""
-    space = x.shape[2:]
-    after = [max(d * (k - 1) - b, 0) for k, d, b in zip(weight.shape[2:], dilation, before, strict=True)]
-    x = wrap(x, before, after, padding)
-    if prod(space) < POSITIONS:
-        x = F.pad(x, (0, POSITIONS))
-    return crop(CONVOLVE[len(space)](x, weight, bias, dilation=dilation, groups=groups), space)
+    """Convolution at every ``stride``-th position: ``y[n] = sum_j weight[j] x[stride * n + dilation * j - before]``.
+
+    ``(N, C, *space)`` to ``(N, O, *space / stride)``.
+    """
+    space = [size // stride for size in x.shape[2:]]
+    reach = [d * (k - 1) for k, d in zip(weight.shape[2:], dilation, strict=True)]
+    x = wrap(x, before, [max(r - b - stride + 1, 0) for r, b in zip(reach, before, strict=True)], padding)
+    x = _widened(x, prod(space), stride)
+    return crop(CONVOLVE[len(space)](x, weight, bias, stride=stride, dilation=dilation, groups=groups), space)
 
 
 def crop(y: Tensor, space: Sequence[int]) -> Tensor:
@@ -59,7 +64,8 @@ def crop(y: Tensor, space: Sequence[int]) -> Tensor:
 class Convolution(nn.Module):
     """A convolution of the original at every position; it takes the weights over, under their names.
 
-    One whose weights are computed, or belong to another layer, gets them with its input.
+    One whose weights are computed, or belong to another layer, gets them with its input. Behind an :class:`Align` it
+    is called with the ``stride`` that it had.
     """
 
     def __init__(
@@ -71,12 +77,44 @@ class Convolution(nn.Module):
         self.before, self.dilation, self.groups = tuple(before), tuple(dilation), groups
         self.padding: Padding = padding
 
-    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, stride: int = 1
+    ) -> Tensor:
         weight, bias = (self.weight, self.bias) if weight is None else (weight, bias)
-        return convolve(x, cast(Tensor, weight), bias, self.before, self.dilation, self.groups, self.padding)
+        return convolve(x, cast(Tensor, weight), bias, self.before, self.dilation, self.groups, self.padding, stride)
 
     def extra_repr(self) -> str:
         return f"before={self.before}, dilation={self.dilation}, groups={self.groups}, padding={self.padding!r}"
+
+
+class Align(Downsample):
+    """Filter, then shift each map so that its chosen phase comes first: ``(N, C, *space)``, and the selection.
+
+    A convolution that strides behind it computes what :class:`~lps.sampling.Downsample` would have kept of the same
+    convolution at every position. A selection that is a mixture (Eq. 17) mixes the shifted maps.
+    """
+
+    def __init__(self, layer: Downsample, padding: Padding) -> None:
+        super().__init__(layer.select, layer.antialias, layer.stride, layer.select_from)
+        self.padding: Padding = padding
+
+    def forward(self, x: Tensor, selection: Selection | None = None) -> tuple[Tensor, Selection | None]:
+        filtered = x if self.antialias is None else self.antialias(x)
+        selection = self._choose(x, filtered, None) if selection is None else selection
+        dims, space = x.dim() - 2, x.shape[2:]
+        padded = pad(filtered, 0, self.stride - 1, self.padding)
+        if selection.phase is None:
+            mixture = torch.zeros_like(filtered)
+            for z, offset in zip(selection.z.to(x.dtype).unbind(1), offsets(self.stride, dims), strict=True):
+                moved = padded
+                for axis, (start, size) in enumerate(zip(offset, space, strict=True), 2):
+                    moved = moved.narrow(axis, start, size)
+                mixture = mixture + moved * z.view(-1, 1, *(1,) * dims)
+            return mixture, selection
+        for axis, size in enumerate(space, 2):
+            padded = padded.unfold(axis, size, 1)
+        samples = torch.arange(x.shape[0], device=x.device)
+        return padded[(samples, slice(None), *offset_of(selection.phase, self.stride, dims))], selection
 
 
 class TransposedConvolution(nn.Module):
@@ -110,8 +148,13 @@ class Pooling(nn.Module):
         dims = x.dim() - 2
         reach = [d * (k - 1) for k, d in zip(self.kernel, self.dilation, strict=True)]
         padded = wrap(x, self.before, [max(r - b, 0) for r, b in zip(reach, self.before, strict=True)], self.padding)
-        if self.largest:
+        if self.largest and self.training:
             return crop(MAX_POOL[dims](padded, self.kernel, 1, dilation=self.dilation), x.shape[2:])
+        if self.largest:  # axis by axis: on a CPU many times as fast
+            for axis, (size, dilation) in enumerate(zip(self.kernel, self.dilation, strict=True), 2):
+                length = padded.shape[axis] - dilation * (size - 1)
+                padded = reduce(torch.maximum, [padded.narrow(axis, dilation * i, length) for i in range(size)])
+            return crop(padded, x.shape[2:])
         return crop(AVG_POOL[dims](padded, self.kernel, 1), x.shape[2:])
 
     def extra_repr(self) -> str:
@@ -151,6 +194,23 @@ class Pointwise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.activation(x)) if self.training else self.EXACT[type(self.activation)](x)
+
+
+class Linear(nn.Module):
+    """A linear layer on vectors ``(N, C)``: in evaluation each row of a batch is a product of its own.
+
+    In the product of a whole batch the order of a row's sums may depend on which row it is.
+    """
+
+    def __init__(self, linear: nn.Module) -> None:
+        super().__init__()
+        self.weight, self.bias = cast(Tensor, linear.weight), cast(Tensor | None, linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training or x.dim() > 2:
+            return F.linear(x, self.weight, self.bias)
+        y = torch.bmm(x[:, None], self.weight.t().expand(x.shape[0], -1, -1))[:, 0]
+        return y if self.bias is None else y + self.bias
 
 
 class SpatialMean(nn.Module):

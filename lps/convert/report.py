@@ -44,6 +44,7 @@ class Conversion:
     model: str
     method: str
     antialias: str
+    placement: str
     padding: str
     stride: int
     strides: Sequence[Stride]
@@ -67,8 +68,8 @@ class Conversion:
         titles = ("stride of", "kind", "stride", "channels", "phase")
         widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
         lines = [
-            f"{self.model}: method {self.method}, filter {self.antialias}, {self.padding} padding, "
-            f"total stride {self.stride}",
+            f"{self.model}: method {self.method}, filter {self.antialias}, sampling {self.placement} convolutions, "
+            f"{self.padding} padding, total stride {self.stride}",
             *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (titles, *rows)),
             f"{self.padding} padding in {len(self.padded)} layers, sums over space made exact in {len(self.pooled)}",
         ]

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..sampling import Downsample, Sampling, Upsample
 from .grids import Grid, Step, resolve
-from .layers import Entry
+from .layers import Align, Convolution, Entry
 from .plan import Plan
 from .report import Stride
 
@@ -21,10 +21,10 @@ ACTIVATION_NAMES = {"relu", "relu6", "gelu", "hardswish", "leaky_relu", "elu", "
 
 
 class Rewriter:
-    """Inserts the layers of ``sampling``, from a stride, into the graph of ``plan``."""
+    """Inserts the layers of ``sampling``, from a stride, into the graph of ``plan``, ``before`` convolutions or behind."""
 
-    def __init__(self, plan: Plan, sampling: Callable[[int], Sampling]) -> None:
-        self.plan, self.sampling = plan, sampling
+    def __init__(self, plan: Plan, sampling: Callable[[int], Sampling], before: bool) -> None:
+        self.plan, self.sampling, self.before = plan, sampling, before
         self.order = {node: i for i, node in enumerate(plan.graph.nodes)}
         self.depth: dict[fx.Node, int] = {}
         self.upstream: dict[fx.Node, int] = {}
@@ -62,10 +62,20 @@ class Rewriter:
             for step in members
             if not any(other is not step and self._is_behind(step.node, other.node) for other in members)
         ]
-        return max(first, key=lambda step: self.depth[self._behind(step)])
+        return max(first, key=lambda step: self.depth[step.node if self._in_front(step) else self._behind(step)])
 
     def _is_behind(self, node: fx.Node, other: fx.Node) -> bool:
         return bool(self.upstream[node] >> self.order[other] & 1)
+
+    def _in_front(self, step: Step) -> bool:
+        """Is a map sampled before this layer, not behind it?"""
+        if not self.before or step.node.op != "call_module" or len(step.roots()) > 1:
+            return False
+        return isinstance(self.plan.network.get_submodule(str(step.node.target)), Convolution)
+
+    def _pointwise(self, step: Step) -> bool:
+        module = self.plan.module(step.node)
+        return isinstance(module, _ConvNd) and max(module.kernel_size) == 1
 
     def _behind(self, step: Step) -> fx.Node:
         """Where a stride goes: behind the norm and the activation of its convolution, else behind the layer itself."""
@@ -112,12 +122,12 @@ class Rewriter:
         return kept, chosen, path
 
     def _lead(self, root: Step, leader: Step) -> None:
-        node = self._behind(leader)
+        node = self._source(leader) if self._in_front(leader) else self._behind(leader)
         channels = node.meta["value"].shape[1]
         reads_images = isinstance(self.plan.module(leader.node), _ConvNd) and self._reads_images(leader.node)
         layer = self.sampling(leader.stride).layer(channels, antialias=not (leader.smooth or reads_images))
-        readers = list(node.users)
-        kept, self.selections[root], self.names[root] = self._insert(leader, node, layer)
+        readers = [leader.node] if self._in_front(leader) else list(node.users)
+        kept, self.selections[root], self.names[root] = self._insert(leader, node, self._aligning(leader, layer))
         for reader in readers:
             reader.replace_input_with(node, kept)
         self._note(leader, channels, self.names[root], ())
@@ -127,23 +137,32 @@ class Rewriter:
 
     def _follow(self, step: Step) -> None:
         """Filter, then keep what the leaders kept; a 1x1 convolution comes behind that, where it is cheaper."""
-        module = self.plan.module(step.node)
-        pointwise = isinstance(module, _ConvNd) and max(module.kernel_size) == 1
-        node = step.node.all_input_nodes[0] if pointwise else self._behind(step)
+        in_front = self._pointwise(step) or self._in_front(step)
+        node = self._source(step) if in_front else self._behind(step)
         channels = node.meta["value"].shape[1]
-        readers = [step.node] if pointwise else list(node.users)
+        readers = [step.node] if in_front else list(node.users)
         kept = node
         filtered = not step.smooth
         paths = []
         for root in step.roots():
             sampling = self.sampling(root.stride)
             layer = sampling.shortcut(channels) if filtered else Downsample(None, None, root.stride)
-            kept, _, path = self._insert(step, kept, layer, self.selections[root])
+            kept, _, path = self._insert(step, kept, self._aligning(step, layer), self.selections[root])
             filtered = False
             paths.append(path)
         for reader in readers:
             reader.replace_input_with(node, kept)
         self._note(step, channels, paths[0], tuple(self.names[root] for root in step.roots()))
+
+    def _source(self, step: Step) -> fx.Node:
+        return step.node.all_input_nodes[0]
+
+    def _aligning(self, step: Step, layer: Downsample) -> Downsample:
+        """In front of windows the map keeps its size, and they stride; a 1x1 convolution reads the samples alone."""
+        if not self._in_front(step) or self._pointwise(step):
+            return layer
+        step.node.kwargs = {**step.node.kwargs, "stride": step.stride}
+        return Align(layer, self.plan.padding)
 
     def _note(self, step: Step, channels: int, path: str, follows: tuple[str, ...]) -> None:
         module = self.plan.module(step.node)

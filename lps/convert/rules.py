@@ -19,6 +19,7 @@ from .layers import (
     Convolution,
     GroupNorm,
     Interpolation,
+    Linear,
     Pointwise,
     Pooling,
     Shift,
@@ -547,3 +548,6 @@ def apply_rules(plan: Plan) -> None:
             plan.places[node] = spreading(plan, node) if _called(node) in SPREADING else None
         else:
             plan.places[node] = rule_of(plan, node)(plan, node)
+    for node in list(plan.graph.nodes):
+        if type(plan.module(node)) is nn.Linear and node.meta["value"].dim() == 2:
+            plan.swap(node, Linear(cast(nn.Module, plan.module(node))))
