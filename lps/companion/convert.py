@@ -9,6 +9,7 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
@@ -24,7 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..convert import ConvertError, Head, conversion_report, convert
 from ..convert.check import drawn
-from ..experiments.records import network_hash, write_json
+from ..experiments.profiles import load_profile
+from ..experiments.records import code_version, network_hash, now, write_json
 from ..machine import hardware, versions
 from ..polyphase import circular_shift
 from ..verify import verify
@@ -32,6 +34,7 @@ from .notebooks import files_hash
 from .paths import ROOT, SHIPPED
 
 RECORD = SHIPPED / "convert" / "families.json"
+FINETUNING = SHIPPED / "convert" / "finetuning.json"
 
 FAMILIES: dict[str, Sequence[str]] = {
     "torchvision": (
@@ -62,6 +65,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--borders", action="store_true", help="measure what zero padding and crops leave of invariance"
     )
+    parser.add_argument(
+        "--finetuning", action="store_true", help="run the notebook on fine-tuning with the CIFAR-10 images"
+    )
     parser.add_argument("--method", default="lps", choices=("lps", "aps"))
     parser.add_argument("--antialias", default="tri-3", choices=("none", "rect-2", "tri-3", "bin-5", "adapt-3"))
     parser.add_argument("--head", default="keep", choices=("keep", "pool"), help="pool: for heads that flatten a map")
@@ -76,6 +82,9 @@ def main(options: argparse.Namespace) -> int:
     """Print the report of a conversion; exit status 1 where it is refused or not exact."""
     if options.borders:
         write_json(SHIPPED / "convert" / "borders.json", {**about(), "rows": borders()})
+        return 0
+    if options.finetuning:
+        write_json(FINETUNING, finetuning())
         return 0
     if options.families:
         record_families(options.record, options.families)
@@ -209,6 +218,37 @@ def borders() -> dict[str, dict[str, float]]:
             for kind, ys in looks.items()
         }
     return rows
+
+
+def finetuning(profile: str = "reduced") -> dict[str, Any]:
+    """The record of ``notebooks/finetune.ipynb`` with a profile's parameters: each network's curve, as counts.
+
+    The notebook's own code runs here, up to the cell that shows this record.
+    """
+    parameters = load_profile(profile).notebooks["finetune"]
+    cells = json.loads((ROOT / "notebooks" / "finetune.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    started, began = now(), perf_counter()
+    names: dict[str, Any] = dict(parameters)
+    for source in code[1 : next(i for i, source in enumerate(code) if "json.loads(FINETUNING" in source)]:
+        exec(source, names)
+    images = names["images"]
+    return {
+        **about(),
+        "commit": code_version()["commit"],
+        "profile": profile,
+        "config": parameters,
+        "seed": parameters["seed"],
+        "data": {"name": images.name, "source": images.source, "fingerprint": images.fingerprint()},
+        "threads": torch.get_num_threads(),
+        "started": started,
+        "seconds": perf_counter() - began,
+        "command": "OMP_NUM_THREADS=1 python -m lps convert --finetuning",
+        "rows": {
+            name: [{"acc": asdict(acc), "c_cons": asdict(cons)} for acc, cons in curve]
+            for name, curve in names["curves"].items()
+        },
+    }
 
 
 def measure(model: nn.Module) -> dict[str, int]:

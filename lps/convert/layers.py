@@ -77,9 +77,7 @@ class Convolution(nn.Module):
         self.before, self.dilation, self.groups = tuple(before), tuple(dilation), groups
         self.padding: Padding = padding
 
-    def forward(
-        self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, stride: int = 1
-    ) -> Tensor:
+    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, stride: int = 1) -> Tensor:
         weight, bias = (self.weight, self.bias) if weight is None else (weight, bias)
         return convolve(x, cast(Tensor, weight), bias, self.before, self.dilation, self.groups, self.padding, stride)
 
