@@ -9,7 +9,6 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
@@ -245,7 +244,7 @@ def finetuning(profile: str = "reduced") -> dict[str, Any]:
         "seconds": perf_counter() - began,
         "command": "OMP_NUM_THREADS=1 python -m lps convert --finetuning",
         "rows": {
-            name: [{"acc": asdict(acc), "c_cons": asdict(cons)} for acc, cons in curve]
+            name: [{"acc": acc._asdict(), "c_cons": cons._asdict()} for acc, cons in curve]
             for name, curve in names["curves"].items()
         },
     }

@@ -52,11 +52,12 @@ def convert(
     names. With ``method="lps"`` each choice has a small network of its own, with ``channels / hidden_divisor`` hidden
     channels, which wants training; ``"aps"`` has no parameters and needs none. ``antialias`` filters each map before it
     is sampled, but for averages, blurs and the convolution that reads the images, and ``select_from`` says whether the
-    choice sees the filtered map. ``placement="behind"`` samples behind a convolution, its norm and its activation, as the
-    paper does, and so convolves at every position. ``"before"`` filters the map that a convolution reads and shifts it
-    by the chosen phase, and the convolution strides as it did, at about the cost of the original. ``head="pool"`` puts global pooling in front of a head that reads flattened maps.
-    ``example`` are images to follow the network's code with; by default they are 224 samples wide. With a
-    ``padding`` other than ``"circular"`` the network is converted alike, but nothing is guaranteed.
+    choice sees the filtered map. ``placement="behind"`` samples behind a convolution, its norm and its activation, as
+    the paper does, and so convolves at every position. ``"before"`` filters the map that a convolution reads and shifts
+    it by the chosen phase, and the convolution strides as it did, at about the cost of the original. ``head="pool"``
+    puts global pooling in front of a head that reads flattened maps. ``example`` are images to follow the network's
+    code with; by default they are 224 samples wide. With a ``padding`` other than ``"circular"`` the network is
+    converted alike, but nothing is guaranteed.
 
     The result takes sizes that its total stride divides and says so of others. :func:`conversion_report` tells what was
     done. Raises :class:`ConvertError`, with the layer and the reason, for a network that cannot be converted with a
