@@ -220,7 +220,7 @@ def borders() -> dict[str, dict[str, float]]:
 
 
 def finetuning(profile: str = "reduced") -> dict[str, Any]:
-    """The record of ``notebooks/finetune.ipynb`` with a profile's parameters: each network's curve, as counts.
+    """The record of ``notebooks/finetune.ipynb`` with a profile's parameters: each network's curve, in per cent.
 
     The notebook's own code runs here, up to the cell that shows this record.
     """
@@ -244,7 +244,7 @@ def finetuning(profile: str = "reduced") -> dict[str, Any]:
         "seconds": perf_counter() - began,
         "command": "OMP_NUM_THREADS=1 python -m lps convert --finetuning",
         "rows": {
-            name: [{"acc": acc._asdict(), "c_cons": cons._asdict()} for acc, cons in curve]
+            name: [{"accuracy": acc, "c_cons": cons.percent, "pairs": cons.total} for acc, cons in curve]
             for name, curve in names["curves"].items()
         },
     }

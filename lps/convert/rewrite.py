@@ -21,7 +21,7 @@ ACTIVATION_NAMES = {"relu", "relu6", "gelu", "hardswish", "leaky_relu", "elu", "
 
 
 class Rewriter:
-    """Inserts the layers of ``sampling``, from a stride, into the graph of ``plan``: ``before`` convolutions, or not."""
+    """Inserts the layers of ``sampling``, from a stride, into the graph of ``plan``, ``before`` convolutions or not."""
 
     def __init__(self, plan: Plan, sampling: Callable[[int], Sampling], before: bool) -> None:
         self.plan, self.sampling, self.before = plan, sampling, before
