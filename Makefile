@@ -74,8 +74,9 @@ book: env ## the ledger, and the book in build/html, from what has been executed
 serve: ## the book at http://localhost:8000 (PORT=)
 	$(PYTHON) -m http.server --directory build/html $(PORT)
 
-families: env ## convert every family of the book's table and measure what it costs (an hour; timm is optional)
+families: env ## convert every family of the book's table and measure what it costs (two hours; timm is optional)
 	$(LPS) convert --families
+	$(LPS) convert --families --placement before
 
 clean: ## remove build/; .venv and your runs in results/local stay
 	rm -rf build

@@ -322,16 +322,22 @@ def _differences(y: Tensor, reference: Tensor) -> Tensor:
     return torch.where(y == reference, 0.0, apart).flatten(2).amax(2)
 
 
-def displacement(maps: Tensor) -> Tensor:
+def displacement(maps: Tensor, offset: Tensor | None = None, stride: int = 1) -> Tensor:
     """By how much maps are shifted against the first of them, ``(S, N, C, H, W)`` to ``(S, N, 2)`` int64.
 
-    The peak of the circular cross-correlation: of maps that are not shifted copies, the shift that fits best.
+    The peak of the circular cross-correlation: of maps that are not shifted copies, the shift that fits best. With
+    ``offset`` ``(S, N, 2)`` only shifts that equal it modulo ``stride`` are looked at.
     """
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
     mixture = torch.arange(1, maps.shape[2] + 1, device=maps.device).to(maps.dtype).sqrt()
     plane = torch.einsum("sncij,c->snij", maps, mixture).double()
     spectrum = torch.fft.rfft2(plane - plane.mean((2, 3), keepdim=True))
     correlation = torch.fft.irfft2(spectrum * spectrum[:1].conj(), s=plane.shape[2:])
+    if offset is not None:
+        for axis, size in enumerate(correlation.shape[2:]):
+            line = torch.arange(size, device=maps.device).view(-1, *(1,) * (1 - axis))
+            other = (line - offset[..., axis, None, None]) % stride != 0
+            correlation = correlation.masked_fill(other, -torch.inf)
     peak = correlation.flatten(2).argmax(2)
     return torch.stack([peak // plane.shape[3], peak % plane.shape[3]], 2)
 
@@ -354,6 +360,10 @@ def _flipped(x: Tensor, selection: Selection, copies: int) -> tuple[Tensor, Tens
     due = ((digits[:1] + displacement(maps)) % stride).flatten(0, 1)
     due = due[:, 0] * stride + due[:, 1]
     flipped = phase != due
+    if flipped.any():
+        # on an almost constant map the peak says little: does some shift by which the choice did move fit exactly?
+        moved = displacement(maps, digits - digits[:1], stride)
+        flipped &= (_remainder(maps, moved) > 0).flatten(0, 1)
     if flipped.any():
         # phases that hold shifted copies of each other cannot be told apart, and need not be
         kept, wanted = (keep(x[flipped], k[flipped], stride) for k in (phase, due))

@@ -6,7 +6,7 @@ import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,11 +15,13 @@ from torch.nn import functional as F
 
 import lps
 from lps.__main__ import main as command
-from lps.companion.convert import row
+from lps.companion.convert import RECORDS, measure, row
 from lps.companion.paths import SHIPPED
+from lps.convert import Placement
 from lps.convert.check import require_invariance
 from lps.convert.grids import Step, meet, resolve
-from lps.convert.layers import Interpolation, Pointwise
+from lps.convert.layers import Align, Interpolation, Linear, Pointwise, Pooling, convolve
+from lps.polyphase import keep, mix
 from lps.selection import Selection
 
 Network = Callable[[], nn.Module]
@@ -244,17 +246,24 @@ def built(network: Network) -> nn.Module:
     return network()
 
 
+PLACEMENTS = pytest.mark.parametrize("placement", ["behind", "before"])
+
+
+@PLACEMENTS
 @pytest.mark.parametrize("method", ["lps", "aps"])
 @pytest.mark.parametrize("name", [*CLASSIFIERS, *DECODERS])
-def test_a_network_is_exact_under_every_shift(name: str, method: Any) -> None:
-    network = lps.convert(built({**CLASSIFIERS, **DECODERS}[name]), method, example=SMALL).eval()
+def test_a_network_is_exact_under_every_shift(name: str, method: Any, placement: Any) -> None:
+    network = built({**CLASSIFIERS, **DECODERS}[name])
+    network = lps.convert(network, method, placement=placement, example=SMALL).eval()
     report = lps.verify(network, images(1, 3, 8, 8))
     assert report.exact and report.labels.agree == report.labels.total > 0
 
 
 @pytest.mark.parametrize("antialias", ["none", "rect-2", "bin-5", "adapt-3"])
-def test_every_filter_is_exact(antialias: Any) -> None:
-    network = lps.convert(built(lambda: plain(unit(8, 8, stride=2))), antialias=antialias, select_from="unfiltered")
+@PLACEMENTS
+def test_every_filter_is_exact(antialias: Any, placement: Any) -> None:
+    original = built(lambda: plain(unit(8, 8, stride=2)))
+    network = lps.convert(original, antialias=antialias, placement=placement, select_from="unfiltered")
     assert lps.verify(network, images(1, 3, 8, 8)).exact
 
 
@@ -265,11 +274,12 @@ def always_first(network: nn.Module) -> nn.Module:
     return network
 
 
+@PLACEMENTS
 @pytest.mark.parametrize("name", [*CLASSIFIERS, *DECODERS])
-def test_that_keeps_the_first_phase_and_pads_with_zeros_is_the_network_it_was(name: str) -> None:
+def test_that_keeps_the_first_phase_and_pads_with_zeros_is_the_network_it_was(name: str, placement: Any) -> None:
     """So the conversion changes nothing but which phases are kept, and the border."""
     original = built({**CLASSIFIERS, **DECODERS}[name]).eval()
-    network = always_first(lps.convert(original, "aps", "none", padding="zeros", example=SMALL))
+    network = always_first(lps.convert(original, "aps", "none", placement=placement, padding="zeros", example=SMALL))
     x = images(2, 3, 64, 64)
     with torch.no_grad():
         expected, actual = original(x), network(x)
@@ -281,10 +291,11 @@ def test_that_keeps_the_first_phase_and_pads_with_zeros_is_the_network_it_was(na
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+@PLACEMENTS
 @pytest.mark.parametrize("name", [*CLASSIFIERS, *DECODERS])
-def test_the_check_finds_a_layer_that_keeps_a_fixed_phase(name: str) -> None:
+def test_the_check_finds_a_layer_that_keeps_a_fixed_phase(name: str, placement: Any) -> None:
     """A test of the test: no selection is beside the point."""
-    network = lps.convert(built({**CLASSIFIERS, **DECODERS}[name]), "aps", example=SMALL)
+    network = lps.convert(built({**CLASSIFIERS, **DECODERS}[name]), "aps", placement=placement, example=SMALL)
     paths = [path for path, module in network.named_modules() if isinstance(module, lps.MaxNorm)]
     assert paths
     for path in paths:
@@ -292,6 +303,57 @@ def test_the_check_finds_a_layer_that_keeps_a_fixed_phase(name: str) -> None:
         broken.set_submodule(path, First(network.get_submodule(path).stride))  # type: ignore[arg-type]
         with pytest.raises(lps.ConvertError, match="outputs differ"):
             require_invariance(broken, 3, lps.conversion_report(network).stride, 2)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize(("stride", "kernel"), [(2, 3), (3, 4), (4, 4)])
+def test_a_stride_behind_an_aligned_map_keeps_the_chosen_phase(dims: int, stride: int, kernel: int) -> None:
+    """Equal to the convolution at every position and then Eq. (7), or Eq. (17) in training."""
+    x, weight = images(5, 2, *(4 * stride,) * dims), images(3, 2, *(kernel,) * dims, seed=1)
+    before, dilation = (kernel // 2,) * dims, (1,) * dims
+    everywhere = convolve(x, weight, None, before, dilation)
+    phase = torch.arange(5) % stride**dims
+    align = Align(lps.Downsample(stride=stride), "circular")
+    aligned, _ = align(x, Selection(x, F.one_hot(phase, stride**dims), phase))
+    torch.testing.assert_close(
+        convolve(aligned, weight, None, before, dilation, stride=stride), keep(everywhere, phase, stride)
+    )
+    z = images(5, stride**dims, seed=2).softmax(1)
+    mixed, _ = align(x, Selection(z, z))
+    torch.testing.assert_close(
+        convolve(mixed, weight, None, before, dilation, stride=stride), mix(everywhere, z, stride),
+        rtol=1e-4, atol=1e-5,
+    )  # fmt: skip
+
+
+def test_before_convolutions_nothing_is_computed_that_is_not_kept() -> None:
+    original = built(lambda: plain(unit(8, 16, stride=2), nn.Conv2d(16, 8, 2, 2)))
+    plainly, behind, before = (
+        measure(network)["macs"]
+        for network in (
+            original.eval(),
+            *(lps.convert(original, "aps", "none", placement=placement) for placement in get_args(Placement)),
+        )
+    )
+    assert before == plainly < behind
+
+
+@pytest.mark.parametrize("features", [3, 6, 20, 512])
+def test_the_rows_of_a_batch_round_alike(features: int) -> None:
+    linear = Linear(nn.Linear(features, 1000)).eval()
+    x = images(1, features).expand(7, -1).contiguous()
+    with torch.no_grad():
+        y = linear(x)
+        assert torch.equal(y, y[:1].expand_as(y))
+        torch.testing.assert_close(y, linear.train()(x))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize(("kernel", "before", "dilation"), [(3, 1, 1), (2, 0, 1), (3, 2, 2)])
+def test_the_largest_of_a_window_is_found_axis_by_axis(dims: int, kernel: int, before: int, dilation: int) -> None:
+    pool = Pooling(True, (kernel,) * dims, (before,) * dims, (dilation,) * dims, "circular")
+    x = images(2, 3, *(7,) * dims)
+    assert torch.equal(pool.eval()(x), pool.train()(x))
 
 
 def test_maps_of_several_sizes_move_by_whole_samples() -> None:
@@ -366,7 +428,8 @@ def test_it_trains() -> None:
     x = images(4, 3, 16, 16)
     assert not torch.equal(network(x), network(x))  # dropout, and selections that are drawn
     network(x).square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+    without = {name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()}
+    assert without <= {"conv_sampling.select.conv2.bias"}  # it raises all logits alike
     network.eval()
     assert lps.verify(network, images(1, 3, 8, 8)).exact
 
@@ -462,7 +525,9 @@ def test_what_has_no_proof_is_refused_with_layer_and_reason(name: str) -> None:
         lps.convert(built(network), example=example)
 
 
-@pytest.mark.parametrize("setting", [{"method": "max"}, {"antialias": "tri-5"}, {"head": "mean"}])
+@pytest.mark.parametrize(
+    "setting", [{"method": "max"}, {"antialias": "tri-5"}, {"head": "mean"}, {"placement": "after"}]
+)
 def test_unknown_settings_are_refused(setting: dict[str, Any]) -> None:
     (name,) = setting
     with pytest.raises(ValueError, match=f"no {name} "):
@@ -559,8 +624,8 @@ def test_a_row_of_the_table_is_what_a_network_costs() -> None:
 
 def test_the_shipped_table_holds() -> None:
     """Of what the book shows: twelve families of each library and three segmenters are exact, nothing is not."""
-    rows = json.loads((SHIPPED / "convert" / "families.json").read_text())["rows"]
-    assert {row["outcome"] for row in rows.values()} == {"exact", "refused"}
+    rows, before = (json.loads(RECORDS[placement].read_text())["rows"] for placement in get_args(Placement))
+    assert {row["outcome"] for row in (*rows.values(), *before.values())} == {"exact", "refused"}
     exact = [name for name, row in rows.items() if row["outcome"] == "exact"]
     assert all(rows[name]["shifts"] == rows[name]["stride"] ** 2 for name in exact)
     assert sum(name.startswith("torchvision:") for name in exact) >= 12

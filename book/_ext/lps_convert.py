@@ -43,12 +43,16 @@ class ConvertResult(ResultDirective):
 class Families(ConvertResult):
     """One row for each network tried: what became of it, and its cost beside the original's."""
 
-    record, command = "families", "make families"
+    record, command = "families-behind", "make families"
+    placement = "behind"
 
     def table(self, record: dict[str, Any]) -> nodes.table:
         head = cells("network", "outcome", "stride", "choices", "parameters", "multiply-adds", "memory", "time")
         body = [("", self.row(name, row)) for name, row in record["rows"].items()]
-        caption = "Every family tried: exact under all shifts modulo its stride, or refused; cost over the original's"
+        caption = (
+            f"Sampling {self.placement} convolutions: exact under all shifts modulo the stride, or refused; "
+            "cost over the original's"
+        )
         return table(caption, [head], body, "lps-families")
 
     def row(self, name: str, row: dict[str, Any]) -> Sequence[Cell]:
@@ -65,6 +69,33 @@ class Families(ConvertResult):
             *ratios,
             f"{row['time_ratio']:.2f}",
         )
+
+
+class FamiliesBefore(Families):
+    """The same networks with their sampling in front of the convolutions."""
+
+    record, command = "families-before", "python -m lps convert --families --placement before"
+    placement = "before"
+
+
+class Finetuning(ConvertResult):
+    """Accuracy and consistency of each network of the notebook on fine-tuning, converted and at the end."""
+
+    record, command = "finetuning", "OMP_NUM_THREADS=1 python -m lps convert --finetuning"
+
+    def table(self, record: dict[str, Any]) -> nodes.table:
+        head = cells("network", "converted: accuracy", "C-Cons.", "fine-tuned: accuracy", "C-Cons.")
+        keys = ("accuracy", "c_cons")
+        body = [
+            ("", cells(name, *(f"{point[key]:.1f}" for point in (points[0], points[-1]) for key in keys)))
+            for name, points in record["rows"].items()
+        ]
+        config = record["config"]
+        caption = (
+            f"{record['data']['source']}: {config['train']:,} images to train on, {config['test']:,} to test; "
+            f"{config['epochs']} epochs, and {config['tune']} of fine-tuning; seed {record['seed']}; per cent"
+        )
+        return table(caption, [head], body)
 
 
 class Borders(ConvertResult):
@@ -84,4 +115,6 @@ class Borders(ConvertResult):
 
 def setup(app: Sphinx) -> None:
     app.add_directive("lps-families", Families)
+    app.add_directive("lps-families-before", FamiliesBefore)
+    app.add_directive("lps-finetuning", Finetuning)
     app.add_directive("lps-borders", Borders)

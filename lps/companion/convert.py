@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..convert import ConvertError, Head, conversion_report, convert
+from ..convert import ConvertError, Head, Placement, conversion_report, convert
 from ..convert.check import drawn
 from ..experiments.profiles import load_profile
 from ..experiments.records import code_version, network_hash, now, write_json
@@ -32,7 +32,7 @@ from ..verify import verify
 from .notebooks import files_hash
 from .paths import ROOT, SHIPPED
 
-RECORD = SHIPPED / "convert" / "families.json"
+RECORDS = {placement: SHIPPED / "convert" / f"families-{placement}.json" for placement in get_args(Placement)}
 FINETUNING = SHIPPED / "convert" / "finetuning.json"
 
 FAMILIES: dict[str, Sequence[str]] = {
@@ -69,12 +69,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--method", default="lps", choices=("lps", "aps"))
     parser.add_argument("--antialias", default="tri-3", choices=("none", "rect-2", "tri-3", "bin-5", "adapt-3"))
+    parser.add_argument(
+        "--placement", default="behind", choices=get_args(Placement), help="of sampling, by convolutions"
+    )
     parser.add_argument("--head", default="keep", choices=("keep", "pool"), help="pool: for heads that flatten a map")
     parser.add_argument(
         "--verify", action="store_true", help="compare outputs under every shift modulo the total stride"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the images")
-    parser.add_argument("--record", type=Path, default=RECORD, help="where the rows of --families are written")
+    parser.add_argument("--record", type=Path, help="where the rows of --families are written; with the book otherwise")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -86,12 +89,18 @@ def main(options: argparse.Namespace) -> int:
         write_json(FINETUNING, finetuning())
         return 0
     if options.families:
-        record_families(options.record, options.families)
+        record_families(options.record or RECORDS[options.placement], options.placement, options.families)
         return 0
     if options.network is None:
         raise ValueError("name a network, torchvision:resnet50 for instance, or ask for --families")
     try:
-        network = convert(named(options.network, options.seed), options.method, options.antialias, head=options.head)
+        network = convert(
+            named(options.network, options.seed),
+            options.method,
+            options.antialias,
+            placement=options.placement,
+            head=options.head,
+        )
     except ConvertError as error:
         print(f"{options.network} is refused: {error}")
         return 1
@@ -141,7 +150,7 @@ def about() -> dict[str, Any]:
     }
 
 
-def record_families(path: Path, pattern: str = "*") -> None:
+def record_families(path: Path, placement: Placement, pattern: str = "*") -> None:
     """Write a row for each family whose name matches; a row made by the code as it is stays."""
     made_by = about()
     record = json.loads(path.read_text()) if path.exists() else {"rows": {}}
@@ -149,19 +158,19 @@ def record_families(path: Path, pattern: str = "*") -> None:
     for name in (f"{library}:{model}" for library, models in FAMILIES.items() for model in models):
         if name in rows or not fnmatch(name, pattern):
             continue
-        rows[name] = row(name)
-        settings = {"threads": torch.get_num_threads(), "size": COST_SIZE, "turns": TURNS}
+        rows[name] = row(name, placement)
+        settings = {"placement": placement, "threads": torch.get_num_threads(), "size": COST_SIZE, "turns": TURNS}
         write_json(path, {**made_by, "settings": settings, "rows": rows})
         print(name, rows[name]["outcome"], rows[name].get("reason", ""), file=sys.stderr)
 
 
-def row(name: str) -> dict[str, Any]:
+def row(name: str, placement: Placement = "behind") -> dict[str, Any]:
     """Convert one network, with ``head="pool"`` where it is refused without, and compare it with the original."""
     original = named(name)
     refused: ConvertError | None = None
     for head in get_args(Head):
         try:
-            network = convert(original, head=head)
+            network = convert(original, placement=placement, head=head)
             break
         except ConvertError as error:
             refused = refused or error
@@ -222,19 +231,21 @@ def borders() -> dict[str, dict[str, float]]:
 def finetuning(profile: str = "reduced") -> dict[str, Any]:
     """The record of ``notebooks/finetune.ipynb`` with a profile's parameters: each network's curve, in per cent.
 
-    The notebook's own code runs here, up to the cell that shows this record.
+    The notebook's own code runs here, up to its curves.
     """
     parameters = load_profile(profile).notebooks["finetune"]
     cells = json.loads((ROOT / "notebooks" / "finetune.ipynb").read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    made_by, commit = about(), code_version()["commit"]
     started, began = now(), perf_counter()
     names: dict[str, Any] = dict(parameters)
-    for source in code[1 : next(i for i, source in enumerate(code) if "json.loads(FINETUNING" in source)]:
-        exec(source, names)
+    for source in code[1:]:
+        if "curves" not in names:
+            exec(source, names)
     images = names["images"]
     return {
-        **about(),
-        "commit": code_version()["commit"],
+        **made_by,
+        "commit": commit,
         "profile": profile,
         "config": parameters,
         "seed": parameters["seed"],
