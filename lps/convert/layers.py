@@ -112,7 +112,8 @@ class Align(Downsample):
         for axis, size in enumerate(space, 2):
             padded = padded.unfold(axis, size, 1)
         samples = torch.arange(x.shape[0], device=x.device)
-        return padded[(samples, slice(None), *offset_of(selection.phase, self.stride, dims))], selection
+        index: tuple[Tensor | slice, ...] = (samples, slice(None), *offset_of(selection.phase, self.stride, dims))
+        return padded[index], selection
 
 
 class TransposedConvolution(nn.Module):
