@@ -55,16 +55,11 @@ class Logbook(Callback):
                 self.choices[name] = Choices()
                 self.hooks.append(layer.register_forward_hook(self.choices[name]))
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the lines of the epochs that the checkpoint knows."""
-        assert isinstance(pl_module, Learner)
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                known = list(csv.DictReader(file))
-            self.lines = [
-                {name: float(text) for name, text in line.items() if text} | epoch
-                for line, epoch in zip(known, pl_module.history, strict=False)
-            ]
+    def state_dict(self) -> dict[str, Any]:
+        return {"lines": self.lines, "pending": self.pending}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.lines, self.pending = state_dict["lines"], state_dict["pending"]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._write(trainer, pl_module)

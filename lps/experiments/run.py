@@ -127,8 +127,9 @@ def perform(
     """
     from .evaluate import exact_convolutions
     from .logs import Logbook
+    from .resume import MidEpoch
     from .tasks import prepare
-    from .train import fit
+    from .train import CHECKPOINT, fit
 
     run.record.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(run.record.with_suffix(".lock")) if leads() else nullcontext():
@@ -140,7 +141,8 @@ def perform(
         version = code_version(run.experiment.task)
         learner, batches, measure = prepare(run.experiment, images, run.seed, run.results)
         log = Logbook(run.record.with_suffix(".csv"))
-        fit(learner, batches, run.work, report, stop, deadline, [log])
+        middle = MidEpoch(run.work / CHECKPOINT, stop, log)
+        fit(learner, batches, run.work, report, middle.asked, deadline, [log, middle])
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         some, _ = next(iter(images.batches(4)))
         with exact_convolutions(learner.network, some, run.experiment.evaluate.batch_size, device) as convolutions:

@@ -1,0 +1,136 @@
+"""Runs that end at any moment go on within their epoch, to the bits of a run that was never touched."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lps.experiments import resume
+from lps.experiments.profiles import load_profile
+from lps.experiments.rows import matching
+from lps.experiments.run import DataCache, Run, attempt, perform, plan
+
+COMMON = {"train.epochs": "2"}
+TASKS = {
+    "table1/lps-tri-3": {"data.train": "60", "data.test": "40", "train.batch_size": "10", "evaluate.exhaustive": "0"},
+    "table3/resnet50-lps-tri-3": {"data.train": "40", "train.batch_size": "8", "engine.workers": "1"},
+    "table5/lps-adapt-3": {"data.train": "20", "train.batch_size": "4"},
+}
+"""A row of each task, with epochs of several batches."""
+CLOCK = {"seconds", "images_per_second", "waiting"}
+
+
+def planned(row: str, results: Path, **others: str) -> Run:
+    (experiment,) = matching([row])
+    changes = COMMON | TASKS[row] | others
+    return plan(
+        [experiment], lambda row: load_profile("smoke").row(row).override(changes), [0], results, DataCache(None)
+    )[0]
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """A run of each task from its start to its end."""
+    runs = {row: planned(row, tmp_path_factory.mktemp("untouched")) for row in TASKS}
+    for run in runs.values():
+        perform(run, DataCache(None), {})
+    return runs
+
+
+def outcome(run: Run) -> tuple[Any, list[dict[str, float]]]:
+    """Metrics, and the history but for the time it took."""
+    record = json.loads(run.record.read_text())
+    return record["metrics"], [{k: v for k, v in line.items() if k not in CLOCK} for line in record["history"]]
+
+
+def assert_same(run: Run, other: Run) -> None:
+    assert outcome(run) == outcome(other)
+    ours, theirs = (torch.load(each.weights, weights_only=True) for each in (run, other))
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+
+
+def length(run: Run) -> int:
+    """Steps of a run."""
+    train, images = run.experiment.train, run.experiment.data.train
+    assert images is not None
+    return train.epochs * images // train.batch_size
+
+
+@pytest.mark.parametrize("row", TASKS)
+def test_stops_at_random_batches_repeat_nothing(
+    row: str, untouched: dict[str, Run], tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]
+) -> None:
+    run, moments = planned(row, tmp_path), random.Random(row)
+    steps: list[int] = []
+    stops = 0
+    while not run.done:
+        stop = stop_after(moments.randint(1, 6))
+        ended = attempt(run, DataCache(None), {}, lambda step, *_: steps.append(step), stop, None)
+        assert ended.state == ("recorded" if run.done else "stopped"), ended.reason
+        stops += not run.done
+    assert stops > 1
+    # the batch after which a run stops is not reported
+    assert steps == sorted(set(steps)) and length(run) - stops <= len(steps) <= length(run)
+    assert_same(run, untouched[row])
+
+
+CHILD = """
+import sys
+from lps.__main__ import main
+from lps.experiments import resume
+resume.EVERY = 0
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("row", "number"), [*zip(TASKS, [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL], strict=True)], ids=str
+)
+def test_a_signal_at_a_random_moment_changes_no_bit(
+    row: str, number: signal.Signals, untouched: dict[str, Run], tmp_path: Path
+) -> None:
+    run, moment = planned(row, tmp_path), random.Random(row).uniform(0, 0.3)
+    arguments = [sys.executable, "-c", CHILD, "run", row, "--profile", "smoke", "--quiet", "--results", str(tmp_path)]
+    arguments += ["--threads", str(torch.get_num_threads())]
+    arguments += [part for name, value in (COMMON | TASKS[row]).items() for part in ("--set", f"{name}={value}")]
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (run.work / "last.ckpt").exists():
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        time.sleep(0.01)
+    time.sleep(moment)
+    process.send_signal(number)
+    assert process.wait(60) == (-signal.SIGKILL if number == signal.SIGKILL else 3)
+    step = torch.load(run.work / "last.ckpt", weights_only=True)["global_step"]
+    assert 0 < step < length(run)
+    seen: list[int] = []
+    perform(run, DataCache(None), {}, lambda step, *_: seen.append(step))
+    assert seen == [*range(step + 1, length(run) + 1)]
+    assert_same(run, untouched[row])
+
+
+def test_checkpoints_within_an_epoch_change_nothing(
+    untouched: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resume, "EVERY", 0.0)
+    run = planned("table1/lps-tri-3", tmp_path)
+    perform(run, DataCache(None), {})
+    assert_same(run, untouched["table1/lps-tri-3"])
+
+
+def test_a_stop_after_the_last_batch_keeps_the_epoch(
+    tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]
+) -> None:
+    """Also where each epoch is one batch."""
+    run = planned("table1/lps-tri-3", tmp_path, **{"train.batch_size": "60"})
+    ended = attempt(run, DataCache(None), {}, lambda *_: None, stop_after(1), None)
+    checkpoint = torch.load(run.work / "last.ckpt", weights_only=True)
+    assert (ended.state, checkpoint["global_step"], len(checkpoint["history"])) == ("stopped", 1, 1)
