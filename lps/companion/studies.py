@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..data import ImageSet
+from ..data import ImageSet, Split
 from ..experiments.evaluate import as_dict, exact_convolutions, predictor
 from ..experiments.profiles import load_profile, profile_names
 from ..experiments.records import code_version, determinism, now, read_record, write_json
@@ -31,12 +32,19 @@ from .evidence import HIGH, LOW, labels_kept, margins, summary
 from .paths import LOCAL
 from .statistics import wilson
 
+METHODS = ("baseline", "lpf", "ddac", "aps", "lps")
+
 
 def trained(
-    patterns: Sequence[str], profile: str, seeds: Sequence[int], data: DataCache, results: Path = LOCAL
+    patterns: Sequence[str],
+    profile: str,
+    seeds: Sequence[int],
+    data: DataCache,
+    results: Path = LOCAL,
+    methods: Sequence[str] = ("lps",),
 ) -> list[Run]:
-    """Runs of the rows that match and learn their choice, trained first where they are not recorded."""
-    runs = _runs(patterns, profile, seeds, data, results, ("lps",))
+    """Runs of the rows that match and have one of the methods, trained first where they are not recorded."""
+    runs = _runs(patterns, profile, seeds, data, results, methods)
     if left := run_all(runs, data, {}, quiet=True, jobs=default_jobs()):
         raise RuntimeError(f"{left} of {len(runs)} runs are not finished: try again to go on")
     return runs
@@ -48,7 +56,7 @@ def _runs(
     seeds: Sequence[int],
     data: DataCache,
     results: Path,
-    methods: Sequence[str] = ("baseline", "lpf", "ddac", "aps", "lps"),
+    methods: Sequence[str] = METHODS,
 ) -> list[Run]:
     rows = [row for row in matching(patterns) if row.method in methods]
     runs = plan(rows, load_profile(profile).row, seeds, results, data)
@@ -149,10 +157,10 @@ def components(network: nn.Module, image: Tensor, channels: int = 8) -> tuple[Te
 # What is measured and recorded --------------------------------------------------------------------------------
 
 IMAGES = 1000
-"""Shifts and margins are measured on the first test images, as many as these."""
+"""Shifts and margins are measured on the first test images, by default as many as these."""
 
 
-def _section53(network: nn.Module, images: ImageSet, batch_size: int, device: torch.device) -> dict[str, Any]:
+def _section53(network: nn.Module, images: ImageSet, device: torch.device, batch_size: int) -> dict[str, Any]:
     replaced = with_max_norm(network)
     counts = max_norm_counts(network, (x.to(device) for x, _ in images.batches(batch_size)))
     metrics = {
@@ -164,47 +172,53 @@ def _section53(network: nn.Module, images: ImageSet, batch_size: int, device: to
     return {"metrics": metrics}
 
 
-def _shifts(network: nn.Module, images: ImageSet, batch_size: int, device: torch.device) -> dict[str, Any]:
-    counts = labels_kept(predictor(network, device), images.test.images[:IMAGES].split(batch_size))
+def _shifts(network: nn.Module, images: ImageSet, device: torch.device, batch_size: int) -> dict[str, Any]:
+    counts = labels_kept(predictor(network, device), images.test.images.split(batch_size))
     return {
         "metrics": {f"kept, {name}": sum(found[1:], Count()) for name, found in counts.items()},
         "kept": {name: [count.agree for count in found] for name, found in counts.items()},
     }
 
 
-def _margins(network: nn.Module, images: ImageSet, batch_size: int, device: torch.device) -> dict[str, Any]:
-    found = margins(network, (x.to(device) for x in images.test.images[:IMAGES].split(batch_size)))
+def _margins(network: nn.Module, images: ImageSet, device: torch.device, batch_size: int) -> dict[str, Any]:
+    found = margins(network, (x.to(device) for x in images.test.images.split(batch_size)))
     metrics, layers = summary(found)
     return {"metrics": metrics, "powers_of_ten": [LOW, HIGH], "layers": layers}
 
 
 class Study(NamedTuple):
-    """A kind of study: the methods that it says something of, and what it measures of a network on a data set."""
+    """A kind of study: the methods that it says something of, whether it takes all test images or the first ones, and
+    what it measures of a network on them, in batches of a size."""
 
     methods: tuple[str, ...]
-    measure: Callable[[nn.Module, ImageSet, int, torch.device], dict[str, Any]]
+    whole: bool
+    measure: Callable[[nn.Module, ImageSet, torch.device, int], dict[str, Any]]
 
 
 STUDIES = {
-    "section53": Study(("lps",), _section53),
-    "shifts": Study(("baseline", "lpf", "ddac", "aps", "lps"), _shifts),
-    "margins": Study(("aps", "lps"), _margins),
+    "section53": Study(("lps",), True, _section53),
+    "shifts": Study(METHODS, False, _shifts),
+    "margins": Study(("aps", "lps"), False, _margins),
 }
 """By the folder of its records."""
 
 
-def study(run: Run, data: DataCache, kind: str = "section53", batch_size: int = 250) -> dict[str, Any]:
-    """The record of a study of a trained network on its test images, made when there is none: on a GPU where there is
-    one, with convolutions that keep the network's guarantee."""
+def study(
+    run: Run, data: DataCache, kind: str = "section53", images: int = IMAGES, batch_size: int = 250
+) -> dict[str, Any]:
+    """The record of a study of a trained network on test images, made when there is none of as many ``images``: on a
+    GPU where there is one, with convolutions that keep the network's guarantee."""
     path = run.results / kind / run.experiment.name / f"{run.id}.json"
-    if path.exists():
-        return _read(path)
+    full, fingerprint = data(run.experiment.data)
+    count = len(full.test) if STUDIES[kind].whole else min(images, len(full.test))
+    if path.exists() and (record := _read(path))["data"]["test"] >= count:
+        return record
     began = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network_of(run, data).to(device)
-    images, fingerprint = data(run.experiment.data)
-    with exact_convolutions(network, images.test.images[:4], batch_size, device) as convolutions:
-        found = STUDIES[kind].measure(network, images, batch_size, device)
+    studied = replace(full, test=Split(full.test.images[:count], full.test.labels[:count]))
+    with exact_convolutions(network, studied.test.images[:4], batch_size, device) as convolutions:
+        found = STUDIES[kind].measure(network, studied, device, batch_size)
     settings = run.experiment.as_dict()
     content = {
         **found,
@@ -213,7 +227,7 @@ def study(run: Run, data: DataCache, kind: str = "section53", batch_size: int = 
         "profile": run.experiment.profile,
         "seed": run.seed,
         "config": {section: settings[section] for section in ("data", "model", "train")},
-        "data": {"name": images.name, "source": images.source, "fingerprint": fingerprint, "test": len(images.test)},
+        "data": {"name": full.name, "source": full.source, "fingerprint": fingerprint, "test": count},
         "metrics": {name: as_dict(count) for name, count in found["metrics"].items()},
         "code": code_version(),
         "versions": versions(PACKAGES),
