@@ -172,6 +172,19 @@ def _section53(network: nn.Module, images: ImageSet, device: torch.device, batch
     return {"metrics": metrics}
 
 
+SHOWN = 2
+"""Images, the first ones, of which a record keeps the maps of Figure 4."""
+
+
+def _figure4(network: nn.Module, images: ImageSet, device: torch.device, batch_size: int) -> dict[str, Any]:
+    found = [components(network, image[None].to(device)) for image in images.test.images[:SHOWN]]
+    same = Count(sum(kept == largest for _, kept, largest in found), len(found))
+    maps = [
+        {"components": maps.cpu().half().tolist(), "kept": kept, "largest": largest} for maps, kept, largest in found
+    ]
+    return {"metrics": {"same": same}, "maps": maps}
+
+
 def _shifts(network: nn.Module, images: ImageSet, device: torch.device, batch_size: int) -> dict[str, Any]:
     counts = labels_kept(predictor(network, device), images.test.images.split(batch_size))
     return {
@@ -197,6 +210,7 @@ class Study(NamedTuple):
 
 STUDIES = {
     "section53": Study(("lps",), True, _section53),
+    "figure4": Study(("lps",), False, _figure4),
     "shifts": Study(METHODS, False, _shifts),
     "margins": Study(("aps", "lps"), False, _margins),
 }

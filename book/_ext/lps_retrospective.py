@@ -1,0 +1,126 @@
+"""Directives of the retrospective: tables over all shipped records, by what ``lps.companion.retrospective`` finds."""
+
+from typing import Any
+
+from docutils import nodes
+from lps_nodes import NONE, Cell, paragraph, table
+from lps_results import ResultDirective, duration
+from sphinx.application import Sphinx
+
+from lps.companion import retrospective
+from lps.companion.retrospective import Scale
+from lps.companion.statistics import Interval
+
+
+def numbers(*texts: str) -> list[Cell]:
+    return [Cell(text, ("lps-number",)) for text in texts]
+
+
+class Retrospective(ResultDirective):
+    """Base: the shipped records, of runs or of everything."""
+
+    def shipped(self) -> list[dict[str, Any]]:
+        return [record for record in self.records().values() if record["path"].startswith("results/shipped/")]
+
+    def runs(self) -> list[dict[str, Any]]:
+        return [record for record in self.shipped() if record["path"].startswith("results/shipped/table")]
+
+    def none(self, what: str) -> list[nodes.Node]:
+        return [paragraph(f"{what}: no shipped record says anything about it yet.")]
+
+
+class Costs(Retrospective):
+    """Hours of all shipped runs and studies, by hardware."""
+
+    def run(self) -> list[nodes.Node]:
+        lines = retrospective.costs(self.shipped())
+        head = [[Cell("Hardware"), *numbers("Records", "Training", "With measuring")]]
+        body = [
+            ("", [Cell(x["hardware"]), *numbers(str(x["records"]), duration(x["training"]), duration(x["all"]))])
+            for x in lines
+        ]
+        return [table("What the shipped records took.", head, body)] if lines else self.none("Cost")
+
+
+class Guarantees(Retrospective):
+    """How many pairs of shifts have equal predictions, with and without a guarantee."""
+
+    def run(self) -> list[nodes.Node]:
+        lines = retrospective.guarantees(self.runs())
+        head = [[Cell("Table, profile, data"), Cell("Counted"), Cell("Guarantee")]]
+        head[0] += numbers("Runs", "all equal", "Pairs equal", "of")
+        body = [
+            (
+                "",
+                [
+                    Cell(f"{x['table']}, {x['profile']}, {x['data']}"),
+                    Cell(f"`{x['metric']}`"),
+                    Cell("yes" if x["guaranteed"] else "no"),
+                    *numbers(str(x["runs"]), str(x["exact"]), f"{x['agree']:,}", f"{x['total']:,}"),
+                ],
+            )
+            for x in lines
+        ]
+        return [table("Equal predictions under pairs of circular shifts.", head, body)] if lines else self.none("Pairs")
+
+
+class Scales(Retrospective):
+    """Accuracies of Table 1 in the paper and at each scale, with intervals over seeds."""
+
+    def run(self) -> list[nodes.Node]:
+        rows = retrospective.by_scale(self.runs())
+        scales = sorted({scale for row in rows for scale in row["scales"]})
+        head = [[Cell("Row"), *numbers("Paper", *(f"{profile}, {name}" for profile, name in scales))]]
+        body = [
+            ("", [Cell(f"`{row['row']}`"), *numbers(f"{row['paper']:.2f}", *(self.value(row, s) for s in scales))])
+            for row in rows
+        ]
+        caption = "Accuracy on CIFAR-10: mean over seeds with its 95 % interval, and their number."
+        return [table(caption, head, body)] if scales else self.none("Accuracy at another scale")
+
+    def value(self, row: dict[str, Any], scale: Scale) -> str:
+        if scale not in row["scales"]:
+            return NONE
+        interval: Interval
+        interval, n = row["scales"][scale]
+        if n == 1:
+            return f"{interval.value:.2f} (n = 1)"
+        return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}] (n = {n})"
+
+
+class Orders(Retrospective):
+    """How many pairs of rows stand in the same order in two sources."""
+
+    def run(self) -> list[nodes.Node]:
+        lines = retrospective.same_order(self.runs())
+        head = [[Cell("One source"), Cell("Another"), *numbers("Rows of both", "Pairs in the same order", "of")]]
+        body = [
+            ("", [Cell(x["first"]), Cell(x["second"]), *numbers(str(x["rows"]), str(x["agree"]), str(x["pairs"]))])
+            for x in lines
+        ]
+        return [table("Orders of mean accuracy compared.", head, body)] if lines else self.none("Orders")
+
+
+class Repeated(Retrospective):
+    """Runs that two machines have made with the same seed and settings."""
+
+    def run(self) -> list[nodes.Node]:
+        lines = retrospective.repeated(self.runs())
+        head = [[Cell("Row, profile, seed"), Cell("Machines"), *numbers("One", "The other", "Difference")]]
+        body = [
+            (
+                "",
+                [
+                    Cell(f"`{x['row']}`, {x['profile']}, {x['seed']}"),
+                    Cell(" and ".join(x["machines"])),
+                    *numbers(*(f"{value:.2f}" for value in x["acc"]), f"{x['acc'][1] - x['acc'][0]:+.2f}"),
+                ],
+            )
+            for x in lines
+        ]
+        return [table("The same run on two machines: accuracy.", head, body)] if lines else self.none("Repetitions")
+
+
+def setup(app: Sphinx) -> None:
+    for directive in (Costs, Guarantees, Scales, Orders, Repeated):
+        app.add_directive(f"lps-retrospective-{directive.__name__.lower()}", directive)

@@ -1,0 +1,133 @@
+"""What the records say together: how runs of different scale and hardware agree, and what all of it cost."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from statistics import mean
+from typing import Any
+
+from ..experiments.rows import TABLE1
+from .statistics import mean_interval
+from .tables import Record, paper_table, stale
+
+
+def guaranteed(record: Record) -> bool:
+    """Does the network select, and where it labels pixels also put back, so that no circular shift may matter?"""
+    model = record["config"]["model"]
+    return model["method"] in ("aps", "lps") and model.get("unpool", True)
+
+
+def machine(record: Record) -> str:
+    """The GPU of a record, otherwise its processor and cores."""
+    values = record["hardware"]
+    return values["gpu"] or f"{values['cpu']}, {values['cores']} cores"
+
+
+def costs(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """Seconds of all runs and studies by hardware: training, the rest of what was recorded, and their number."""
+    groups = defaultdict(list)
+    for record in records:
+        groups[machine(record)].append(record["seconds"])
+    return [
+        {
+            "hardware": name,
+            "records": len(seconds),
+            "training": sum(s["training"] for s in seconds),
+            "all": sum(max(s.values()) for s in seconds),
+        }
+        for name, seconds in sorted(groups.items())
+    ]
+
+
+def guarantees(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """Pairs of shifts with equal predictions, of networks with the guarantee and of the others.
+
+    By table, profile, data and metric; ``exact`` is the number of runs in which all are equal.
+    """
+    groups = defaultdict(list)
+    for record in records:
+        for metric, value in record["metrics"].items():
+            if metric.startswith(("c_cons", "mascc")):
+                key = record["experiment"].partition("/")[0], record["profile"], record["data"]["name"], metric
+                groups[(*key, guaranteed(record))].append(value)
+    return [
+        {
+            **dict(zip(("table", "profile", "data", "metric", "guaranteed"), key, strict=True)),
+            "runs": len(values),
+            "exact": sum(v["agree"] == v["total"] for v in values),
+            "agree": sum(v["agree"] for v in values),
+            "total": sum(v["total"] for v in values),
+        }
+        for key, values in sorted(groups.items())
+    ]
+
+
+Scale = tuple[str, str]
+"""A profile, and the GPU that it ran on or the word CPU."""
+
+
+def accuracies(records: Iterable[Record]) -> dict[Scale, dict[str, dict[int, float]]]:
+    """Accuracies of Table 1's rows on real images: by scale, row and seed, of today's code where there is a choice."""
+    found: dict[Scale, dict[str, dict[int, float]]] = {}
+    names = {row.name for row in TABLE1}
+    chosen = [r for r in records if r["experiment"] in names and not r["data"]["name"].startswith("drawn")]
+    for record in sorted(chosen, key=stale, reverse=True):
+        rows = found.setdefault((record["profile"], record["hardware"]["gpu"] or "CPU"), {})
+        rows.setdefault(record["experiment"], {})[record["seed"]] = record["metrics"]["acc"]["value"]
+    return found
+
+
+def by_scale(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """Rows of Table 1 with the paper's accuracy, and the mean over seeds with its 95 % interval at each scale."""
+    found = accuracies(records)
+    return [
+        {
+            "row": row["row"],
+            "paper": float(row["acc"]),
+            "scales": {
+                scale: (mean_interval(list(rows[row["row"]].values())), len(rows[row["row"]]))
+                for scale, rows in found.items()
+                if row["row"] in rows
+            },
+        }
+        for row in paper_table("table1")
+    ]
+
+
+def same_order(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """Of all pairs of rows, how many stand in the same order of mean accuracy in two sources: the paper and the scales.
+
+    Kendall's question, as a count: with nothing in common half of the pairs would agree.
+    """
+    sources: dict[str, Mapping[str, float]] = {"paper": {r["row"]: float(r["acc"]) for r in paper_table("table1")}}
+    for (profile, name), rows in accuracies(records).items():
+        sources[f"{profile}, {name}"] = {row: mean(seeds.values()) for row, seeds in rows.items()}
+    lines = []
+    for first, second in combinations(sources, 2):
+        a, b = sources[first], sources[second]
+        common = sorted(a.keys() & b.keys())
+        alike = [(a[x] - a[y]) * (b[x] - b[y]) > 0 for x, y in combinations(common, 2)]
+        if alike:
+            found = {"first": first, "second": second, "rows": len(common), "agree": sum(alike), "pairs": len(alike)}
+            lines.append(found)
+    return lines
+
+
+def repeated(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """Accuracies of runs of one row, profile and seed on two kinds of machine."""
+    found = accuracies(records)
+    return [
+        {
+            "row": row.name,
+            "profile": profile,
+            "seed": seed,
+            "machines": (one, other),
+            "acc": (found[profile, one][row.name][seed], found[profile, other][row.name][seed]),
+        }
+        for (profile, one), (same, other) in combinations(sorted(found), 2)
+        if profile == same
+        for row in TABLE1
+        for seed in sorted(
+            found[profile, one].get(row.name, {}).keys() & found[profile, other].get(row.name, {}).keys()
+        )
+    ]
