@@ -249,7 +249,8 @@ def study(
         "determinism": determinism() | {"convolutions": convolutions},
         "started": now(),
         "seconds": {"training": 0.0, "this_session": time.perf_counter() - began},
-        "command": f"python -m lps study {run.experiment.name} --profile {run.experiment.profile} --seed {run.seed}",
+        "command": f"python -m lps study {run.experiment.name} --profile {run.experiment.profile} --seed {run.seed}"
+        f" --images {images}",
     }
     write_json(path, content)
     return _read(path)
@@ -328,6 +329,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="quick", choices=profile_names())
     parser.add_argument("--seed", type=int, default=0, help="first seed")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from the first on")
+    parser.add_argument("--images", type=int, default=IMAGES, help="test images for shifts and margins; default: 1000")
     parser.add_argument("--threads", type=int, help="CPU threads; 1 is fastest where the cores are shared")
     parser.add_argument("--data-root", type=Path, help="folder of the data; default: LPS_DATA")
     parser.add_argument("--results", type=Path, default=LOCAL, help="where the trained weights are")
@@ -345,7 +347,7 @@ def main(options: argparse.Namespace) -> int:
             print(f"{run.title}: no weights; {train_command(run)}")
             continue
         for kind in (kind for kind, of in STUDIES.items() if run.experiment.model.method in of.methods):
-            metrics = study(run, data, kind)["metrics"]
+            metrics = study(run, data, kind, options.images)["metrics"]
             shown = {name: round(metric["value"], 2) for name, metric in metrics.items()}
             print(f"{run.title}, {kind}: {json.dumps(shown)}", flush=True)
     return 0 if all(run.weights.exists() for run in runs) else 3
