@@ -19,10 +19,10 @@ from .experiments.run import DataCache, RunsFailed, leads, measure_again, plan, 
 
 
 def _common(parser: argparse.ArgumentParser, patterns: str) -> None:
+    parser.add_argument("patterns", nargs=patterns, default=["*"], metavar="row", help="table1/lps-tri-3, 'table1/*'")
     parser.add_argument(
-        "patterns", nargs=patterns, default=["table1/*"], metavar="row", help="table1/lps-tri-3, 'table1/*'"
+        "--profile", default="quick", choices=profile_names(), help="size of the experiments (default: quick)"
     )
-    parser.add_argument("--profile", default="quick", choices=profile_names())
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting: train.epochs=5"
     )
@@ -122,7 +122,7 @@ def _values(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     _common(parser, "+")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the runs")
     parser.add_argument(
         "--with", action="append", default=[], dest="changes", metavar="NAME=VALUE", help="evaluate.pairs=20"
     )

@@ -62,7 +62,7 @@ class Logbook(Callback):
         self.lines, self.pending = state_dict["lines"], state_dict["pending"]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._write(trainer, pl_module)
+        self._write(pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # the epoch enters the history after this hook: its line is written when the next one starts
@@ -70,14 +70,15 @@ class Logbook(Callback):
             shares, lead = choices.take(trainer)
             self.pending |= {f"{name}.phase{k}": share for k, share in enumerate(shares)} | {f"{name}.lead": lead}
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._write(trainer, pl_module)
+    def finish(self, learner: Learner) -> None:
+        """After training, also where a checkpoint left nothing to train: the line of the last epoch."""
+        self._write(learner)
         for hook in self.hooks:
             hook.remove()
 
-    def _write(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
+    def _write(self, learner: pl.LightningModule) -> None:
         assert isinstance(learner, Learner)
-        if (not self.pending and len(self.lines) == len(learner.history)) or not trainer.is_global_zero:
+        if (not self.pending and len(self.lines) == len(learner.history)) or learner.global_rank > 0:
             return
         line = {**learner.history[-1], **self.pending}
         self.lines.append(line)

@@ -12,13 +12,23 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import distributed as dist
 
 from .logs import Logbook
-from .train import Interrupted, Learner
+from .train import AtomicCheckpoints, Interrupted, Learner
 
 EVERY = 600.0
 """Seconds between checkpoints within an epoch."""
 
 SUMS = ("loss_sum", "correct", "counted", "seen", "waited")
 """What a :class:`Learner` adds up over an epoch."""
+
+
+def check(path: Path, learner: Learner) -> None:
+    """Raise ``ValueError`` where the checkpoint in ``path`` cannot be read, or is of another network."""
+    if not path.exists():
+        return
+    found, ours = AtomicCheckpoints().load_checkpoint(path, "meta")["state_dict"], learner.state_dict()
+    shapes = [{name: value.shape for name, value in state.items()} for state in (found, ours)]
+    if other := sorted(name for name, _ in shapes[0].items() ^ shapes[1].items()):
+        raise ValueError(f"{path} holds another network, which differs in {other[0]}; remove it to start over")
 
 
 class MidEpoch(Callback):

@@ -127,9 +127,9 @@ def perform(
     """
     from .evaluate import exact_convolutions
     from .logs import Logbook
-    from .resume import MidEpoch
+    from .resume import MidEpoch, check
     from .tasks import prepare
-    from .train import CHECKPOINT, fit
+    from .train import CHECKPOINT, AtomicCheckpoints, fit
 
     run.record.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(run.record.with_suffix(".lock")) if leads() else nullcontext():
@@ -141,17 +141,17 @@ def perform(
         version = code_version(run.experiment.task)
         learner, batches, measure = prepare(run.experiment, images, run.seed, run.results)
         log = Logbook(run.record.with_suffix(".csv"))
+        check(run.work / CHECKPOINT, learner)
         middle = MidEpoch(run.work / CHECKPOINT, stop, log)
         fit(learner, batches, run.work, report, middle.asked, deadline, [log, middle])
+        log.finish(learner)
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         some, _ = next(iter(images.batches(4)))
         with exact_convolutions(learner.network, some, run.experiment.evaluate.batch_size, device) as convolutions:
             metrics = measure(learner.network, device)
         if leads():
             settings = run.experiment.as_dict()
-            partial = run.weights.with_suffix(".partial")
-            torch.save(learner.network.cpu().state_dict(), partial)
-            partial.replace(run.weights)
+            AtomicCheckpoints().save_checkpoint(learner.network.cpu().state_dict(), run.weights)
             write_json(
                 run.record,
                 {
@@ -229,7 +229,9 @@ def attempt(
     except SystemExit:  # Lightning's answer to a SIGTERM between two of its callbacks
         return Outcome("stopped", "interrupted")
     except (ValueError, OSError, FloatingPointError) as error:
-        return Outcome("failed", str(error))
+        # a process that reads photographs adds where its error arose, and repeats the kind of it
+        *_, sentence = str(error).strip().splitlines() or [type(error).__name__]
+        return Outcome("failed", sentence.removeprefix(f"{type(error).__name__}: "))
     except Exception as error:
         traceback.print_exc()
         return Outcome("failed", f"{type(error).__name__}: {error}")

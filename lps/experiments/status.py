@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from ..machine import hardware
 from .run import Run
-from .train import CHECKPOINT
+from .train import CHECKPOINT, AtomicCheckpoints
 
 
 def state(run: Run) -> str:
@@ -26,7 +25,10 @@ def state(run: Run) -> str:
     checkpoint = run.work / CHECKPOINT
     if not checkpoint.exists():
         return "outstanding"
-    epoch = len(torch.load(checkpoint, weights_only=True, map_location="meta")["history"])
+    try:
+        epoch = len(AtomicCheckpoints().load_checkpoint(checkpoint, "meta")["history"])
+    except ValueError:
+        return "begun, checkpoint not readable"
     return f"begun, {epoch} of {run.experiment.train.epochs} epochs"
 
 

@@ -139,6 +139,16 @@ def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
         lps_data.load("cifar10", None, None, 0, tmp_path)
 
 
+def test_a_truncated_download_is_not_taken_for_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(url: str, filename: Path, chunk_size: int = 0) -> None:
+        Path(filename).write_bytes(b"half an archive")
+
+    monkeypatch.setattr("torchvision.datasets.utils._get_redirect_url", lambda url, max_hops: url)
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", half)
+    with pytest.raises(FileNotFoundError, match=r"could not be downloaded \(.*corrupt.*\); put the folder cifar10"):
+        lps_data.load("cifar10", None, None, 0, tmp_path)
+
+
 def test_images_of_another_size_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is 28x28 pixels; CIFAR-10 images are 32x32"):
         lps_data.load("cifar10", None, None, 0, folder_of_images(tmp_path, size=28))

@@ -81,3 +81,15 @@ def test_weights_are_measured_again_from_the_command_line(tmp_path: Path, capsys
     assert capsys.readouterr().out == f"table1/aps seed 0  acc{said}\n"
     assert main(["evaluate", *arguments, "--with", "evaluate.exhaustive=1"]) == 0
     assert "c_cons_all 100.00" in capsys.readouterr().out
+
+
+def test_tensorboard_shows_what_the_record_holds(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    (run,) = planned(tmp_path, "table1/lps-tri-3")
+    perform(run, DataCache(None), {})
+    events = accumulator.EventAccumulator(str(run.record.with_suffix(".tensorboard"))).Reload()
+    history = json.loads(run.record.read_text())["history"]
+    assert set(events.Tags()["scalars"]) == set(history[0])
+    for name in history[0]:
+        points = [(event.step, event.value) for event in events.Scalars(name)]
+        assert points == [(epoch["epoch"], pytest.approx(epoch[name], rel=1e-6)) for epoch in history]

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from lps.experiments import resume
+from lps.data.photographs import Augmented
+from lps.experiments import resume, train
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import matching
 from lps.experiments.run import DataCache, Run, attempt, perform, plan
+from lps.experiments.status import state
 
 COMMON = {"train.epochs": "2"}
 TASKS = {
@@ -134,3 +136,77 @@ def test_a_stop_after_the_last_batch_keeps_the_epoch(
     ended = attempt(run, DataCache(None), {}, lambda *_: None, stop_after(1), None)
     checkpoint = torch.load(run.work / "last.ckpt", weights_only=True)
     assert (ended.state, checkpoint["global_step"], len(checkpoint["history"])) == ("stopped", 1, 1)
+
+
+# bad luck
+
+
+@pytest.mark.parametrize("writes", [1, 2], ids=["checkpoint", "weights"])
+def test_a_full_disk_ends_a_run_that_then_goes_on(
+    writes: int, untouched: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned("table1/lps-tri-3", tmp_path)
+    left = [writes]
+
+    def full(descriptor: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        ended = attempt(run, DataCache(None), {}, lambda *_: None, lambda: False, None)
+    assert ended.state == "failed" and "No space left on device" in ended.reason
+    assert len(torch.load(run.work / "last.ckpt", weights_only=True)["history"]) == writes
+    assert not run.weights.exists()
+    perform(run, DataCache(None), {})
+    assert_same(run, untouched["table1/lps-tri-3"])
+
+
+def test_a_loss_that_is_not_finite_leaves_the_last_epoch(
+    untouched: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, usual = planned("table1/lps-tri-3", tmp_path), train.learning_rate
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "learning_rate", lambda recipe, epoch: usual(recipe, epoch) if epoch < 1 else 1e30)
+        ended = attempt(run, DataCache(None), {}, lambda *_: None, lambda: False, None)
+    assert ended.state == "failed" and "the loss became nan in epoch 1" in ended.reason
+    assert len(torch.load(run.work / "last.ckpt", weights_only=True)["history"]) == 1
+    perform(run, DataCache(None), {})
+    assert_same(run, untouched["table1/lps-tri-3"])
+
+
+def test_a_damaged_checkpoint_ends_its_run_with_a_sentence(tmp_path: Path) -> None:
+    run = planned("table1/lps-tri-3", tmp_path)
+    run.work.mkdir(parents=True)
+    (run.work / "last.ckpt").write_bytes(b"garbage")
+    assert state(run) == "begun, checkpoint not readable"
+    ended = attempt(run, DataCache(None), {}, lambda *_: None, lambda: False, None)
+    assert ended.state == "failed" and "remove it to start over" in ended.reason
+    assert (run.work / "last.ckpt").read_bytes() == b"garbage"
+
+
+def test_the_checkpoint_of_another_model_is_named(
+    tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]
+) -> None:
+    narrow, wide = (planned("table1/lps-tri-3", tmp_path, **{"model.width": width}) for width in ("8", "16"))
+    attempt(narrow, DataCache(None), {}, lambda *_: None, stop_after(3), None)
+    narrow.work.rename(wide.work)
+    ended = attempt(wide, DataCache(None), {}, lambda *_: None, lambda: False, None)
+    assert ended.state == "failed"
+    assert "last.ckpt holds another network, which differs in network.1." in ended.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_damaged_photograph_is_one_sentence_from_every_process(
+    workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned("table3/resnet50-lps-tri-3", tmp_path, **{"engine.workers": workers})
+    monkeypatch.setattr(Augmented, "__getitem__", damaged)
+    ended = attempt(run, DataCache(None), {}, lambda *_: None, lambda: False, None)
+    assert ended == ("failed", "a.jpg is not a readable image; fetch it again")
+
+
+def damaged(self: Augmented, look: tuple[int, int]) -> None:
+    raise ValueError("a.jpg is not a readable image; fetch it again")
