@@ -1,0 +1,58 @@
+"""Every row of every table, from real pixels to its record, where LPS_DATA holds them; ``smoke`` in size."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lps.experiments.profiles import load_profile
+from lps.experiments.rows import ROWS, TABLE2, TABLE3, TABLE5, TABLE6, Row
+from lps.experiments.run import DataCache, perform, plan
+
+ROOT = Path(os.environ.get("LPS_DATA") or "nowhere")
+pytestmark = pytest.mark.slow
+
+FEW = {"data.train": "12", "data.test": "4", "train.batch_size": "6"}
+CIFAR = FEW | {"data.name": "cifar10", "evaluate.exhaustive": "0"}
+IMAGENET = FEW | {"data.name": "imagenet", "data.folder": "imagenet"}
+CAMVID = FEW | {"data.name": "voc", "data.folder": "camvid-voc", "data.base": "80"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataCache:
+    """All three sets below one root; the sample of ImageNet's val is also what is trained on."""
+    root = tmp_path_factory.mktemp("data")
+    for name in ("cifar10", "camvid-voc"):
+        (root / name).symlink_to(ROOT / name)
+    (root / "imagenet").mkdir()
+    for part in ("train", "val"):
+        (root / "imagenet" / part).symlink_to(ROOT / "imagenet-sample" / "val")
+    return DataCache(root)
+
+
+def where(row: Row) -> tuple[str, dict[str, str]]:
+    """The folder in LPS_DATA that a row needs, and the settings that read it."""
+    if row in TABLE2 or row in TABLE3:
+        return "imagenet-sample", IMAGENET
+    if row in TABLE5 or row in TABLE6:
+        return "camvid-voc", CAMVID
+    return "cifar10", CIFAR
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_row_runs_on_real_pixels(row: Row, data: DataCache, tmp_path: Path) -> None:
+    folder, changes = where(row)
+    if not (ROOT / folder).is_dir():
+        pytest.skip(f"LPS_DATA holds no folder {folder}")
+    (run,) = plan([row], lambda row: load_profile("smoke").row(row).override(changes), [0], tmp_path, data)
+    assert perform(run, data, changes)
+    record: dict[str, Any] = json.loads(run.record.read_text())
+    assert "drawn" not in record["data"]["source"]
+    assert (record["data"]["train"], record["data"]["test"]) == (12, 4)
+    metrics, circular = record["metrics"], run.experiment.model.padding == "circular"
+    if circular and row in TABLE5 and row.labels[0] == "LPS":
+        assert metrics["mascc"]["agree"] == metrics["mascc"]["total"]
+    elif circular and row not in TABLE5 and row.method in ("aps", "lps"):
+        assert metrics["c_cons"]["agree"] == metrics["c_cons"]["total"]
