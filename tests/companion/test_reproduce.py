@@ -15,7 +15,7 @@ from lps.companion.paths import NOTEBOOKS, ROOT
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 COPIED = ("lps", "notebooks", "results/paper", "results/shipped")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 class Executed(NamedTuple):
