@@ -42,8 +42,9 @@ $(STAMP):
 check: lint ## before a commit: lint, and the quick tests
 	$(BIN)/python -m pytest -q -m "not slow"
 
+# a thread each: two processes that share the cores by threads wait for one another
 test: env ## every test, all notebooks among them
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: env ## ruff, mypy, and no outputs in notebooks
 	$(BIN)/ruff check

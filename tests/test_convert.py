@@ -596,8 +596,10 @@ def test_timm(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["convert", "which-method", "questions"])
-def test_the_code_of_a_page_runs(page: str) -> None:
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torchvision")
+    monkeypatch.chdir(tmp_path)
     text = (Path(__file__).parents[1] / "book" / f"{page}.md").read_text()
     exec("\n".join(re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)), {})
 
@@ -639,8 +641,9 @@ BATCH = ({0: torch.export.Dim("batch", min=1, max=64)},)
 
 
 @pytest.mark.slow
-def test_an_exported_network_gives_the_same_bits() -> None:
-    network = lps.convert(built(branches)).eval()
+@pytest.mark.parametrize("placement", get_args(Placement))
+def test_an_exported_network_gives_the_same_bits(placement: Placement) -> None:
+    network = lps.convert(built(branches), placement=placement).eval()
     program = torch.export.export(network, (images(4, 3, 16, 16),), dynamic_shapes=BATCH)
     x = images(7, 3, 16, 16)
     with torch.no_grad():
@@ -648,10 +651,12 @@ def test_an_exported_network_gives_the_same_bits() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("placement", get_args(Placement))
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_onnx_gives_the_same_numbers(tmp_path: Path) -> None:
+def test_onnx_gives_the_same_numbers(placement: Placement, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    network = lps.convert(built(lambda: plain(unit(8, 8, stride=2))), select_from="unfiltered").eval()
+    strided = built(lambda: plain(unit(8, 8, stride=2)))
+    network = lps.convert(strided, placement=placement, select_from="unfiltered").eval()
     path = tmp_path / "network.onnx"
     program = torch.onnx.export(network, (images(4, 3, 16, 16),), dynamic_shapes=BATCH, dynamo=True, verbose=False)
     assert program is not None

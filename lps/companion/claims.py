@@ -22,12 +22,14 @@ from .tables import (
     Record,
     Verdict,
     age,
+    as_profile,
     command,
     is_full_scale,
     judge,
     measured,
     paper_table,
     seeds_table,
+    stale,
     write_tables,
 )
 from .theory import Check, all_checks
@@ -153,14 +155,20 @@ Found = Mapping[str, Sequence[Record]]
 """Records by row."""
 
 
-def best_records(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Records that say most about each row: of full scale, else of the reduced schedule on real images."""
-    found: dict[str, dict[bool, list[Record]]] = {}
+def best_records(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records that say most about each row: of full scale, else of the reduced schedule on real images.
+
+    There is one for each seed: the last that today's code made, or the first where none did.
+    """
+    found: dict[str, dict[bool, dict[int, Record]]] = {}
     for record in records:
         full = is_full_scale(record)
-        if not record["data"]["name"].startswith("drawn") and (full or record["profile"] == "reduced"):
-            found.setdefault(record["experiment"], {True: [], False: []})[full].append(record)
-    return {row: by_scale[True] or by_scale[False] for row, by_scale in found.items()}
+        reduced = record["profile"] == "reduced" and as_profile(record)
+        if not record["data"]["name"].startswith("drawn") and (full or reduced):
+            seeds = found.setdefault(record["experiment"], {True: {}, False: {}})[full]
+            if record["seed"] not in seeds or not stale(record):
+                seeds[record["seed"]] = record
+    return {row: list((by_scale[True] or by_scale[False]).values()) for row, by_scale in found.items()}
 
 
 def _measured(entry: Entry, row: Mapping[str, str], metric: str, found: Sequence[Record]) -> Entry:

@@ -256,6 +256,21 @@ def test_the_audit_sees_a_wrong_digit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [item.verdict for item in audit.times()][:2] == ["fails", "fails"]
 
 
+def test_a_seed_counts_once_and_an_override_not_at_all() -> None:
+    earlier = record(profile="reduced", acc=1) | {"code": {"hash": "earlier"}}
+    first, second = (record(profile="reduced", acc=acc) for acc in (7000, 7100))
+    other = record(profile="reduced", seed=1)
+    variant = record(profile="reduced", seed=2)
+    variant["config"]["train"] = variant["config"]["train"] | {"epochs": 1}
+    drawn = record(profile="quick")
+    assert claims.best_records([earlier, first, earlier, second, earlier, other, variant, drawn]) == {
+        "table1/lps": [second, other]
+    }
+    assert claims.best_records([earlier, earlier | {"seed": 3}])["table1/lps"] == [earlier, earlier | {"seed": 3}]
+    full = record()
+    assert claims.best_records([first, full, other]) == {"table1/lps": [full]}
+
+
 @pytest.mark.parametrize(
     ("seeds", "gain", "expected"), [(1, 100, "not run"), (4, 100, "holds"), (4, -100, "fails"), (4, 0, "not run")]
 )
