@@ -241,7 +241,7 @@ def test_the_code_hash_sees_code_and_not_words(tmp_path: Path) -> None:
     assert records.code_hash(package=tmp_path) != before
 
 
-@pytest.mark.parametrize("batches", [1, 3, 4, 7])
+@pytest.mark.parametrize("batches", [1, 4])
 def test_a_run_that_was_stopped_ends_in_the_same_bits(
     finished: Run, tmp_path: Path, batches: int, stop_after: Callable[[int], Callable[[], bool]]
 ) -> None:
@@ -272,21 +272,15 @@ def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[Any]", li
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_process_goes_on_and_leaves_nothing_half_written(
-    finished: Run, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_an_interrupted_process_goes_on_and_leaves_nothing_half_written(finished: Run, tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "lps", "run", "table1/lps-tri-3", "--profile", "smoke", "--quiet"]
     arguments += ["--results", str(tmp_path), "--threads", str(torch.get_num_threads())]
     arguments += [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: any(tmp_path.rglob("last.ckpt")), process)
-    process.send_signal(number)
-    process.wait(60)
-    if process.returncode == 0:
-        pytest.skip("the run was over before the signal arrived")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 3
     assert not any(tmp_path.rglob("*.json"))
-    assert process.returncode == (-9 if number == signal.SIGKILL else 3)
     subprocess.run(arguments, check=True, capture_output=True)
     (record,) = tmp_path.rglob("*.json")
     assert json.loads(record.read_text())["metrics"] == json.loads(finished.record.read_text())["metrics"]

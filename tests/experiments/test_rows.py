@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from lps.experiments.model import ConvexPhase
 from lps.experiments.profiles import load_profile, profile_names
 from lps.experiments.records import code_hash
 from lps.experiments.rows import ABLATIONS, ROWS, TABLE1, TABLE2, TABLE3, TABLE5, TABLE6, Row, matching
-from lps.experiments.run import DataCache, Run, attempt, perform, plan
+from lps.experiments.run import DataCache, Run, perform, plan
 from lps.experiments.train import learning_rate, temperature
 
 TABLES = {"table1": TABLE1, "table2": TABLE2, "table3": TABLE3, "table5": TABLE5, "table6": TABLE6}
@@ -111,28 +110,20 @@ def test_a_task_is_marked_by_its_own_sources() -> None:
     assert len({code_hash("images"), code_hash("photographs"), code_hash("segmentation")}) == 3
 
 
-FEW = {"evaluate__exhaustive": "0", "data__train": "40", "data__test": "10", "train__batch_size": "20"}
-
-
-@pytest.mark.parametrize("row", [row for row in ROWS if row not in TABLE1], ids=lambda row: row.name)
-def test_every_row_runs(row: Row, tmp_path: Path) -> None:
-    run = run_of(row.name, tmp_path, **(FEW if row in ABLATIONS else {}))
-    assert perform(run, DataCache(None), {})
-    metrics = json.loads(run.record.read_text())["metrics"]
-    selects, circular = row.method in ("aps", "lps"), run.experiment.model.padding == "circular"
-    if row in TABLE5:
-        assert (metrics["mascc"]["agree"] == metrics["mascc"]["total"]) == (row.labels[0] == "LPS")
-        assert (metrics["mascc_original"]["value"] == 100) == (row.labels[0] == "LPS")
-    elif row not in TABLE6 and selects and circular:
-        assert metrics["c_cons"]["agree"] == metrics["c_cons"]["total"]
-
-
 def test_rows_of_the_photographs_tell_the_methods_apart(tmp_path: Path) -> None:
-    """A strided network that learned something is not consistent, whatever the row's smoke run shows."""
+    """A network that learned something and does not keep its phases is not consistent, whatever a smoke run shows."""
     run = run_of("table2/baseline", tmp_path, data__train="200", train__epochs="3")
     perform(run, DataCache(None), {})
     metrics = json.loads(run.record.read_text())["metrics"]
     assert metrics["c_cons"]["value"] < 100 and metrics["s_cons"]["value"] < 100
+
+
+@pytest.mark.parametrize("name", ["table5/lpd-adapt-3", "table5/lpf-rect-2"])
+def test_rows_of_the_masks_tell_the_methods_apart(name: str, tmp_path: Path) -> None:
+    run = run_of(name, tmp_path)
+    perform(run, DataCache(None), {})
+    metrics = json.loads(run.record.read_text())["metrics"]
+    assert metrics["mascc"]["value"] < 100 and metrics["mascc_original"]["value"] < 100
 
 
 def test_training_without_noise() -> None:
@@ -141,21 +132,6 @@ def test_training_without_noise() -> None:
     layer.tau.fill_(0.5)
     assert torch.equal(layer(x).z, (layer.logits(x) / 0.5).softmax(1))
     assert torch.equal(layer.eval()(x).z.sum(1), torch.ones(2)) and set(layer(x).z.unique().tolist()) == {0, 1}
-
-
-@pytest.mark.parametrize("name", ["table3/resnet50-lps-tri-3", "table5/lps-adapt-3"])
-def test_a_run_that_was_stopped_ends_in_the_same_bits(
-    name: str, tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]
-) -> None:
-    """Augmentation, order and noise go on where they were."""
-    runs = [run_of(name, tmp_path / part, train__epochs="3", data__train="20") for part in ("whole", "stopped")]
-    data = DataCache(None)
-    perform(runs[0], data, {})
-    stopped = attempt(runs[1], data, {}, lambda *_: None, stop_after(2), None)
-    assert stopped.state == "stopped" and not runs[1].done
-    perform(runs[1], data, {})
-    for ours, theirs in zip(*(torch.load(run.weights).values() for run in runs), strict=True):
-        assert torch.equal(ours, theirs)
 
 
 def test_a_backbone_starts_from_the_weights_of_its_row(tmp_path: Path) -> None:
