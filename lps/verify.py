@@ -328,9 +328,8 @@ def displacement(maps: Tensor, offset: Tensor | None = None, stride: int = 1) ->
     The peak of the circular cross-correlation: of maps that are not shifted copies, the shift that fits best. With
     ``offset`` ``(S, N, 2)`` only shifts that equal it modulo ``stride`` are looked at.
     """
-    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
-    mixture = torch.arange(1, maps.shape[2] + 1, device=maps.device).to(maps.dtype).sqrt()
-    plane = torch.einsum("sncij,c->snij", maps, mixture).double()
+    mixture = torch.arange(1, maps.shape[2] + 1, dtype=torch.float64, device=maps.device).sqrt()
+    plane = torch.einsum("sncij,c->snij", maps.double(), mixture)  # the last bits of almost constant maps count
     spectrum = torch.fft.rfft2(plane - plane.mean((2, 3), keepdim=True))
     correlation = torch.fft.irfft2(spectrum * spectrum[:1].conj(), s=plane.shape[2:])
     if offset is not None:
