@@ -34,7 +34,7 @@ $(STAMP):
 	@$(PYTHON) lps/companion/environment.py --before-install
 	@echo "Installing the locked environment into .venv: about 3 minutes, 6 GB."
 	@$(PYTHON) -m venv --clear .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --requirement requirements.lock
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -P lps/companion/environment.py
 	@touch $@
@@ -44,7 +44,7 @@ check: lint ## before a commit: lint, and the quick tests
 
 # a thread each: two processes that share the cores by threads wait for one another
 test: env ## every test, all notebooks among them
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
 lint: env ## ruff, mypy, and no outputs in notebooks
 	$(BIN)/ruff check

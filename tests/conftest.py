@@ -1,8 +1,15 @@
 """What tests share."""
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+
+from lps.companion.paths import ROOT
 
 
 @pytest.fixture
@@ -20,6 +27,18 @@ def quiet_canvas() -> Iterator[None]:
     plt.close("all")
 
 
+@pytest.fixture(scope="session")
+def some_cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a few real images of each class, where LPS_DATA holds them; to read all takes half a minute."""
+    few = tmp_path_factory.mktemp("some") / "cifar10"
+    for folder in Path(os.environ.get("LPS_DATA") or "nowhere", "cifar10").glob("*/*"):
+        target = few / folder.parent.name / folder.name
+        target.mkdir(parents=True)
+        for path in sorted(folder.iterdir())[:4]:
+            (target / path.name).symlink_to(path)
+    return few
+
+
 class Counter:
     """Asks to stop after a number of batches."""
 
@@ -35,3 +54,30 @@ class Counter:
 def stop_after() -> Callable[[int], Callable[[], bool]]:
     """From a number of batches to a ``stop`` for a run."""
     return Counter
+
+
+COPIED = ("lps", "notebooks", "results/paper", "results/shipped")
+
+
+def execute(checkout: Path) -> str:
+    command = [sys.executable, "-m", "lps", "notebooks", "--profile", "smoke", "--jobs", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def execute_notebooks() -> Callable[[Path], str]:
+    """From a checkout to what ``python -m lps notebooks`` says when it executes there what is outstanding."""
+    return execute
+
+
+@pytest.fixture(scope="session")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout, all notebooks executed from nothing; ``build/said.txt`` holds what was said."""
+    checkout = tmp_path_factory.mktemp("checkout")
+    for folder in COPIED:
+        shutil.copytree(ROOT / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    said = execute(checkout)
+    (checkout / "build" / "said.txt").write_text(said)
+    return checkout

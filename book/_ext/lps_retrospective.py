@@ -121,6 +121,46 @@ class Repeated(Retrospective):
         return [table("The same run on two machines: accuracy.", head, body)] if lines else self.none("Repetitions")
 
 
+class Engine(Retrospective):
+    """What settings of ``engine`` and the precision change in accuracy, consistency and speed."""
+
+    def run(self) -> list[nodes.Node]:
+        made = [r for r in self.shipped() if r["path"].startswith("results/shipped/engine/")]
+        lines = retrospective.engine_effects(made)
+        head = [[Cell("Row"), Cell("Setting")]]
+        head[0] += numbers("Seeds", "Speed", "Acc.", "change", "C-Cons.", "change")
+        body = [
+            (
+                "",
+                [
+                    Cell(f"`{x['row']}`"),
+                    Cell(x["use"] if x["use"] == retrospective.PLAIN else f"`{x['use']}`"),
+                    *numbers(str(x["seeds"]), f"{x['speed']:.2f}"),
+                    *numbers(f"{x['acc']:.2f}", self.change(x, "acc")),
+                    *numbers(f"{x['c_cons']:.2f}", self.change(x, "c_cons")),
+                ],
+            )
+            for x in lines
+        ]
+        caption = "Training with other settings of the machine: paired changes from the first line of each row."
+        if not lines:
+            return self.none("Settings of the machine")
+        images = sorted({f"{r['data']['train']:,} images of {r['data']['name']}" for r in made})
+        epochs = sorted({f"{r['config']['train']['epochs']} epochs" for r in made})
+        machines = sorted({x["machine"] for x in lines})
+        source = f"{', '.join(images)}, {', '.join(epochs)}; {', '.join(machines)}. "
+        return [table(caption, head, body), paragraph(source, "lps-source")]
+
+    def change(self, line: dict[str, Any], metric: str) -> str:
+        """With its interval, where there is one."""
+        change: Interval = line["change"][metric]
+        if line["use"] == retrospective.PLAIN:
+            return NONE
+        if line["seeds"] == 1:
+            return f"{change.value:+.2f}"
+        return f"{change.value:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"
+
+
 def setup(app: Sphinx) -> None:
-    for directive in (Costs, Guarantees, Scales, Orders, Repeated):
+    for directive in (Costs, Guarantees, Scales, Orders, Repeated, Engine):
         app.add_directive(f"lps-retrospective-{directive.__name__.lower()}", directive)

@@ -5,9 +5,7 @@ its parameters, the sources and profiles of ``lps``, the installed versions, and
 ``lps: {records: true}`` for the paper's values and all run records, or patterns below ``results``, as in
 ``lps: {records: [paper/*]}``. Time stamps play no part.
 
-Each notebook runs through papermill in a process of its own (``python -m lps.companion.notebooks``, a job as
-JSON on its standard input). That process dies with its parent and moves finished files into place, so that
-being killed at any moment leaves either the old result or the new one.
+Each notebook runs through papermill in a process of its own, :mod:`.worker`.
 """
 
 import argparse
@@ -16,20 +14,18 @@ import hashlib
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
-import tempfile
-import threading
 import time
-from base64 import b64decode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lps.companion.paths import ROOT
-from lps.machine import hardware, versions
+from ..machine import hardware, versions
+from . import worker
+from .paths import ROOT
+from .worker import Job, files_hash
 
 SOURCES = ("lps/**/*.py", "lps/profiles/*.yml")
 RECORDED_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "matplotlib", "papermill")
@@ -46,48 +42,7 @@ class Failure:
     log: str
 
 
-@dataclass(frozen=True)
-class Job:
-    """One execution: what to run, with which parameters, and where its result goes. Paths are absolute."""
-
-    name: str
-    profile: str
-    root: str
-    target: str  # the executed copy; its sidecar is the same path with the suffix .json
-    log: str
-    parameters: dict[str, Any]
-    hash: str
-    records: list[str]  # patterns of the results that it reads
-    html: bool  # also export a page of its own
-    command: str  # repeats this execution
-
-    @property
-    def sidecar(self) -> Path:
-        return Path(self.target).with_suffix(".json")
-
-    def is_current(self) -> bool:
-        """Whether the executed copy is there and was made from the same content."""
-        if not (Path(self.target).exists() and self.sidecar.exists()):
-            return False
-        made = json.loads(self.sidecar.read_text())
-        return made["hash"] == self.hash and made["records"] == self.records_hash()
-
-    def records_hash(self) -> str | None:
-        """Hash of the results that the notebook reads, None where it reads none."""
-        return files_hash(Path(self.root), self.records) if self.records else None
-
-
 # --- what a notebook depends on -----------------------------------------------------------------------------
-
-
-def files_hash(root: Path, patterns: Iterable[str]) -> str:
-    """Hash of the names and contents of all files below `root` that match one of the patterns."""
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in patterns for path in root.glob(pattern) if path.is_file()}):
-        digest.update(
-            f"{path.relative_to(root).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
-        )
-    return digest.hexdigest()
 
 
 def content_hash(notebook: Mapping[str, Any], parameters: Mapping[str, Any], sources: str) -> str:
@@ -206,6 +161,7 @@ def plan(
         raise ValueError("a parameter belongs to a notebook: name it too, as in NB=table1")
 
     sources = files_hash(root, SOURCES)
+    machine = {"versions": versions(RECORDED_PACKAGES), "hardware": hardware()}
     jobs = []
     for name in only or known:
         notebook = json.loads(known[name].read_text())
@@ -229,6 +185,7 @@ def plan(
                 records=records_read(notebook),
                 html=variant,
                 command=command,
+                machine=machine,
             )
         )
     return jobs
@@ -305,7 +262,7 @@ def start_worker(job: Job, jobs: int) -> subprocess.Popen[str]:
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     with log.open("w") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "lps.companion.notebooks"],
+            [sys.executable, "-P", worker.__file__],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,
@@ -328,149 +285,6 @@ def read_failure(job: Job, process: subprocess.Popen[str]) -> Failure:
     if said:
         return Failure(job.name, log=log, **json.loads(said))
     return Failure(job.name, "", f"the process ended with code {process.returncode}; out of memory, perhaps?", log)
-
-
-# --- the worker ---------------------------------------------------------------------------------------------
-
-
-def work(job: Job) -> dict[str, str] | None:
-    """Execute `job` and move its files into place; on failure what failed, and nothing is moved."""
-    import papermill
-    from nbformat import NotebookNode, writes
-
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        isolate_kernel(Path(folder), Path(job.root))
-        try:
-            notebook: NotebookNode = papermill.execute_notebook(
-                Path(job.root, "notebooks", f"{job.name}.ipynb"),
-                None,
-                parameters=job.parameters,
-                cwd=Path(job.root, "notebooks"),
-                kernel_name="python3",
-                progress_bar=False,
-                log_output=True,
-                request_save_on_cell_execute=False,
-            )
-        except papermill.PapermillExecutionError as error:
-            print(error, file=sys.stderr)
-            code, message = (text.strip().split("\n")[0] for text in (error.source, error.evalue))
-            return {"cell": f"cell {error.cell_index} ({code})", "error": f"{error.ename}: {message}"}
-        except Exception as error:  # the kernel died, the notebook is no notebook: reported like any other failure
-            print(repr(error), file=sys.stderr)
-            return {"cell": "", "error": f"{type(error).__name__}: {error}"}
-    strip(notebook, Path(job.root))
-    sidecar = {
-        "notebook": job.name,
-        "profile": job.profile,
-        "parameters": job.parameters,
-        "command": job.command,
-        "hash": job.hash,
-        "records": job.records_hash(),
-        "seconds": round(time.monotonic() - started, 1),
-        "peak_memory_mb": peak_memory_mb(),
-        "versions": versions(RECORDED_PACKAGES),
-        "hardware": hardware(),
-    }
-    target = Path(job.target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    job.sidecar.unlink(missing_ok=True)  # it vouches for the copy that is about to go
-    for kind in DRAWINGS.values():
-        for old in target.parent.glob(f"{target.stem}-*.{kind}"):
-            old.unlink()
-    for number, kinds in enumerate(drawings(notebook), 1):
-        for kind, drawing in kinds.items():
-            write_whole(target.with_name(f"{target.stem}-{number}.{kind}"), drawing)
-    write_whole(target, writes(notebook) + "\n")
-    if job.html:
-        from nbconvert import HTMLExporter
-
-        write_whole(target.with_suffix(".html"), HTMLExporter().from_notebook_node(notebook)[0])
-    write_whole(job.sidecar, json.dumps(sidecar, indent=1) + "\n")
-    return None
-
-
-def isolate_kernel(folder: Path, root: Path) -> None:
-    """Point Jupyter at this interpreter and this checkout's ``lps``, whatever is installed for the user."""
-    kernel = folder / "kernels" / "python3"
-    kernel.mkdir(parents=True)
-    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (kernel / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
-    os.environ |= {
-        "JUPYTER_PATH": str(folder),
-        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
-        "JUPYTER_CONFIG_DIR": str(folder / "config"),
-        "IPYTHONDIR": str(folder / "ipython"),
-        "PYTHONPATH": str(root),
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-    }
-
-
-def strip(notebook: Any, root: Path) -> None:
-    """Take the timings out of an executed notebook's metadata, and the machine's paths out of its text."""
-    notebook.metadata.pop("papermill", None)
-    for cell in notebook.cells:
-        for key in ("papermill", "execution"):
-            cell.metadata.pop(key, None)
-        for output in cell.get("outputs", []):
-            if "text" in output:
-                output.text = relative(output.text, root)
-            for kind, content in output.get("data", {}).items():
-                if kind.startswith("text/"):
-                    output.data[kind] = relative(content, root)
-
-
-DRAWINGS = {"image/svg+xml": "svg", "application/pdf": "pdf"}
-"""Kinds of output that are files of their own, too, with their suffixes."""
-
-
-def drawings(notebook: Any) -> Iterator[dict[str, str | bytes]]:
-    """The figures of an executed notebook by suffix, in their order. PDFs are taken out: a page cannot show them."""
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            found = {suffix: data[kind] for kind, suffix in DRAWINGS.items() if kind in data}
-            if "pdf" in found:
-                found["pdf"] = b64decode(data.pop("application/pdf"))
-            if found:
-                yield found
-
-
-def relative(text: str, root: Path) -> str:
-    """`text` with paths in the checkout relative to it and the home folder as ``~``."""
-    return text.replace(f"{root}/", "").replace(f"{Path.home()}/", "~/")
-
-
-def peak_memory_mb() -> float:
-    """Largest resident memory of a finished child process, which is the kernel."""
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # macOS counts bytes, Linux KiB
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write `content` so that a reader sees the old file or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    partial.replace(path)
-
-
-def end_with_parent() -> None:
-    """Wait until the parent's end of standard input closes, as its death does, and end this process."""
-    os.read(0, 1)  # not sys.stdin, whose lock would be missed when the interpreter shuts down
-    os._exit(1)
-
-
-def worker_main() -> int:
-    """Read a job, execute it, and say on standard output what failed."""
-    import logging
-
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    job = Job(**json.loads(sys.stdin.readline()))
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    failure = work(job)
-    if failure is not None:
-        print(json.dumps(failure))
-    return 0 if failure is None else 1
 
 
 # --- command line -------------------------------------------------------------------------------------------
@@ -503,7 +317,7 @@ def variant_main(args: argparse.Namespace) -> int:
 
 def run(profile: str, only: Sequence[str], overrides: Sequence[str], jobs: int = 1, variant: bool = False) -> int:
     """Plan, execute and report; the exit code."""
-    from lps.experiments.profiles import load_profile
+    from ..experiments.profiles import load_profile
 
     try:
         requested = plan(profile, load_profile(profile).notebooks, only, overrides, variant)
@@ -529,7 +343,3 @@ def run(profile: str, only: Sequence[str], overrides: Sequence[str], jobs: int =
                 sep="\n",
             )
     return 1 if failures else 0
-
-
-if __name__ == "__main__":
-    sys.exit(worker_main())

@@ -1,13 +1,15 @@
 """What the records say together: how runs of different scale and hardware agree, and what all of it cost."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from itertools import combinations
 from statistics import mean
 from typing import Any
 
-from ..experiments.rows import TABLE1
-from .statistics import mean_interval
+from ..experiments.profiles import load_profile
+from ..experiments.rows import TABLE1, matching
+from .statistics import Interval, mean_interval, paired
 from .tables import Record, paper_table, stale
 
 
@@ -131,3 +133,60 @@ def repeated(records: Iterable[Record]) -> list[dict[str, Any]]:
             found[profile, one].get(row.name, {}).keys() & found[profile, other].get(row.name, {}).keys()
         )
     ]
+
+
+PLAIN = "as the profile has it"
+
+
+def use_of_machine(record: Record) -> tuple[str, str]:
+    """What a run was told of the machine beyond its profile, and all its other settings: two texts."""
+    (row,) = matching([record["experiment"]])
+    usual = load_profile(record["profile"]).row(row).as_dict()
+    config = {section: dict(values) for section, values in record["config"].items()}
+    own = {f"engine.{name}": (value, usual["engine"][name]) for name, value in config.pop("engine").items()}
+    own["train.precision"] = config["train"].pop("precision"), usual["train"]["precision"]
+    words = ", ".join(f"{name}={str(value).lower()}" for name, (value, other) in own.items() if value != other)
+    return words or PLAIN, json.dumps(config, sort_keys=True)
+
+
+def engine_effects(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """How uses of one machine change what a row trains to, and how fast: a line for each row and use.
+
+    ``acc`` and ``c_cons`` are means over the seeds; ``change`` is the paired change of each from the first line
+    of its row, with its 95 % interval; ``speed`` is the ratio of the images a second in the last epoch.
+    """
+    groups: dict[tuple[str, ...], dict[str, dict[int, Record]]] = defaultdict(lambda: defaultdict(dict))
+    for record in records:
+        use, rest = use_of_machine(record)
+        group = record["experiment"], machine(record), record["data"]["fingerprint"], rest
+        groups[group][use][record["seed"]] = record
+    return [
+        {
+            "row": row,
+            "machine": hardware,
+            "use": use,
+            "seeds": len(runs),
+            "speed": mean(map(_speed, runs.values())) / mean(map(_speed, uses[PLAIN].values())),
+            **{metric: mean(_values(runs, metric).values()) for metric in _EFFECTS},
+            "change": {metric: _change(runs, uses[PLAIN], metric) for metric in _EFFECTS},
+        }
+        for (row, hardware, *_), uses in sorted(groups.items())
+        if PLAIN in uses
+        for use, runs in sorted(uses.items(), key=lambda item: (item[0] != PLAIN, item[0]))
+    ]
+
+
+_EFFECTS = ("acc", "c_cons")
+
+
+def _speed(record: Record) -> float:
+    return float(record["history"][-1]["images_per_second"])
+
+
+def _values(runs: Mapping[int, Record], metric: str) -> dict[int, float]:
+    return {seed: record["metrics"][metric]["value"] for seed, record in runs.items()}
+
+
+def _change(runs: Mapping[int, Record], plain: Mapping[int, Record], metric: str) -> Interval:
+    change, _ = paired(_values(runs, metric), _values(plain, metric))
+    return change

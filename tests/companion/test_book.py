@@ -20,7 +20,7 @@ import lps
 from lps.companion import audit, coverage, tables
 from lps.companion.paths import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("book")]
 
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 THEOREMS = {"lemma1": "Lemma 1", "claim1": "Claim 1", "claim2": "Claim 2", "claim3": "Claim 3", "claim4": "Claim 4"}
@@ -105,24 +105,6 @@ def sample_results(tree: Path) -> None:
     write(tree / "build" / "seeds.json", [one_seed, {**shown, "n": 3, "low": -0.5, "high": 1.5, "gap": 0.8}])
 
 
-def executed_notebooks(tree: Path) -> None:
-    """The smoke profile's executed notebooks where they exist, otherwise the sources, without outputs."""
-    for name in NOTEBOOKS:
-        executed = ROOT / "build" / "notebooks" / "smoke" / f"{name}.ipynb"
-        target = tree / "build" / "notebooks" / "smoke" / f"{name}.ipynb"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(executed if executed.is_file() else ROOT / "notebooks" / f"{name}.ipynb", target)
-        sidecar = {
-            "hash": "0",
-            "seconds": 1.0,
-            "peak_memory_mb": 100.0,
-            "hardware": {"cpu": "a processor", "cores": 2, "gpu": None},
-        }
-        write(target.with_suffix(".json"), sidecar)
-        target.with_name(f"{name}-1.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
-        target.with_name(f"{name}-1.pdf").write_bytes(b"%PDF-1.4")
-
-
 def build(tree: Path) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", "-n", "-W", "--keep-going"]
     environment = {**os.environ, "BOOK_PROFILE": "smoke"}
@@ -133,14 +115,16 @@ def build(tree: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what the book is made from, with small results, built."""
+def tree(tmp_path_factory: pytest.TempPathFactory, executed: Path) -> Path:
+    """A copy of what the book is made from, with executed notebooks and small results, built."""
     tree = tmp_path_factory.mktemp("book")
     for name in ("_config.yml", "_toc.yml"):
         shutil.copyfile(ROOT / name, tree / name)
     for name in ("book", "lps", "notebooks", "results/paper", "results/shipped"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    executed_notebooks(tree)
+    shutil.copytree(executed / "build" / "notebooks", tree / "build" / "notebooks")
+    outdated = tree / "build" / "notebooks" / "smoke" / "lemma1.json"
+    write(outdated, json.loads(outdated.read_text()) | {"hash": "0"})
     sample_results(tree)
     done = build(tree)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
@@ -308,20 +292,25 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     browser.quit()
 
 
-def show(browser: Any, path: Path, width: int) -> None:
+def resize(browser: Any, width: int) -> None:
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width == PHONE}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def show(browser: Any, path: Path, width: int) -> None:
+    resize(browser, width)
     browser.get(path.as_uri())
 
 
-@pytest.mark.parametrize("width", [PHONE, SCREEN])
-def test_pages_fit_and_raise_no_error(browser: Any, pages: dict[Path, Page], html: Path, width: int) -> None:
+def test_pages_fit_and_raise_no_error(browser: Any, pages: dict[Path, Page], html: Path) -> None:
     problems = []
     for path in [*(page.path for page in written(pages)), html / "search.html"]:
-        show(browser, path, width)
-        content = browser.execute_script("return document.documentElement.scrollWidth")
-        if content > width:
-            problems.append((path.name, f"{content} pixels wide"))
+        show(browser, path, PHONE)
+        for width in (PHONE, SCREEN):
+            resize(browser, width)
+            content = browser.execute_script("return document.documentElement.scrollWidth")
+            if content > width:
+                problems.append((path.name, f"{content} pixels wide, not {width}"))
         problems += [(path.name, e["message"]) for e in browser.get_log("browser") if e["level"] == "SEVERE"]
     assert not problems
 

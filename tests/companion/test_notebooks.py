@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lps.companion import notebooks
+from lps.companion import notebooks, worker
 from lps.companion.notebooks import Job, execute, plan
 
 PARAMETERS = "size: int = 3  # how many\nname = 'a'  # what\nrate = 0.5\nflag = False\nrows = ['x']\nfree = None"
@@ -283,4 +283,13 @@ def test_planning_imports_nothing_heavy() -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=notebooks.ROOT
     )
+    assert done.stdout == "[]\n"
+
+
+def test_the_process_beside_a_kernel_does_without_torch() -> None:
+    script = (
+        f"import runpy, sys\nrunpy.run_path({worker.__file__!r})\nimport papermill, nbformat, nbconvert\n"
+        "print([m for m in ('lps', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

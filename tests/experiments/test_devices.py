@@ -1,8 +1,11 @@
 """Several processes share a run: each image once, the same counts, the mean of their gradients."""
 
+import itertools
 import json
+import socket
 import subprocess
 import sys
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,8 @@ import torch
 
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import matching
-from lps.experiments.run import DataCache, Run, measure_again, perform, plan, run_all
-from lps.experiments.train import Classifier, EpochOrder
+from lps.experiments.run import DataCache, Run, attempt, measure_again, perform, plan, run_all
+from lps.experiments.train import CHECKPOINT, AtomicCheckpoints, Classifier, EpochOrder
 
 ONE_STEP = {
     "data.train": "20",
@@ -22,6 +25,7 @@ ONE_STEP = {
     "train.flip": "false",
     "evaluate.exhaustive": "0",
 }
+FIVE_STEPS = ONE_STEP | {"data.train": "100", "train.epochs": "1", "train.flip": "true"}
 TWO = {"engine.devices": "2", "engine.strategy": "ddp"}
 
 
@@ -56,6 +60,47 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     together = torch.load(run.weights)
     for name, parameter in alone.network.named_parameters():
         torch.testing.assert_close(together[name], parameter.detach(), rtol=1e-5, atol=1e-6)
+
+
+def stop_and_go_on(results: Path) -> None:
+    """One of the two processes: a run left alone, and the same stopped after three of its five batches."""
+    torch.set_num_threads(1)
+    data = DataCache(None)
+    whole, cut = (planned(results / name, "table1/lps", FIVE_STEPS | TWO) for name in ("whole", "cut"))
+    perform(whole, data, {})
+    asked = itertools.count(1)
+    outcome = attempt(cut, data, {}, lambda *progress: None, lambda: next(asked) > 6, None)
+    assert outcome.state == "stopped"
+    checkpoint = AtomicCheckpoints().load_checkpoint(cut.work / CHECKPOINT)
+    assert 0 < checkpoint["global_step"] < 5
+    assert [len(state["processes"]) for state in checkpoint["callbacks"].values() if "processes" in state] == [2]
+    perform(cut, data, {})
+
+
+@pytest.mark.slow
+def test_two_processes_stopped_within_an_epoch_go_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    processes = []
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        processes.append(get_context("spawn").Process(target=stop_and_go_on, args=(tmp_path,)))
+        processes[-1].start()
+    for process in processes:
+        process.join(250)
+    assert [process.exitcode for process in processes] == [0, 0]
+    whole, cut = (planned(tmp_path / name, "table1/lps", FIVE_STEPS | TWO) for name in ("whole", "cut"))
+    records = [json.loads(run.record.read_text()) for run in (whole, cut)]
+    assert records[0]["metrics"] == records[1]["metrics"]
+    assert [record["history"][-1]["loss"] for record in records] == [records[0]["history"][-1]["loss"]] * 2
+    for ours, theirs in zip(*(torch.load(run.weights).values() for run in (whole, cut)), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_runs_on_several_devices_go_one_at_a_time(tmp_path: Path) -> None:

@@ -21,11 +21,11 @@ CAMVID = FEW | {"data.name": "voc", "data.folder": "camvid-voc", "data.base": "8
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> DataCache:
+def data(tmp_path_factory: pytest.TempPathFactory, some_cifar10: Path) -> DataCache:
     """All sets below one root; the sample of ImageNet's val is also what is trained on."""
     root = tmp_path_factory.mktemp("data")
-    for name in ("cifar10", "camvid-voc"):
-        (root / name).symlink_to(ROOT / name)
+    (root / "cifar10").symlink_to(some_cifar10)
+    (root / "camvid-voc").symlink_to(ROOT / "camvid-voc")
     (root / "imagenet").mkdir()
     for part in ("train", "val"):
         (root / "imagenet" / part).symlink_to(ROOT / "imagenet-sample" / "val")
