@@ -1,7 +1,9 @@
 """What the written pages show as code does what they say."""
 
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lps.companion.paths import ROOT
+from lps.companion.notebooks import plan
+from lps.companion.paths import NOTEBOOKS, ROOT
+from lps.experiments.profiles import load_profile
 
 BOOK = ROOT / "book"
 
@@ -23,6 +27,25 @@ def test_the_code_of_a_page_runs(page: str) -> None:
     source = "\n".join(fences(page, "python"))
     assert source.count("assert ") >= 2
     exec(compile(source, f"{page}.md", "exec"), {})
+
+
+def text_of(path: Path) -> str:
+    """Prose and code of a page or a notebook."""
+    if path.suffix == ".md":
+        return path.read_text()
+    return "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"])
+
+
+def test_the_variants_that_pages_suggest_exist() -> None:
+    pages = [*NOTEBOOKS.glob("*.ipynb"), *BOOK.glob("*.md"), ROOT / "README.md"]
+    suggested = {command for page in pages for command in re.findall(r"make variant (NB=[^`\n#]*)", text_of(page))}
+    assert len(suggested) > 10
+    for command in suggested:
+        given = dict(word.split("=", 1) for word in shlex.split(command))
+        profile = given.get("PROFILE", "quick")
+        changes = given["P"].split()
+        (job,) = plan(profile, load_profile(profile).notebooks, [given["NB"]], changes, variant=True)
+        assert all(change.partition("=")[0] in job.parameters for change in changes)
 
 
 def edit(checkout: Path, diff: str) -> None:
