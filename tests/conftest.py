@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from lps.companion.paths import ROOT
 
@@ -75,9 +76,14 @@ def execute_notebooks() -> Callable[[Path], str]:
 @pytest.fixture(scope="session")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout, all notebooks executed from nothing; ``build/said.txt`` holds what was said."""
-    checkout = tmp_path_factory.mktemp("checkout")
-    for folder in COPIED:
-        shutil.copytree(ROOT / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    said = execute(checkout)
-    (checkout / "build" / "said.txt").write_text(said)
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # of all test processes, the first of which does it
+    checkout = shared / "checkout"
+    said = checkout / "build" / "said.txt"
+    with FileLock(shared / "checkout.lock"):
+        if not said.exists():
+            for folder in COPIED:
+                shutil.copytree(ROOT / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__"))
+            said.write_text(execute(checkout))
     return checkout

@@ -595,7 +595,6 @@ def test_timm(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("onnx")
 @pytest.mark.parametrize("page", ["convert", "which-method", "questions"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -652,7 +651,6 @@ def test_an_exported_network_gives_the_same_bits(placement: Placement) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("onnx")
 @pytest.mark.parametrize("placement", get_args(Placement))
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_onnx_gives_the_same_numbers(placement: Placement, tmp_path: Path) -> None:

@@ -70,7 +70,6 @@ class Small(nn.Module):
         return self.up(self.second(y), selection), selection.phase
 
 
-@pytest.mark.xdist_group("onnx")
 @pytest.mark.parametrize("select", [lps.MaxNorm(), lps.LearnedPhase(8, 4)], ids=["aps", "lps"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_onnx_selects_the_same_phases(select: nn.Module, tmp_path: Path) -> None:

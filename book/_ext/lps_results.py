@@ -305,7 +305,7 @@ class ResultTable(ResultDirective):
             caption = f"{data['title']}; {group['label']}."
             result.append(self.comparison(caption, data["columns"], group["rows"], runs))
             if any(row["stale"] for row in group["rows"]):
-                note = "† computed before `lps` last changed; `python -m lps run` computes it again."
+                note = "† computed, in part at least, before `lps` last changed; `python -m lps run` computes it again."
                 result.append(paragraph(note, "lps-source"))
         return [*result, self.take_away(f"build/tables/{name}", ("csv", "json", "tex"))]
 

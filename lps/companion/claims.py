@@ -27,9 +27,9 @@ from .tables import (
     is_full_scale,
     judge,
     measured,
+    one_per_seed,
     paper_table,
     seeds_table,
-    stale,
     write_tables,
 )
 from .theory import Check, all_checks
@@ -158,17 +158,15 @@ Found = Mapping[str, Sequence[Record]]
 def best_records(records: Iterable[Record]) -> dict[str, list[Record]]:
     """Records that say most about each row: of full scale, else of the reduced schedule on real images.
 
-    There is one for each seed: the last that today's code made, or the first where none did.
+    There is one for each seed, by :func:`~lps.companion.tables.one_per_seed`.
     """
-    found: dict[str, dict[bool, dict[int, Record]]] = {}
+    found: dict[str, dict[bool, list[Record]]] = {}
     for record in records:
         full = is_full_scale(record)
         reduced = record["profile"] == "reduced" and as_profile(record)
         if not record["data"]["name"].startswith("drawn") and (full or reduced):
-            seeds = found.setdefault(record["experiment"], {True: {}, False: {}})[full]
-            if record["seed"] not in seeds or not stale(record):
-                seeds[record["seed"]] = record
-    return {row: list((by_scale[True] or by_scale[False]).values()) for row, by_scale in found.items()}
+            found.setdefault(record["experiment"], {True: [], False: []})[full].append(record)
+    return {row: one_per_seed(by_scale[True] or by_scale[False]) for row, by_scale in found.items()}
 
 
 def _measured(entry: Entry, row: Mapping[str, str], metric: str, found: Sequence[Record]) -> Entry:

@@ -20,7 +20,7 @@ import lps
 from lps.companion import audit, coverage, tables
 from lps.companion.paths import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("book")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 THEOREMS = {"lemma1": "Lemma 1", "claim1": "Claim 1", "claim2": "Claim 2", "claim3": "Claim 3", "claim4": "Claim 4"}

@@ -20,8 +20,6 @@ from lps.experiments.rows import matching
 from lps.experiments.run import DataCache, Run, attempt, perform, plan
 from lps.experiments.status import state
 
-pytestmark = pytest.mark.xdist_group("resume")
-
 COMMON = {"train.epochs": "2"}
 TASKS = {
     "table1/lps-tri-3": {"data.train": "60", "data.test": "40", "train.batch_size": "10", "evaluate.exhaustive": "0"},
