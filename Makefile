@@ -34,7 +34,7 @@ $(STAMP):
 	@$(PYTHON) lps/companion/environment.py --before-install
 	@echo "Installing the locked environment into .venv: about 3 minutes, 6 GB."
 	@$(PYTHON) -m venv --clear .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --requirement requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.lock
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -P lps/companion/environment.py
 	@touch $@
