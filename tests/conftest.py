@@ -1,16 +1,10 @@
 """What tests share."""
 
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
-
-from lps.companion.paths import ROOT
 
 
 @pytest.fixture
@@ -55,35 +49,3 @@ class Counter:
 def stop_after() -> Callable[[int], Callable[[], bool]]:
     """From a number of batches to a ``stop`` for a run."""
     return Counter
-
-
-COPIED = ("lps", "notebooks", "results/paper", "results/shipped")
-
-
-def execute(checkout: Path) -> str:
-    command = [sys.executable, "-m", "lps", "notebooks", "--profile", "smoke", "--jobs", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
-    return done.stdout + done.stderr
-
-
-@pytest.fixture(scope="session")
-def execute_notebooks() -> Callable[[Path], str]:
-    """From a checkout to what ``python -m lps notebooks`` says when it executes there what is outstanding."""
-    return execute
-
-
-@pytest.fixture(scope="session")
-def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout, all notebooks executed from nothing; ``build/said.txt`` holds what was said."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent  # of all test processes, the first of which does it
-    checkout = shared / "checkout"
-    said = checkout / "build" / "said.txt"
-    with FileLock(shared / "checkout.lock"):
-        if not said.exists():
-            for folder in COPIED:
-                shutil.copytree(ROOT / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__"))
-            said.write_text(execute(checkout))
-    return checkout
