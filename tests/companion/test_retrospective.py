@@ -6,6 +6,8 @@ import pytest
 
 from lps.companion import retrospective
 from lps.companion.tables import paper_table
+from lps.experiments.profiles import load_profile
+from lps.experiments.rows import matching
 
 
 def record(row: str, seed: int = 0, acc: float = 70.0, gpu: str | None = None, method: str = "lps") -> dict[str, Any]:
@@ -57,3 +59,27 @@ def test_the_papers_order_agrees_with_itself_and_not_with_its_reverse() -> None:
     assert same["agree"] == same["pairs"] == 15 * 14 // 2
     (reverse,) = retrospective.same_order([record(row, acc=-value) for row, value in printed.items()])
     assert reverse["agree"] == 0
+
+
+def short_training(seed: int, acc: float, speed: float, **changes: str) -> dict[str, Any]:
+    (row,) = matching(["table1/lps"])
+    settings = {name.replace("__", "."): value for name, value in changes.items()}
+    config = load_profile("reduced").row(row).override({"train.epochs": "2"} | settings).as_dict()
+    made = record("table1/lps", seed, acc)
+    made["config"] = {section: config[section] for section in ("data", "model", "train", "evaluate", "engine")}
+    made["data"]["fingerprint"] = "0"
+    return made | {"history": [{"images_per_second": speed}]}
+
+
+def test_uses_of_the_machine_are_compared_with_the_plain_one_by_seed() -> None:
+    plain = [short_training(seed, acc, 100.0) for seed, acc in ((0, 40.0), (1, 50.0))]
+    other = [short_training(seed, acc, 150.0, engine__compile="true") for seed, acc in ((0, 41.0), (1, 51.0))]
+    half = [short_training(0, 30.0, 50.0, train__precision="bf16-mixed", engine__fused="true")]
+    longer = [short_training(0, 90.0, 1.0, train__epochs="3", engine__compile="true")]
+    first, *rest = retrospective.engine_effects([*longer, *half, *other, *plain])
+    assert (first["use"], first["seeds"], first["acc"], first["speed"]) == (retrospective.PLAIN, 2, 45.0, 1.0)
+    found = {line["use"]: line for line in rest}
+    assert set(found) == {"engine.compile=true", "engine.fused=true, train.precision=bf16-mixed"}
+    compiled = found["engine.compile=true"]
+    assert (compiled["seeds"], compiled["speed"], compiled["change"]["acc"].value) == (2, 1.5, 1.0)
+    assert found["engine.fused=true, train.precision=bf16-mixed"]["change"]["acc"].value == -10.0
