@@ -1,6 +1,7 @@
 """What tests share."""
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,6 +33,14 @@ def some_cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for path in sorted(folder.iterdir())[:4]:
             (target / path.name).symlink_to(path)
     return few
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of this machine on which nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 class Counter:

@@ -4,7 +4,6 @@ import copy
 import io
 import os
 import pickle
-import socket
 from functools import partial
 from pathlib import Path
 
@@ -157,12 +156,9 @@ def _train(rank: int, port: int, folder: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
+def test_two_processes_have_the_gradients_of_one(tmp_path: Path, free_port: int) -> None:
     """In evaluation mode, so that batch norms do not depend on how a batch is divided."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_train, (port, tmp_path), nprocs=2)
+    torch.multiprocessing.spawn(_train, (free_port, tmp_path), nprocs=2)
     single = network("aps")
     single(images(4)).square().mean().backward()
     shared = torch.load(tmp_path / "grad", weights_only=True)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ..experiments.profiles import profile_names
 from ..experiments.records import write_json
-from .notebooks import RECORDS, SOURCES, files_hash
+from .notebooks import RECORDS, SOURCES
 from .paths import BUILD, ROOT
+from .worker import files_hash
 
 PAGES = ("_config.yml", "_toc.yml", "book/*.*", "book/_ext/*.py", "book/_static/*", "notebooks/*.ipynb")
 STAMP = BUILD / "book.json"

@@ -29,8 +29,8 @@ from ..experiments.records import code_version, network_hash, now, write_json
 from ..machine import hardware, versions
 from ..polyphase import circular_shift
 from ..verify import verify
-from .notebooks import files_hash
 from .paths import ROOT, SHIPPED
+from .worker import files_hash
 
 RECORDS = {placement: SHIPPED / "convert" / f"families-{placement}.json" for placement in get_args(Placement)}
 FINETUNING = SHIPPED / "convert" / "finetuning.json"

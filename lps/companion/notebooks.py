@@ -161,7 +161,6 @@ def plan(
         raise ValueError("a parameter belongs to a notebook: name it too, as in NB=table1")
 
     sources = files_hash(root, SOURCES)
-    machine = {"versions": versions(RECORDED_PACKAGES), "hardware": hardware()}
     jobs = []
     for name in only or known:
         notebook = json.loads(known[name].read_text())
@@ -185,7 +184,6 @@ def plan(
                 records=records_read(notebook),
                 html=variant,
                 command=command,
-                machine=machine,
             )
         )
     return jobs
@@ -272,7 +270,8 @@ def start_worker(job: Job, jobs: int) -> subprocess.Popen[str]:
             start_new_session=True,  # Ctrl-C reaches this process alone, which ends the worker
         )
     assert process.stdin is not None
-    process.stdin.write(json.dumps(asdict(job)) + "\n")
+    machine = {"versions": versions(RECORDED_PACKAGES), "hardware": hardware()}
+    process.stdin.write(json.dumps({"job": asdict(job), "machine": machine}) + "\n")
     process.stdin.flush()
     return process
 

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from base64 import b64decode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,6 @@ class Job:
     records: list[str]  # patterns of the results that it reads
     html: bool  # also export a page of its own
     command: str  # repeats this execution
-    machine: dict[str, Any]  # versions and hardware
 
     @property
     def sidecar(self) -> Path:
@@ -62,8 +61,11 @@ def files_hash(root: Path, patterns: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def work(job: Job) -> dict[str, str] | None:
-    """Execute `job` and move its files into place; on failure what failed, and nothing is moved."""
+def work(job: Job, machine: Mapping[str, Any]) -> dict[str, str] | None:
+    """Execute `job` and move its files into place; on failure what failed, and nothing is moved.
+
+    `machine` holds the versions and the hardware for the sidecar.
+    """
     import papermill
     from nbformat import NotebookNode, writes
 
@@ -98,7 +100,7 @@ def work(job: Job) -> dict[str, str] | None:
         "records": job.records_hash(),
         "seconds": round(time.monotonic() - started, 1),
         "peak_memory_mb": peak_memory_mb(),
-        **job.machine,
+        **machine,
     }
     target = Path(job.target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -189,11 +191,11 @@ def end_with_parent() -> None:
 
 
 def main() -> int:
-    """Read a job, execute it, and say on standard output what failed."""
+    """Read a job and what the machine is, execute it, and say on standard output what failed."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    job = Job(**json.loads(sys.stdin.readline()))
+    request = json.loads(sys.stdin.readline())
     threading.Thread(target=end_with_parent, daemon=True).start()
-    failure = work(job)
+    failure = work(Job(**request["job"]), request["machine"])
     if failure is not None:
         print(json.dumps(failure))
     return 0 if failure is None else 1

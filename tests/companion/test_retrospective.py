@@ -6,6 +6,7 @@ import pytest
 
 from lps.companion import retrospective
 from lps.companion.tables import paper_table
+from lps.experiments.config import SECTIONS
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import matching
 
@@ -66,7 +67,7 @@ def short_training(seed: int, acc: float, speed: float, **changes: str) -> dict[
     settings = {name.replace("__", "."): value for name, value in changes.items()}
     config = load_profile("reduced").row(row).override({"train.epochs": "2"} | settings).as_dict()
     made = record("table1/lps", seed, acc)
-    made["config"] = {section: config[section] for section in ("data", "model", "train", "evaluate", "engine")}
+    made["config"] = {section: config[section] for section in SECTIONS}
     made["data"]["fingerprint"] = "0"
     return made | {"history": [{"images_per_second": speed}]}
 

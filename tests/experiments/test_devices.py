@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import socket
 import subprocess
 import sys
 from multiprocessing import get_context
@@ -79,18 +78,16 @@ def stop_and_go_on(results: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_stopped_within_an_epoch_go_on_to_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(free_port))
     monkeypatch.setenv("WORLD_SIZE", "2")
     processes = []
-    for rank in range(2):
+    for rank in range(2):  # in their environment from the start: Lightning reads the rank when it is imported
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("LOCAL_RANK", str(rank))
-        processes.append(get_context("spawn").Process(target=stop_and_go_on, args=(tmp_path,)))
+        processes.append(get_context("spawn").Process(target=stop_and_go_on, args=(tmp_path,), daemon=True))
         processes[-1].start()
     for process in processes:
         process.join(250)
@@ -98,7 +95,7 @@ def test_two_processes_stopped_within_an_epoch_go_on_to_the_same_bits(
     whole, cut = (planned(tmp_path / name, "table1/lps", FIVE_STEPS | TWO) for name in ("whole", "cut"))
     records = [json.loads(run.record.read_text()) for run in (whole, cut)]
     assert records[0]["metrics"] == records[1]["metrics"]
-    assert [record["history"][-1]["loss"] for record in records] == [records[0]["history"][-1]["loss"]] * 2
+    assert records[0]["history"][-1]["loss"] == records[1]["history"][-1]["loss"]
     for ours, theirs in zip(*(torch.load(run.weights).values() for run in (whole, cut)), strict=True):
         assert torch.equal(ours, theirs)
 
