@@ -1,11 +1,17 @@
 """What tests share."""
 
+from __future__ import annotations
+
 import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @pytest.fixture
@@ -58,3 +64,31 @@ class Counter:
 def stop_after() -> Callable[[int], Callable[[], bool]]:
     """From a number of batches to a ``stop`` for a run."""
     return Counter
+
+
+@pytest.fixture
+def any_batch() -> Any:
+    """What ``torch.export`` is told of a first dimension that may change."""
+    from torch.export import Dim
+
+    return ({0: Dim("batch", min=1, max=64)},)
+
+
+@pytest.fixture
+def through_onnx(tmp_path: Path, any_batch: Any) -> Callable[[nn.Module, Tensor, Tensor], list[Tensor]]:
+    """From a network, an example of its input and another input to what ONNX Runtime makes of that."""
+    import torch
+
+    runtime = pytest.importorskip("onnxruntime")
+
+    def outputs(network: nn.Module, example: Tensor, x: Tensor) -> list[Tensor]:
+        path = tmp_path / "network.onnx"
+        # the optimizer takes longer than all else; the code of a page is tested with it
+        settings = {"dynamic_shapes": any_batch, "dynamo": True, "verbose": False, "optimize": False}
+        program = torch.onnx.export(network, (example,), **settings)
+        assert program is not None
+        program.save(path)
+        session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return [torch.from_numpy(out) for out in session.run(None, {session.get_inputs()[0].name: x.numpy()})]
+
+    return outputs
