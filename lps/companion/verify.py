@@ -12,11 +12,12 @@ from torch import nn
 from tqdm import tqdm
 
 from ..data import ImageSet
-from ..experiments.config import Experiment
+from ..experiments.config import Experiment, parse_changes
 from ..experiments.profiles import load_profile, profile_names
 from ..experiments.records import write_json
 from ..experiments.rows import TABLE1, Row, matching
 from ..experiments.run import DataCache, plan
+from ..experiments.weights import load_weights
 from ..probe import probe
 from ..verify import verify
 from .paths import LOCAL
@@ -36,6 +37,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--probe", action="store_true", help="find convolution algorithms that are exact on the device, and use them"
     )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting, as the run did"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the drawn shifts")
     parser.add_argument("--data-root", type=Path, help="folder of the data; default: LPS_DATA")
     parser.add_argument("--results", type=Path, default=LOCAL, help="where trained weights are looked for")
@@ -48,10 +52,10 @@ def _shifts(text: str) -> Any:
 
 def main(options: argparse.Namespace) -> int:
     """Print the report; exit status 1 where the network is not exact."""
-    profile, data = load_profile(options.profile), DataCache(options.data_root)
+    profile, changes, data = load_profile(options.profile), parse_changes(options.set), DataCache(options.data_root)
 
     def experiment_of(row: Row) -> Experiment:
-        return profile.row(row)
+        return profile.row(row).override(changes)
 
     if options.network.startswith(STRANGER):
         images, _ = data(experiment_of(TABLE1[0]).data)
@@ -66,7 +70,7 @@ def main(options: argparse.Namespace) -> int:
         images, _ = data(run.experiment.data)
         network, state = fresh(run.experiment, images, run.seed).learner.network, "untrained"
         if run.weights.exists():
-            network.load_state_dict(torch.load(run.weights, weights_only=True))
+            load_weights(network, run.weights)
             state = f"trained, {run.id}"
     if not 0 < options.images <= len(images.test):
         raise ValueError(f"{options.images} images were asked for, the profile holds {len(images.test)} to test on")

@@ -273,7 +273,11 @@ def _voc(root: Path) -> Layout:
     lists = base / "ImageSets" / "Segmentation"
     if not lists.is_dir():
         raise FileNotFoundError(f"{lists} is not there; unpack VOCtrainval_11-May-2012.tar in {root}")
-    augmented = (lists / "train_aug.txt").exists() and (base / "SegmentationClassAug").is_dir()
+    here = {path: path.exists() for path in (lists / "train_aug.txt", base / "SegmentationClassAug")}
+    if any(here.values()) and not all(here.values()):
+        there, missing = sorted(here, key=lambda path: not here[path])
+        raise FileNotFoundError(f"{there} is there and {missing} is not: SBD's annotations take both")
+    augmented = all(here.values())
     names = (_names(lists / ("train_aug.txt" if augmented else "train.txt")), _names(lists / "val.txt"))
     folders = ("SegmentationClassAug" if augmented else "SegmentationClass", "SegmentationClass")
     training, testing = (

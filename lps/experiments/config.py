@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from ..convolution import Padding
+from ..metrics import PAPER
 from ..resnet import OutputStride, Stem
 from ..sampling import Source
 
@@ -54,6 +55,10 @@ class Photographs(Data):
     def __post_init__(self) -> None:
         if self.resize < self.crop:
             raise ValueError(f"windows of {self.crop} pixels do not fit images of {self.resize}")
+
+
+CLASSIFIER_STRIDE = 32
+"""What a ResNet on photographs divides both sides of its images by."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +207,20 @@ class Experiment:
     evaluate: Protocol
     engine: Engine
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.data, Photographs):
+            return
+        sizes = {"resize": self.data.resize, "crop": self.data.crop}
+        if self.task == "photographs" and sizes["resize"] < (needed := sizes["crop"] + PAPER.high):
+            raise ValueError(
+                f"data.resize is {sizes['resize']}: windows of {sizes['crop']} pixels, shifted by up to {PAPER.high}, "
+                f"need images of at least {needed}"
+            )
+        stride = self.model.output_stride if isinstance(self.model, Segmenter) else CLASSIFIER_STRIDE
+        for name, size in sizes.items():
+            if self.model.method in ("aps", "lps") and size % stride:
+                raise ValueError(f"data.{name} is {size}: a network that selects phases needs a multiple of {stride}")
+
     @property
     def task(self) -> Task:
         if isinstance(self.model, Segmenter):
@@ -209,16 +228,15 @@ class Experiment:
         return "photographs" if isinstance(self.data, Photographs) else "images"
 
     def override(self, settings: Mapping[str, str]) -> Self:
-        """Change settings by dotted name: ``{"train.epochs": "5"}``."""
-        changed = self
+        """Change settings by dotted name, ``{"train.epochs": "5"}``; checked when all of them are made."""
+        changes: dict[str, dict[str, Any]] = {}
         for name, text in settings.items():
+            if name not in self.setting_names():
+                raise ValueError(f"unknown setting {name!r}; known: {', '.join(self.setting_names())}")
             section, _, field = name.partition(".")
-            part = getattr(changed, section, None) if section in SECTIONS else None
-            if part is None or field not in {f.name for f in fields(part)}:
-                raise ValueError(f"unknown setting {name!r}; known: {', '.join(changed.setting_names())}")
-            value = _parse(text, get_type_hints(type(part))[field], name)
-            changed = replace(changed, **{section: replace(part, **{field: value})})
-        return changed
+            hint = get_type_hints(type(getattr(self, section)))[field]
+            changes.setdefault(section, {})[field] = _parse(text, hint, name)
+        return replace(self, **{section: replace(getattr(self, section), **new) for section, new in changes.items()})
 
     def setting_names(self) -> list[str]:
         """Dotted names of all settings."""

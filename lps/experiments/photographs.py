@@ -45,9 +45,20 @@ class PhotographBatches(pl.LightningDataModule):
         )
         self.images = Augmented(data.train, augment, seed)
         self.batch_size, self.seed, self.workers = experiment.train.batch_size, seed, experiment.engine.workers
+        self.pairs = experiment.task == "segmentation" and not experiment.engine.sync_batchnorm
 
     def train_dataloader(self) -> DataLoader[Any]:
-        order = EpochOrder.of(len(self.images), self.batch_size, self.seed, cast(pl.Trainer, self.trainer))
+        trainer = cast(pl.Trainer, self.trainer)
+        count, world = len(self.images), trainer.world_size
+        if self.pairs:  # DeepLabV3+ normalises one value of each channel and image, which takes two images
+            if self.batch_size // world == 1:
+                raise ValueError(
+                    f"batches of {self.batch_size} leave each of {world} devices one image, and batch norm needs two: "
+                    "use fewer devices, larger batches, or engine.sync_batchnorm=true"
+                )
+            if count // world % (self.batch_size // world) == 1:
+                count -= world
+        order = EpochOrder.of(count, self.batch_size, self.seed, trainer)
         return DataLoader(
             self.images,
             batch_sampler=Looks(order),

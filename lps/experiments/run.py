@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from filelock import FileLock
 from torch import distributed as dist
+from torch import nn
 from tqdm import tqdm
 
 from ..data import data_root, load
@@ -30,6 +31,7 @@ from .rows import Row, by_value
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+Measure = Callable[[nn.Module, torch.device], dict[str, dict[str, Any]]]
 Report = Callable[[int, int, float], None]
 Stop = Callable[[], bool]
 
@@ -125,30 +127,30 @@ def perform(
 
     A lock keeps two processes from training the same run; the second waits and finds the record.
     """
-    from .evaluate import exact_convolutions
     from .logs import Logbook
     from .resume import MidEpoch, check
     from .tasks import prepare
     from .train import CHECKPOINT, AtomicCheckpoints, fit
 
     run.record.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(run.record.with_suffix(".lock")) if leads() else nullcontext():
+    alone = run.experiment.engine.devices * run.experiment.engine.nodes == 1
+    # the other processes of this run do not see the lock: to wait, and then to find the record, would leave them behind
+    lock = FileLock(run.record.with_suffix(".lock"), timeout=-1 if alone else 0)
+    with lock if leads() else nullcontext():
         if run.done:
             return False
         images, fingerprint = data(run.experiment.data)
         started = now()
         began = time.perf_counter()
         version = code_version(run.experiment.task)
-        learner, batches, measure = prepare(run.experiment, images, run.seed, run.results)
+        learner, batches, measure, backbone = prepare(run.experiment, images, run.seed, run.results)
         log = Logbook(run.record.with_suffix(".csv"))
         check(run.work / CHECKPOINT, learner)
         middle = MidEpoch(run.work / CHECKPOINT, stop, log)
+        torch.backends.cudnn.allow_tf32 = run.experiment.engine.tf32
         fit(learner, batches, run.work, report, middle.asked, deadline, [log, middle])
         log.finish(learner)
-        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-        some, _ = next(iter(images.batches(4)))
-        with exact_convolutions(learner.network, some, run.experiment.evaluate.batch_size, device) as convolutions:
-            metrics = measure(learner.network, device)
+        metrics, convolutions = measured(learner.network, measure, run.experiment, images)
         if leads():
             settings = run.experiment.as_dict()
             AtomicCheckpoints().save_checkpoint(learner.network.cpu().state_dict(), run.weights)
@@ -173,7 +175,8 @@ def perform(
                     "code": version,
                     "versions": versions(PACKAGES),
                     "hardware": hardware(),
-                    "determinism": determinism() | {"convolutions": convolutions},
+                    "determinism": determinism() | {"tf32": run.experiment.engine.tf32, "convolutions": convolutions},
+                    "backbone": backbone and backbone.relative_to(run.results).with_suffix("").as_posix(),
                     "started": started,
                     "seconds": {
                         "training": sum(epoch["seconds"] for epoch in learner.history),
@@ -190,19 +193,34 @@ def perform(
 
 def measure_again(run: Run, data: DataCache, changes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Metrics of the trained weights of a run, under other settings of ``evaluate``, ``engine`` or ``data``."""
-    from .evaluate import exact_convolutions
     from .tasks import fresh
+    from .weights import load_weights
 
     if not run.weights.exists():
         raise FileNotFoundError(f"{run.title} has no weights in {run.results}; {run.weights.name} is expected there")
     experiment = run.experiment.override(changes)
     images, _ = data(experiment.data)
-    learner, _, measure = fresh(experiment, images, run.seed)
-    learner.network.load_state_dict(torch.load(run.weights, weights_only=True))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    some, _ = next(iter(images.batches(4)))
-    with exact_convolutions(learner.network, some, experiment.evaluate.batch_size, device):
-        return measure(learner.network, device)
+    job = fresh(experiment, images, run.seed)
+    load_weights(job.learner.network, run.weights)
+    metrics, _ = measured(job.learner.network, job.measure, experiment, images)
+    return metrics
+
+
+def measured(
+    network: nn.Module, measure: Measure, experiment: Experiment, images: Any
+) -> tuple[dict[str, dict[str, Any]], str]:
+    """Metrics of a trained network, and the convolutions that they were measured with: see
+    :func:`~lps.experiments.evaluate.exact_convolutions`, tried here on images and batches of the size measured."""
+    from .evaluate import exact_convolutions
+
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    batch_size = experiment.evaluate.batch_size
+    some, _ = next(iter(images.batches(batch_size)))
+    if experiment.task == "photographs":
+        crop = cast(Photographs, experiment.data).crop
+        some = some[..., :crop, :crop]
+    with exact_convolutions(network, some, batch_size, device) as convolutions:
+        return measure(network, device), convolutions
 
 
 class Outcome(NamedTuple):
@@ -349,6 +367,8 @@ def run_all(
                 tqdm.write(f"{title}: {outcome.state} after {seconds:.0f} s{reason}", file=sys.stderr)
             if outcome.state == "failed":
                 failed.append(f"{run.title}: {outcome.reason}")
+                if run.experiment.engine.devices * run.experiment.engine.nodes > 1:
+                    return  # its other processes wait for this one: they end with it
             if outcome.state == "stopped":
                 stopped.append(outcome.reason)
             elif stop():

@@ -1,5 +1,6 @@
 """DeepLabV3+ in training and in evaluation (Tables 5 and 6)."""
 
+import json
 from dataclasses import replace
 from math import isnan
 from pathlib import Path
@@ -17,6 +18,7 @@ from .config import Experiment, Segmenter
 from .evaluate import as_dict, predictor
 from .model import antialias, build_model
 from .train import Learner, Normalize
+from .weights import read_weights
 
 
 def build_segmenter(config: Segmenter, classes: int) -> DeepLabV3Plus:
@@ -36,30 +38,48 @@ def upsample(config: Segmenter) -> Any:
     return lambda channels: Upsample(None if fill is None else cast(Any, fill)(channels, gain=4.0))
 
 
-def learner(experiment: Experiment, data: PhotographSet, seed: int, results: Path) -> Learner:
-    """DeepLabV3+ in training; its backbone starts at random or from the weights that ``model.backbone`` names."""
+def learner(experiment: Experiment, data: PhotographSet, seed: int, backbone: Path | None) -> Learner:
+    """DeepLabV3+ in training; its backbone starts at random or from the weights in ``backbone``."""
     config = cast(Segmenter, experiment.model)
     torch.manual_seed(seed)
     model = build_segmenter(config, len(data.classes))
     network = nn.Sequential(Normalize(*data.statistics()), model)
-    if config.backbone != "random":
-        load_backbone(network, experiment, seed, results)
+    if backbone is not None:
+        load_backbone(network, backbone)
     backbone_lr = cast(Any, experiment.train).backbone_lr
     return Learner(network, experiment, seed, ignored=data.ignored, slow="1.backbone.", slow_lr=backbone_lr)
 
 
-def load_backbone(network: nn.Sequential, experiment: Experiment, seed: int, results: Path) -> None:
-    """Weights, and the normalisation that goes with them, of the classifier recorded with the same profile and seed."""
-    row = cast(Segmenter, experiment.model).backbone
+def find_backbone(experiment: Experiment, seed: int, results: Path) -> Path | None:
+    """The newest weights in ``results`` of the row that ``model.backbone`` names, with the same profile, seed and
+    network; ``None`` for ``random``."""
+    ours = cast(Segmenter, experiment.model)
+    row = ours.backbone
+    if row == "random":
+        return None
     found = sorted((results / row).glob(f"{experiment.profile}-seed{seed}-*.pt"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise FileNotFoundError(
             f"{experiment.name} starts from {row}, which has no weights in {results}; make them with: python -m lps "
             f"run {row} --profile {experiment.profile} --seed {seed}, or start with --set model.backbone=random"
         )
-    state = torch.load(found[-1], weights_only=True)
+    odd: list[str] = []
+    for path in reversed(found):
+        theirs = json.loads(path.with_suffix(".json").read_text())["config"]["model"]
+        differs = [f"{name} is {value} there" for name, value in theirs.items() if getattr(ours, name) != value]
+        if not differs:
+            return path
+        odd = odd or differs
+    raise ValueError(
+        f"{experiment.name} starts from {row}, whose weights in {results} are of another network: {', '.join(odd)}; "
+        f"train that row with the settings of this one, or start with --set model.backbone=random"
+    )
+
+
+def load_backbone(network: nn.Sequential, path: Path) -> None:
+    """Weights of a classifier, and the normalisation that goes with them."""
     parts: tuple[dict[str, Tensor], ...] = ({}, {})
-    for name, value in state.items():
+    for name, value in read_weights(path).items():
         if not name.startswith("1.head."):
             parts[int(name[0])][name[2:]] = value
     network[0].load_state_dict(parts[0])

@@ -10,34 +10,37 @@ from ..machine import hardware
 from .run import Run
 from .train import CHECKPOINT, AtomicCheckpoints
 
+History = Sequence[Mapping[str, float]]
 
-def state(run: Run) -> str:
-    """``done``, ``running`` in another process, ``begun`` with the epochs that are kept, or ``outstanding``."""
+
+def state(run: Run) -> tuple[str, History]:
+    """``done``, ``running`` in another process, ``begun`` or ``outstanding``, and the epochs that are kept."""
     if run.done:
-        return "done"
+        return "done", ()
     lock = run.record.with_suffix(".lock")
     if lock.exists():
         try:
             with FileLock(lock, timeout=0):
                 pass
         except Timeout:
-            return "running"
+            return "running", ()
     checkpoint = run.work / CHECKPOINT
     if not checkpoint.exists():
-        return "outstanding"
+        return "outstanding", ()
     try:
-        epoch = len(AtomicCheckpoints().load_checkpoint(checkpoint, "meta")["history"])
+        history = AtomicCheckpoints().load_checkpoint(checkpoint, "meta")["history"]
     except ValueError:
-        return "begun, checkpoint not readable"
-    return f"begun, {epoch} of {run.experiment.train.epochs} epochs"
+        return "begun, checkpoint not readable", ()
+    return f"begun, {len(history)} of {run.experiment.train.epochs} epochs", history
 
 
-def estimate(run: Run, records: Sequence[Mapping[str, Any]]) -> float | None:
-    """Seconds that a run takes from its start, by records of this machine's kind: of its row, else of its table.
-
-    ``None`` where there is none of the same profile and number of epochs.
+def estimate(run: Run, records: Sequence[Mapping[str, Any]], history: History = ()) -> float | None:
+    """Seconds that a run still takes after the epochs of ``history``, by records of this machine's kind: of its row,
+    else of its table. Where there is none of the same profile and number of epochs, training alone by ``history``,
+    or ``None``.
     """
     experiment, machine = run.experiment, hardware()
+    left = experiment.train.epochs - len(history)
     alike = [
         record
         for record in records
@@ -47,16 +50,20 @@ def estimate(run: Run, records: Sequence[Mapping[str, Any]]) -> float | None:
         and record["experiment"].split("/")[0] == experiment.name.split("/")[0]
     ]
     closest = [record for record in alike if record["experiment"] == experiment.name] or alike
-    return mean(max(r["seconds"].values()) for r in closest) if closest else None
+    if closest:
+        training = mean(record["seconds"]["training"] for record in closest)
+        whole = mean(max(record["seconds"].values()) for record in closest)
+        return whole - training * len(history) / experiment.train.epochs
+    return left * mean(epoch["seconds"] for epoch in history) if history else None
 
 
 def overview(runs: Sequence[Run], records: Sequence[Mapping[str, Any]]) -> str:
     """A line for each run, and the time that the outstanding ones need together, one after the other."""
     lines, total, unknown = [], 0.0, 0
     for run in runs:
-        word = state(run)
+        word, history = state(run)
         if word != "done":
-            seconds = estimate(run, records)
+            seconds = estimate(run, records, history)
             total, unknown = total + (seconds or 0), unknown + (seconds is None)
             word += ", time unknown" if seconds is None else f", about {clock(seconds)}"
         lines.append(f"{run.experiment.name:<36} seed {run.seed}  {word}")

@@ -17,11 +17,12 @@ from .train import Classifier, ImageBatches, Learner
 
 
 class Job(NamedTuple):
-    """A network in training, its batches, and how it is measured on a device afterwards."""
+    """A network in training, its batches, how it is measured on a device afterwards, and the weights it starts from."""
 
     learner: Learner
     batches: pl.LightningDataModule
     measure: Callable[[nn.Module, torch.device], dict[str, dict[str, Any]]]
+    backbone: Path | None = None
 
 
 def prepare(experiment: Experiment, data: ImageSet | PhotographSet, seed: int, results: Path) -> Job:
@@ -35,12 +36,18 @@ def prepare(experiment: Experiment, data: ImageSet | PhotographSet, seed: int, r
         )
     batches = photographs.PhotographBatches(data, experiment, seed)
     if experiment.task == "photographs":
-        learner: Learner = Classifier(experiment, data, seed)
-        measure = photographs.evaluate
-    else:
-        learner = segment.learner(experiment, data, seed, results)
-        measure = segment.evaluate
-    return Job(learner, batches, lambda network, device: measure(network, data, experiment, device))
+        return Job(
+            Classifier(experiment, data, seed),
+            batches,
+            lambda network, device: photographs.evaluate(network, data, experiment, device),
+        )
+    backbone = segment.find_backbone(experiment, seed, results)
+    return Job(
+        segment.learner(experiment, data, seed, backbone),
+        batches,
+        lambda network, device: segment.evaluate(network, data, experiment, device),
+        backbone,
+    )
 
 
 def fresh(experiment: Experiment, data: ImageSet | PhotographSet, seed: int) -> Job:

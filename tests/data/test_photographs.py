@@ -86,6 +86,9 @@ def test_sbd_is_used_where_it_is(tmp_path: Path) -> None:
     assert len(images.train) == 2 and images.source.endswith("with SBD's train_aug")
     (tmp_path / "voc/VOCdevkit/VOC2012/classes.txt").write_text("ground\nsky\ntree\nroad\n")
     assert read("voc", tmp_path).classes == ("ground", "sky", "tree", "road")
+    (tmp_path / "voc/VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"SegmentationClassAug is there and .*train_aug.txt is not"):
+        read("voc", tmp_path)
 
 
 def test_drawn_images_stand_in_for_both() -> None:

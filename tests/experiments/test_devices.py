@@ -2,17 +2,22 @@
 
 import itertools
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import matching
-from lps.experiments.run import DataCache, Run, attempt, measure_again, perform, plan, run_all
+from lps.experiments.run import DataCache, Run, RunsFailed, attempt, measure_again, perform, plan, run_all
+from lps.experiments.tasks import prepare
 from lps.experiments.train import CHECKPOINT, AtomicCheckpoints, Classifier, EpochOrder
 
 ONE_STEP = {
@@ -61,6 +66,24 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
         torch.testing.assert_close(together[name], parameter.detach(), rtol=1e-5, atol=1e-6)
 
 
+def two_processes(
+    target: Callable[[Path], None], folder: Path, monkeypatch: pytest.MonkeyPatch, port: int
+) -> list[int | None]:
+    """The exit codes of two processes that share the runs of ``target``, as torchrun starts them."""
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    processes = []
+    for rank in range(2):  # in their environment from the start: Lightning reads the rank when it is imported
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        processes.append(get_context("spawn").Process(target=target, args=(folder,), daemon=True))
+        processes[-1].start()
+    for process in processes:
+        process.join(250)
+    return [process.exitcode for process in processes]
+
+
 def stop_and_go_on(results: Path) -> None:
     """One of the two processes: a run left alone, and the same stopped after three of its five batches."""
     torch.set_num_threads(1)
@@ -80,24 +103,39 @@ def stop_and_go_on(results: Path) -> None:
 def test_two_processes_stopped_within_an_epoch_go_on_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", str(free_port))
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    processes = []
-    for rank in range(2):  # in their environment from the start: Lightning reads the rank when it is imported
-        monkeypatch.setenv("RANK", str(rank))
-        monkeypatch.setenv("LOCAL_RANK", str(rank))
-        processes.append(get_context("spawn").Process(target=stop_and_go_on, args=(tmp_path,), daemon=True))
-        processes[-1].start()
-    for process in processes:
-        process.join(250)
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert two_processes(stop_and_go_on, tmp_path, monkeypatch, free_port) == [0, 0]
     whole, cut = (planned(tmp_path / name, "table1/lps", FIVE_STEPS | TWO) for name in ("whole", "cut"))
     records = [json.loads(run.record.read_text()) for run in (whole, cut)]
     assert records[0]["metrics"] == records[1]["metrics"]
     assert records[0]["history"][-1]["loss"] == records[1]["history"][-1]["loss"]
     for ours, theirs in zip(*(torch.load(run.weights).values() for run in (whole, cut)), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def one_fails(results: Path) -> None:
+    """One of the two processes: the disk of the first is full at the end of an epoch, and another run waits."""
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError("no space left on device")
+
+    torch.set_num_threads(1)
+    if os.environ["RANK"] == "0":
+        AtomicCheckpoints.save_checkpoint = full  # type: ignore[method-assign]
+    runs = [planned(results, row, FIVE_STEPS | TWO) for row in ("table1/lps", "table1/aps")]
+    try:
+        run_all(runs, DataCache(None), {}, quiet=True)
+    except RunsFailed as error:
+        Path(results, os.environ["RANK"]).write_text(str(error))
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    assert two_processes(one_fails, tmp_path, monkeypatch, free_port) == [0, 0]
+    said = [(tmp_path / rank).read_text() for rank in "01"]
+    assert said[0] == "table1/lps seed 0: no space left on device" and said[1].startswith("table1/lps seed 0: ")
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_runs_on_several_devices_go_one_at_a_time(tmp_path: Path) -> None:
@@ -114,6 +152,22 @@ def test_the_shares_of_two_devices_are_the_batches_of_one() -> None:
     assert len(set(images)) == 40
     with pytest.raises(ValueError, match="a batch of 10 images cannot be shared equally by 3 devices"):
         EpochOrder(41, 10, 3, lambda: 0, 0, 3)
+
+
+def test_no_device_of_a_segmenter_gets_a_single_image(tmp_path: Path) -> None:
+    """The pooled features of DeepLabV3+ have one value of each channel and image, and batch norm takes two."""
+
+    def sizes(images: int, devices: int) -> list[int]:
+        few = {"data.train": str(images), "data.test": "1", "train.batch_size": "4"}
+        run = planned(tmp_path, "table5/lps-adapt-3", few)
+        batches = prepare(run.experiment, DataCache(None)(run.experiment.data)[0], 0, tmp_path).batches
+        batches.trainer = SimpleNamespace(world_size=devices, global_rank=0, global_step=0)  # type: ignore[assignment]
+        return [len(batch) for batch in batches.train_dataloader().batch_sampler]
+
+    assert sizes(14, 1) == [4, 4, 4, 2] and sizes(13, 1) == [4, 4, 4]
+    assert sizes(13, 2) == [2, 2, 2] and sizes(10, 2) == [2, 2]
+    with pytest.raises(ValueError, match="batches of 4 leave each of 4 devices one image"):
+        sizes(12, 4)
 
 
 def test_how_the_machine_is_used_changes_rounding_only(tmp_path: Path) -> None:

@@ -80,6 +80,29 @@ def test_wrong_settings_are_named(changes: dict[str, str], words: str) -> None:
         tiny().override(changes)
 
 
+@pytest.mark.parametrize(
+    ("row", "changes", "words"),
+    [
+        ("table2/baseline", {"data.resize": "240"}, "data.resize is 240: windows of 224 pixels, .* at least 256"),
+        ("table2/lps", {"data.resize": "270"}, "data.resize is 270: .* needs a multiple of 32"),
+        ("table3/resnet50-lps-tri-3", {"data.crop": "200"}, "data.crop is 200: .* needs a multiple of 32"),
+        ("table5/lps-adapt-3", {"data.resize": "513", "data.crop": "513"}, "data.resize is 513: .* a multiple of 32"),
+    ],
+)
+def test_sizes_that_could_not_be_measured_are_refused(row: str, changes: dict[str, str], words: str) -> None:
+    (found,) = rows.matching([row])
+    with pytest.raises(ValueError, match=words):
+        load_profile("full").row(found).override(changes)
+
+
+def test_settings_are_checked_together() -> None:
+    (row,) = rows.matching(["table2/baseline"])
+    for sizes in ({"data.resize": "160", "data.crop": "128"}, {"data.crop": "128", "data.resize": "160"}):
+        assert load_profile("full").row(row).override(sizes).data.crop == 128
+    filtered = load_profile("smoke").row(rows.TABLE1[0]).override({"model.method": "lpf", "model.antialias": "tri-3"})
+    assert filtered.model.antialias == "tri-3"
+
+
 def test_overrides_keep_everything_else() -> None:
     changed = tiny().override({"train.lr": "1", "data.train": "null", "train.flip": "false"})
     assert changed.train == replace(tiny().train, lr=1.0, flip=False)

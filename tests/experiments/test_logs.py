@@ -55,14 +55,18 @@ def test_how_far_runs_are(tmp_path: Path, stop_after: Callable[[int], Callable[[
     data = DataCache(None)
     perform(runs[0], data, {})
     attempt(runs[1], data, {}, lambda *_: None, stop_after(3), None)
-    assert [state(run) for run in runs] == ["done", "begun, 1 of 3 epochs", "outstanding"]
+    assert [state(run)[0] for run in runs] == ["done", "begun, 1 of 3 epochs", "outstanding"]
     records = [json.loads(runs[0].record.read_text())]
     seconds = estimate(runs[2], records)
     assert seconds is not None and seconds == max(records[0]["seconds"].values())
-    assert overview(runs, records).endswith(f"1 of 3 done, 2 to go: about {clock(2 * seconds)}")
-    assert overview(runs, []).endswith("1 of 3 done, 2 to go: about 0 s and 2 of unknown length")
+    _, history = state(runs[1])
+    rest = estimate(runs[1], records, history)
+    assert rest == pytest.approx(seconds - records[0]["seconds"]["training"] / 3)
+    assert overview(runs, records).endswith(f"1 of 3 done, 2 to go: about {clock(rest + seconds)}")
+    assert estimate(runs[1], [], history) == 2 * history[0]["seconds"]
+    assert overview(runs, []).endswith(" and 1 of unknown length")
     with FileLock(runs[2].record.with_suffix(".lock")):
-        assert state(runs[2]) == "running"
+        assert state(runs[2])[0] == "running"
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(12, "12 s"), (600, "10 min"), (9000, "2.5 h")])
@@ -81,6 +85,12 @@ def test_weights_are_measured_again_from_the_command_line(tmp_path: Path, capsys
     assert capsys.readouterr().out == f"table1/aps seed 0  acc{said}\n"
     assert main(["evaluate", *arguments, "--with", "evaluate.exhaustive=1"]) == 0
     assert "c_cons_all 100.00" in capsys.readouterr().out
+    assert main(["verify", *arguments, "--shifts", "4"]) == 0
+    assert "table1/aps (trained, " in capsys.readouterr().out
+    (weights,) = tmp_path.rglob("*.pt")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert main(["evaluate", *arguments]) == 2
+    assert f"{weights} is not a readable file of weights" in capsys.readouterr().err
 
 
 def test_tensorboard_shows_what_the_record_holds(tmp_path: Path) -> None:

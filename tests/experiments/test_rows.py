@@ -143,7 +143,12 @@ def test_a_backbone_starts_from_the_weights_of_its_row(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="python -m lps run table2/lps-adapt-3 --profile smoke --seed 0"):
         prepare(run.experiment, images, 0, tmp_path)
     perform(classifier, DataCache(None), {})
-    network = prepare(run.experiment, images, 0, tmp_path).learner.network
+    other = run_of("table5/lps-adapt-3", tmp_path, model__backbone="table2/lps-adapt-3", model__hidden_divisor="4")
+    with pytest.raises(ValueError, match="are of another network: hidden_divisor is 8 there"):
+        prepare(other.experiment, images, 0, tmp_path)
+    job = prepare(run.experiment, images, 0, tmp_path)
+    assert job.backbone == classifier.weights
+    network = job.learner.network
     taken = {name.replace("1.backbone.", "1."): value for name, value in network.state_dict().items()}
     for name, value in torch.load(classifier.weights).items():
         if not name.startswith("1.head."):
