@@ -20,7 +20,6 @@ from .networks import LPF, LPS, NAIVE, STRIDED, classifier, learned, tri3
 Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "tf32", "bf16"]
 ALL = (LPF, LPS, NAIVE, STRIDED, "baseline", "aps-tri-3", "ddac-adapt-3", "lps-adapt-3")
-TRAINED = tuple(row for row in ALL if row != STRIDED)
 FEW = (LPF, LPS, "aps-tri-3", "ddac-adapt-3")
 COMPILED = (LPF, LPS, NAIVE, "ddac-adapt-3")
 PROFILED = (LPF, LPS, "ddac-adapt-3")
@@ -190,9 +189,7 @@ def upsampling(setting: Setting, batch: int, maps: Sequence[tuple[int, int]], se
         facts = {"shape": [batch, channels, size, size]}
         for name, by_lpu in (("bilinear", False), ("lpu", True)):
             cases[f"{name} {shape}"] = Case(partial(build, channels, size, by_lpu), f"bilinear {shape}", facts)
-    channels, size = maps[-1]
-    profiled = (f"bilinear {channels}@{size}", f"lpu {channels}@{size}")
-    return Group(f"upsampling-{setting.name}", setting, cases, {"batch": batch}, seconds, profiled)
+    return Group(f"upsampling-{setting.name}", setting, cases, {"batch": batch}, seconds, profiled=tuple(cases))
 
 
 class SplitLogits(nn.Module):
@@ -292,7 +289,7 @@ def on_cpu(batch: int | None) -> list[Group]:
     images, small = batch or 2, batch or 16
     return [
         classifiers(eager, ALL, 101, "imagenet", images, 224, 90, profiled=PROFILED),
-        classifiers(eager, TRAINED, 18, "cifar", small, 32, 90, train=True, profiled=PROFILED),
+        classifiers(eager, ALL, 18, "cifar", small, 32, 90, train=True, profiled=PROFILED),
         upsampling(eager, images, ((256, 14), (256, 28), (21, 56), (21, 112)), 10),
         roofline(eager, images, 15),
         scaling(eager, 2, 56, 20),
@@ -313,14 +310,14 @@ def on_gpu(batch: int | None) -> list[Group]:
         classifiers(at("bf16"), ALL, 101, "imagenet", images, 224, 25, profiled=PROFILED),
         classifiers(at("bf16", compiled=True), COMPILED, 101, "imagenet", images, 224, 150),
         classifiers(at("tf32", channels_last=False), ALL, 101, "imagenet", images, 224, 25),
-        classifiers(at("tf32"), TRAINED, 18, "cifar", small, 32, 25, train=True, profiled=PROFILED),
+        classifiers(at("tf32"), ALL, 18, "cifar", small, 32, 25, train=True, profiled=PROFILED),
         upsampling(at("tf32"), images, ((256, 32), (256, 64), (21, 128), (21, 256)), 10),
         roofline(at("tf32"), images, 10),
         scaling(at("tf32"), 8, 112, 15),
         classifiers(at("bf16", compiled=True), (LPF, LPS, "ddac-adapt-3"), 18, "cifar", small, 32, 90, train=True),
         classifiers(at("bf16", channels_last=False), ALL, 101, "imagenet", images, 224, 20),
         classifiers(at("float32", channels_last=False), ALL, 101, "imagenet", images, 224, 25),
-        classifiers(at("bf16"), TRAINED, 18, "cifar", small, 32, 20, train=True),
+        classifiers(at("bf16"), ALL, 18, "cifar", small, 32, 20, train=True),
         segmentation(at("bf16"), 8, 512, 15),
         classifiers(at("bf16"), ALL, 50, "imagenet", images, 224, 15),
         classifiers(at("bf16"), ALL, 18, "imagenet", images, 224, 15),

@@ -33,7 +33,9 @@ ROWS: dict[str, Sampling | None] = {
 def classifier(row: str, depth: int, stem: Stem) -> ResNet:
     """The network of a row: of Table 4 (``lps-tri-3``), or :data:`STRIDED` or :data:`NAIVE`; 10 classes."""
     sampling = ROWS[row.removesuffix("-strided").removesuffix("-naive")]
-    network = ResNet(depth, classes=10, sampling=sampling, stem="imagenet-strided" if row == STRIDED else stem)
+    if row == STRIDED and stem == "imagenet":
+        stem = "imagenet-strided"
+    network = ResNet(depth, classes=10, sampling=sampling, stem=stem)
     if row == STRIDED:
         filter_then_stride(network)
     if row == NAIVE:

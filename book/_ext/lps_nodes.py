@@ -16,6 +16,7 @@ SYMBOLS = {
     "holds": "✓",
     "holds+": "✓+",
     "direction only": "≈",
+    "undecided": "?",
     "fails": "✗",
     "not run": "○",
     "not checkable": NONE,

@@ -177,7 +177,7 @@ def _measured(entry: Entry, row: Mapping[str, str], metric: str, found: Sequence
     scale = _scale(found)
     counts = f"{ours['agree']:,} of {ours['total']:,} {scale}" if "total" in ours else scale
     if metric in IMAGES and ours["agree"] == ours["total"]:
-        counts += f"; {_bound(ours['total'])}"
+        counts += f"; {_bound(found, metric)}"
     return replace(
         entry,
         ours=f"{ours['mean']:.2f} (n = {ours['n']}, {scale})",
@@ -210,9 +210,14 @@ def _other_protocols(metric: str, found: Sequence[Record]) -> str:
     return "".join(f"; {words} {c['agree']:,} of {c['total']:,}" for words, c in counted.items() if c)
 
 
-def _bound(total: int) -> str:
-    """What a count without a failure leaves possible, were it not a theorem."""
-    return f"a failure rate above {100 * failure_bound(total):.2g} % is ruled out (95 %)"
+def _bound(found: Iterable[Record], metric: str) -> str:
+    """What a count without a failure leaves possible for one network, were it not a theorem.
+
+    Networks are tried on the same images with the same shifts, so that their pairs do not add up.
+    """
+    total = min(record["metrics"][metric]["total"] for record in found)
+    each = f"each network alone, on {total:,} pairs"
+    return f"of {each}, a failure rate above {100 * failure_bound(total):.2g} % is ruled out (95 %)"
 
 
 def _counted(entry: Entry, row: Mapping[str, str], metric: str) -> Entry:
@@ -253,7 +258,8 @@ def _ordering(item: Mapping[str, Any], found: Found, timed: Sequence[Record]) ->
         item["statement"],
         item.get("paper") or _in_print(compared, relation),
         None,
-        f"paired over at least {MIN_SEEDS} seeds, the 95 % interval of every difference {_WORDS[relation]}",
+        f"paired over at least {MIN_SEEDS} seeds, the 95 % interval of every difference {_WORDS[relation]}; below the "
+        "paper's scale direction only at most, and undecided where an interval contradicts it",
         "not run",
         "",
         command="\n".join(command(f"{name}/*") for name in tables if name != "table4"),
@@ -263,19 +269,22 @@ def _ordering(item: Mapping[str, Any], found: Found, timed: Sequence[Record]) ->
         return replace(entry, **benchmarks.slower([pair.better for pair in compared], timed))  # all over LPF
     results = {pair: _difference(pair, found) for pair in compared}
     known = {pair: result for pair, result in results.items() if result[1] >= MIN_SEEDS}
-    if any(agrees(relation, interval.low, interval.high) is False for interval, _ in known.values()):
+    against = [pair for pair, (i, _) in known.items() if agrees(relation, i.low, i.high) is False]
+    if any(all(map(is_full_scale, _behind([pair], found))) for pair in against):
         verdict: Verdict = "fails"
     elif len(known) == len(results) and all(agrees(relation, i.low, i.high) for i, _ in known.values()):
         verdict = "holds" if all(map(is_full_scale, _behind(compared, found))) else "direction only"
     else:
-        verdict = "not run"
+        verdict = "undecided" if any(n for _, n in results.values()) else "not run"
     words = "; ".join(
         f"{pair.better} - {pair.worse}, {pair.metric}: {interval.value:+.2f} "
         f"[{interval.low:+.2f}, {interval.high:+.2f}], n = {n}"
         for pair, (interval, n) in known.items()
     )
     needed = f"{len(known)} of {len(results)} comparisons have {MIN_SEEDS} paired seeds"
-    if len(known) == len(results) and verdict == "not run":
+    if against and verdict == "undecided":
+        needed += f", and the direction of {len(against)} is not seen at this scale"
+    elif len(known) == len(results) and verdict == "undecided":
         needed = "the intervals do not decide it"
     behind = _behind(compared, found)
     return replace(
@@ -342,9 +351,9 @@ def _consistency(item: Mapping[str, Any], best: Found) -> Entry:
     if exact and not all(equal):
         verdict = "fails"
     elif not exact and any(equal):
-        verdict = "fails" if complete else "not run"
-    bound = f"; {_bound(total)}" if exact and all(equal) and metric in IMAGES else ""
+        verdict = "fails" if complete else "undecided"
     behind = [r for made in found.values() for r in made]
+    bound = f"; {_bound(behind, metric)}" if exact and all(equal) and metric in IMAGES else ""
     return replace(
         entry,
         ours=f"{agree:,} of {total:,}",
@@ -373,7 +382,7 @@ def _sentence(item: Mapping[str, str], studied: Sequence[Record], timed: Sequenc
         return replace(entry, ours=tried.ours, rule=rule, verdict=verdict, evidence=tried.text, command=HERE)
     if "study" in item:
         return replace(entry, **studies.judge(item["study"], studied))
-    return replace(entry, **benchmarks.time_cell(item["times"], timed))
+    return replace(entry, **benchmarks.time_cell(item["times"], timed, item.get("beyond", "")))
 
 
 # The whole ---------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""What the records say together: how runs of different scale and hardware agree, and what all of it cost."""
+"""What the records say together: how runs of different scale agree, and what all of it cost."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from itertools import combinations
 from statistics import mean
@@ -10,6 +10,7 @@ from typing import Any
 from ..experiments.profiles import load_profile
 from ..experiments.rows import TABLE1, matching
 from .statistics import Interval, mean_interval, paired
+from .studies import direction, one_per_run
 from .tables import Record, paper_table, stale
 
 
@@ -64,31 +65,30 @@ def guarantees(records: Iterable[Record]) -> list[dict[str, Any]]:
     ]
 
 
-Scale = tuple[str, str]
-"""A profile, and the GPU that it ran on or the word CPU."""
+def accuracies(records: Iterable[Record]) -> dict[str, dict[str, dict[int, float]]]:
+    """Accuracies of Table 1's rows on real images: by profile, row and seed, of today's code where there is a choice.
 
-
-def accuracies(records: Iterable[Record]) -> dict[Scale, dict[str, dict[int, float]]]:
-    """Accuracies of Table 1's rows on real images: by scale, row and seed, of today's code where there is a choice."""
-    found: dict[Scale, dict[str, dict[int, float]]] = {}
+    A seed counts once, on whatever machine it was trained: the profile makes the experiment, not the machine.
+    """
+    found: dict[str, dict[str, dict[int, float]]] = {}
     names = {row.name for row in TABLE1}
     chosen = [r for r in records if r["experiment"] in names and not r["data"]["name"].startswith("drawn")]
     for record in sorted(chosen, key=stale, reverse=True):
-        rows = found.setdefault((record["profile"], record["hardware"]["gpu"] or "CPU"), {})
+        rows = found.setdefault(record["profile"], {})
         rows.setdefault(record["experiment"], {})[record["seed"]] = record["metrics"]["acc"]["value"]
     return found
 
 
 def by_scale(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """Rows of Table 1 with the paper's accuracy, and the mean over seeds with its 95 % interval at each scale."""
+    """Rows of Table 1 with the paper's accuracy, and the mean over seeds with its 95 % interval in each profile."""
     found = accuracies(records)
     return [
         {
             "row": row["row"],
             "paper": float(row["acc"]),
-            "scales": {
-                scale: (mean_interval(list(rows[row["row"]].values())), len(rows[row["row"]]))
-                for scale, rows in found.items()
+            "profiles": {
+                profile: (mean_interval(list(rows[row["row"]].values())), len(rows[row["row"]]))
+                for profile, rows in found.items()
                 if row["row"] in rows
             },
         }
@@ -97,13 +97,13 @@ def by_scale(records: Iterable[Record]) -> list[dict[str, Any]]:
 
 
 def same_order(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """Of all pairs of rows, how many stand in the same order of mean accuracy in two sources: the paper and the scales.
+    """Of all pairs of rows, how many stand in the same order of mean accuracy in two sources, the paper and profiles.
 
     Kendall's question, as a count: with nothing in common half of the pairs would agree.
     """
     sources: dict[str, Mapping[str, float]] = {"paper": {r["row"]: float(r["acc"]) for r in paper_table("table1")}}
-    for (profile, name), rows in accuracies(records).items():
-        sources[f"{profile}, {name}"] = {row: mean(seeds.values()) for row, seeds in rows.items()}
+    for profile, rows in accuracies(records).items():
+        sources[profile] = {row: mean(seeds.values()) for row, seeds in rows.items()}
     lines = []
     for first, second in combinations(sources, 2):
         a, b = sources[first], sources[second]
@@ -115,23 +115,40 @@ def same_order(records: Iterable[Record]) -> list[dict[str, Any]]:
     return lines
 
 
-def repeated(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """Accuracies of runs of one row, profile and seed on two kinds of machine."""
-    found = accuracies(records)
+def replaced(studied: Iterable[Record]) -> list[dict[str, Any]]:
+    """Sec. 5.3 for each studied network: accuracy before and after APS takes the place of LPD, and whether it falls.
+
+    It falls by the rule of the ledger, ``DIRECTIONS`` of :mod:`lps.companion.studies`.
+    """
     return [
         {
-            "row": row.name,
-            "profile": profile,
-            "seed": seed,
-            "machines": (one, other),
-            "acc": (found[profile, one][row.name][seed], found[profile, other][row.name][seed]),
+            "row": record["experiment"],
+            "profile": record["profile"],
+            "data": record["data"]["name"],
+            "seed": record["seed"],
+            "before": record["metrics"]["acc"]["value"],
+            "after": record["metrics"]["acc_max_norm"]["value"],
+            "falls": direction("replaced", record["metrics"]),
         }
-        for (profile, one), (same, other) in combinations(sorted(found), 2)
-        if profile == same
-        for row in TABLE1
-        for seed in sorted(
-            found[profile, one].get(row.name, {}).keys() & found[profile, other].get(row.name, {}).keys()
-        )
+        for record in one_per_run(studied)
+    ]
+
+
+def shipped_runs(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """What there is of each table, by profile and data: rows by their number of seeds, runs by machine, and how many
+    were made before ``lps`` last changed."""
+    groups = defaultdict(list)
+    for record in records:
+        groups[record["experiment"].partition("/")[0], record["profile"], record["data"]["name"]].append(record)
+    return [
+        {
+            **dict(zip(("table", "profile", "data"), key, strict=True)),
+            "rows": len(paper_table(key[0])),
+            "seeds": Counter(Counter(row for row, _ in {(r["experiment"], r["seed"]) for r in made}).values()),
+            "machines": Counter(map(machine, made)),
+            "stale": sum(map(stale, made)),
+        }
+        for key, made in sorted(groups.items())
     ]
 
 

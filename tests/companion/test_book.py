@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 THEOREMS = {"lemma1": "Lemma 1", "claim1": "Claim 1", "claim2": "Claim 2", "claim3": "Claim 3", "claim4": "Claim 4"}
-VERDICTS = ("holds", "holds+", "direction only", "fails", "not run", "not checkable")
+VERDICTS = ("holds", "holds+", "direction only", "undecided", "fails", "not run", "not checkable")
 PHONE, SCREEN = 390, 1600
 RESOURCES = {"script": "src", "img": "src", "link": "href", "source": "src"}
 

@@ -50,7 +50,7 @@ PAPER_CELLS = {"acc": {"mean": 94.45, "std": 0.05, "n": 5}, "c_cons": {"mean": 1
         ("acc", [record(acc=9400)], "holds"),
         ("acc", [record(acc=9600)], "holds+"),
         ("acc", [record(acc=9300)], "fails"),
-        ("acc", [record(profile="reduced", acc=9445)], "not run"),
+        ("acc", [record(profile="reduced", acc=9445)], "undecided"),
         ("c_cons", [record()], "holds"),
         ("c_cons", [record(c_cons=9999)], "fails"),
         ("c_cons", [record(profile="reduced")], "direction only"),
@@ -59,6 +59,11 @@ PAPER_CELLS = {"acc": {"mean": 94.45, "std": 0.05, "n": 5}, "c_cons": {"mean": 1
 )
 def test_verdicts_on_cells(metric: str, made: list[Any], expected: str) -> None:
     assert tables.judge(metric, PAPER_CELLS[metric], made) == expected
+
+
+def test_a_reduced_consistency_below_100_decides_nothing() -> None:
+    made = record("table1/baseline", "reduced", c_cons=8964)
+    assert tables.judge("c_cons", {"mean": 90.88, "std": 0.3, "n": 5}, [made]) == "undecided"
 
 
 def test_a_reduced_run_never_holds() -> None:
@@ -131,7 +136,7 @@ def test_every_cell_is_an_entry_with_a_verdict() -> None:
     assert sum(content["counts"].values()) == len(entries)
     lost = [e["id"] for e in entries if e["verdict"] == "not checkable" and e["kind"] == "cell"]
     assert [identity for identity in lost if "time_ms" not in identity] == ["table2/baseline:acc", "table2/aps:acc"]
-    assert all(entry["evidence"] for entry in entries if entry["verdict"] in ("not run", "not checkable"))
+    assert all(entry["evidence"] for entry in entries if entry["verdict"] in ("undecided", "not run", "not checkable"))
     assert coverage.report(entries)["problems"] == []
 
 
@@ -156,7 +161,7 @@ def test_consistencies_need_every_row_to_hold_and_one_pair_to_fail() -> None:
     assert verdict("table1-exact", []) == "not run"
     assert verdict("strided-not-invariant", [record("table1/baseline", c_cons=8964)]) == "holds"
     assert verdict("strided-not-invariant", [record("table1/baseline")]) == "fails"
-    assert verdict("strided-not-invariant", [record("table1/baseline", "reduced")]) == "not run"
+    assert verdict("strided-not-invariant", [record("table1/baseline", "reduced")]) == "undecided"
 
 
 def test_the_readme_counts_what_is_shipped() -> None:
@@ -165,6 +170,24 @@ def test_the_readme_counts_what_is_shipped() -> None:
     for line in claims.scoreboard(claims.ledger(theory=False, folders=(SHIPPED,))["entries"]).splitlines():
         assert line in said, line
     assert f"| Theory | {len(statements.listed('theorems'))} |" in said
+
+
+def test_what_was_measured_is_not_called_not_run() -> None:
+    entries = claims.ledger(theory=False, folders=(SHIPPED,))["entries"]
+    assert not [e["id"] for e in entries if e["verdict"] == "not run" and e["ours"]]
+
+
+def test_a_count_without_a_failure_bounds_each_network_alone() -> None:
+    one, two = (claims.cell_entries([record(seed=seed) for seed in range(n)]) for n in (1, 2))
+    bounds = [
+        next(e.evidence for e in found if e.id == "table1/lps:c_cons").partition("; ")[2].partition(";")[0]
+        for found in (one, two)
+    ]
+    assert (
+        bounds[0]
+        == bounds[1]
+        == "of each network alone, on 10,000 pairs, a failure rate above 0.03 % is ruled out (95 %)"
+    )
 
 
 def test_both_protocols_are_in_the_evidence() -> None:
@@ -272,14 +295,23 @@ def test_a_seed_counts_once_and_an_override_not_at_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seeds", "gain", "expected"), [(1, 100, "not run"), (4, 100, "holds"), (4, -100, "fails"), (4, 0, "not run")]
+    ("profile", "seeds", "gain", "expected"),
+    [
+        ("full", 0, 0, "not run"),
+        ("full", 1, 100, "undecided"),
+        ("full", 4, 100, "holds"),
+        ("full", 4, -100, "fails"),
+        ("full", 4, 0, "undecided"),
+        ("reduced", 4, 100, "direction only"),
+        ("reduced", 4, -100, "undecided"),
+    ],
 )
-def test_orderings_are_paired_over_seeds(seeds: int, gain: int, expected: str) -> None:
+def test_orderings_are_paired_over_seeds(profile: str, seeds: int, gain: int, expected: str) -> None:
     made = []
     for row in TABLE1:
         for seed in range(seeds):
             noise = (seed * 7 + len(row.name)) % 5
-            made.append(record(row.name, seed=seed, acc=9000 + noise + (gain if row.method == "lps" else 0)))
+            made.append(record(row.name, profile, seed, 9000 + noise + (gain if row.method == "lps" else 0)))
     entry = next(e for e in claims.ordering_entries(made) if e.id == "table1-lps-accuracy")
     assert entry.verdict == expected
 
@@ -289,9 +321,9 @@ def test_orderings_are_paired_over_seeds(seeds: int, gain: int, expected: str) -
     [
         (1.1, True, "holds"),
         (0.9, True, "fails"),
-        (1.0, True, "not run"),
+        (1.0, True, "undecided"),
         (1.1, False, "direction only"),
-        (0.9, False, "not run"),
+        (0.9, False, "undecided"),
     ],
 )
 def test_the_order_of_costs_is_read_from_a_benchmark(ratio: float, gpu: bool, expected: str) -> None:

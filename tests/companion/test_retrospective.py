@@ -41,17 +41,38 @@ def test_a_guarantee_needs_putting_back_where_pixels_are_labelled() -> None:
     assert (without["guaranteed"], without["exact"], without["agree"]) == (False, 0, 9)
 
 
-def test_scales_stay_apart_and_todays_code_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profiles_stay_apart_machines_do_not_and_todays_code_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = record("table1/lps", acc=60.0), record("table1/lps", acc=70.0)
     new["code"]["hash"] = "new"
     monkeypatch.setattr(retrospective, "stale", lambda r: r["code"]["hash"] == "old")
+    others = [record("table1/lps", 1, 72.0), record("table1/lps", 2, 74.0, gpu="G")]
+    short = record("table1/lps", acc=80.0) | {"profile": "short"}
     for made in ([old, new], [new, old]):
-        lines = retrospective.by_scale([*made, record("table1/lps", 1, 72.0), record("table1/lps", acc=80.0, gpu="G")])
-        scales = {line["row"]: line["scales"] for line in lines}["table1/lps"]
-        interval, n = scales["reduced", "CPU"]
-        assert n == 2 and interval.value == 71.0 and interval.low < 70.0
-        assert scales["reduced", "G"][1] == 1
-    assert retrospective.repeated([new, record("table1/lps", acc=80.0, gpu="G")])[0]["acc"] == (70.0, 80.0)
+        lines = retrospective.by_scale([*made, *others, short])
+        profiles = {line["row"]: line["profiles"] for line in lines}["table1/lps"]
+        interval, n = profiles["reduced"]
+        assert n == 3 and interval.value == 72.0 and interval.low < 70.0
+        assert profiles["short"][1] == 1
+
+
+def study(before: int, after: int, run: str = "a") -> dict[str, Any]:
+    counts = {"acc": before, "acc_max_norm": after}
+    metrics = {name: {"value": agree / 100, "agree": agree, "total": 10_000} for name, agree in counts.items()}
+    return record("table1/lps") | {"run": run, "metrics": metrics}
+
+
+def test_a_network_loses_its_choice_or_not() -> None:
+    loses, same = retrospective.replaced([study(9000, 1000), study(9000, 8990, "b"), study(0, 0)])
+    assert (loses["before"], loses["after"], loses["falls"]) == (90.0, 10.0, True)
+    assert (same["before"], same["after"], same["falls"]) == (90.0, 89.9, False)
+
+
+def test_what_is_shipped_is_counted_by_table_and_profile() -> None:
+    made = [record("table1/lps"), record("table1/lps", 1, gpu="G"), record("table1/aps"), record("table5/lps-adapt-3")]
+    first, other = retrospective.shipped_runs(made)
+    assert (first["table"], first["rows"], first["seeds"]) == ("table1", 15, {1: 1, 2: 1})
+    assert first["machines"] == {"A, 2 cores": 2, "G": 1} and first["stale"] == 3
+    assert (other["table"], other["machines"]) == ("table5", {"A, 2 cores": 1})
 
 
 def test_the_papers_order_agrees_with_itself_and_not_with_its_reverse() -> None:

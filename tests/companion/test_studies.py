@@ -61,21 +61,47 @@ def test_figure_4_shows_what_the_last_layer_chose_from() -> None:
     assert largest == int(everything.square().sum((1, 2, 3)).argmax())
 
 
-def made(acc: int, acc_max_norm: int, share: int, name: str = "cifar10") -> dict[str, Any]:
+def made(
+    acc: int, acc_max_norm: int, share: int, name: str = "cifar10", run: str = "a", profile: str = "reduced"
+) -> dict[str, Any]:
+    (row,) = matching(["table1/lps"])
+    settings = load_profile(profile).row(row).as_dict()
     counts = {"acc": acc, "acc_max_norm": acc_max_norm, "max_norm": share, "max_norm, layer 1": share}
     metrics = {key: {"value": agree / 100, "agree": agree, "total": 10_000} for key, agree in counts.items()}
-    return {"id": "section53/a", "run": "a", "data": {"name": name}, "metrics": metrics}
+    config = {section: settings[section] for section in ("data", "model", "train")}
+    return {
+        "id": f"section53/{run}",
+        "experiment": row.name,
+        "run": run,
+        "config": config,
+        "data": {"name": name},
+        "metrics": metrics,
+    }
 
 
 def test_a_study_earns_direction_only_at_most() -> None:
-    good, bad = made(9000, 1000, 2000), made(9000, 8990, 9000)
-    for name, expected in (("replaced", "fails"), ("share", "fails"), ("differs", "direction only")):
+    good, bad, full = (
+        made(9000, 1000, 2000),
+        made(9000, 8990, 9000, run="b"),
+        made(9000, 8990, 9000, run="c", profile="full"),
+    )
+    for name, expected in (("replaced", "undecided"), ("share", "undecided"), ("differs", "direction only")):
         assert studies.judge(name, [good])["verdict"] == "direction only"
-        assert studies.judge(name, [good, bad])["verdict"] == expected
+        found = studies.judge(name, [good, bad])
+        assert found["verdict"] == expected
+        assert ("not seen at this scale in 1 of 2 networks" in found["evidence"]) == (expected == "undecided")
+        assert studies.judge(name, [good, full])["verdict"] == expected.replace("undecided", "fails")
         drawn = studies.judge(name, [made(9000, 1000, 2000, "drawn")])
         assert drawn["verdict"] == "not run" and "drawn data" in drawn["evidence"]
         assert studies.judge(name, [])["verdict"] == "not run"
-    assert studies.judge("differs", [made(9000, 9000, 10_000)])["verdict"] == "fails"
+    assert studies.judge("differs", [made(9000, 9000, 10_000)])["verdict"] == "undecided"
+    for share, expected in ((2450, "undecided"), (2600, "undecided"), (2400, "direction only")):
+        assert studies.judge("share", [made(9000, 1000, share)])["verdict"] == expected, "below chance, or not"
+
+
+def test_a_network_that_was_studied_twice_counts_once() -> None:
+    shipped, again = made(9000, 1000, 2000), made(8000, 1000, 2000) | {"id": "local"}
+    assert studies.judge("replaced", [shipped, again]) == studies.judge("replaced", [shipped])
 
 
 def test_without_weights_it_says_what_would_train_them(tmp_path: Path) -> None:

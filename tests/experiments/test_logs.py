@@ -61,7 +61,7 @@ def test_how_far_runs_are(tmp_path: Path, stop_after: Callable[[int], Callable[[
     assert seconds is not None and seconds == max(records[0]["seconds"].values())
     _, history = state(runs[1])
     rest = estimate(runs[1], records, history)
-    assert rest == pytest.approx(seconds - records[0]["seconds"]["training"] / 3)
+    assert rest is not None and rest == pytest.approx(seconds - records[0]["seconds"]["training"] / 3)
     assert overview(runs, records).endswith(f"1 of 3 done, 2 to go: about {clock(rest + seconds)}")
     assert estimate(runs[1], [], history) == 2 * history[0]["seconds"]
     assert overview(runs, []).endswith(" and 1 of unknown length")
