@@ -180,7 +180,7 @@ def test_a_damaged_checkpoint_ends_its_run_with_a_sentence(tmp_path: Path) -> No
     run = planned("table1/lps-tri-3", tmp_path)
     run.work.mkdir(parents=True)
     (run.work / "last.ckpt").write_bytes(b"garbage")
-    assert state(run) == "begun, checkpoint not readable"
+    assert state(run)[0] == "begun, checkpoint not readable"
     ended = attempt(run, DataCache(None), {}, lambda *_: None, lambda: False, None)
     assert ended.state == "failed" and "remove it to start over" in ended.reason
     assert (run.work / "last.ckpt").read_bytes() == b"garbage"
