@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: where files are shared out, short ones fill the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def quiet_canvas() -> Iterator[None]:
     """The book's style on a canvas without a screen; every figure is closed at the end."""
