@@ -14,7 +14,7 @@ LPS := $(BIN)/python -m lps
 # changed lock or an interrupted installation makes it again, and time stamps play no part.
 STAMP := .venv/.installed-$(firstword $(shell cksum requirements.lock))
 
-# Modules are compiled when they are first imported, and only those: twice as fast as all of them at installation.
+# Modules are compiled when they are first imported, and only those: the installation leaves them uncompiled.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

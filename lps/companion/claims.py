@@ -216,8 +216,8 @@ def _bound(found: Iterable[Record], metric: str) -> str:
     Networks are tried on the same images with the same shifts, so that their pairs do not add up.
     """
     total = min(record["metrics"][metric]["total"] for record in found)
-    each = f"each network alone, on {total:,} pairs"
-    return f"of {each}, a failure rate above {100 * failure_bound(total):.2g} % is ruled out (95 %)"
+    rate = f"{100 * failure_bound(total):.2g} %"
+    return f"of each network alone, on {total:,} pairs, a failure rate above {rate} is ruled out (95 %)"
 
 
 def _counted(entry: Entry, row: Mapping[str, str], metric: str) -> Entry:

@@ -23,6 +23,7 @@ from ..experiments.profiles import load_profile, profile_names
 from ..experiments.records import code_version, determinism, now, read_record, write_json
 from ..experiments.rows import matching
 from ..experiments.run import PACKAGES, DataCache, Run, default_jobs, plan, run_all
+from ..experiments.weights import load_weights
 from ..machine import hardware, versions
 from ..metrics import Count, accuracy
 from ..polyphase import polyphase
@@ -74,7 +75,7 @@ def network_of(run: Run, data: DataCache) -> nn.Module:
         raise FileNotFoundError(f"no weights of {run.title} in {run.weights.parent}: train them, {train_command(run)}")
     images, _ = data(run.experiment.data)
     network = Classifier(run.experiment, images, run.seed).network
-    network.load_state_dict(torch.load(run.weights, weights_only=True))
+    load_weights(network, run.weights)
     return network.eval()
 
 

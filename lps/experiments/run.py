@@ -66,6 +66,11 @@ class Run:
     def done(self) -> bool:
         return self.record.exists()
 
+    @property
+    def shared(self) -> bool:
+        """Do several processes, one for each device, train it together?"""
+        return self.experiment.engine.devices * self.experiment.engine.nodes > 1
+
 
 def leads() -> bool:
     """Is this the one process, or the first of those that share a run? The others record nothing."""
@@ -133,9 +138,8 @@ def perform(
     from .train import CHECKPOINT, AtomicCheckpoints, fit
 
     run.record.parent.mkdir(parents=True, exist_ok=True)
-    alone = run.experiment.engine.devices * run.experiment.engine.nodes == 1
     # the other processes of this run do not see the lock: to wait, and then to find the record, would leave them behind
-    lock = FileLock(run.record.with_suffix(".lock"), timeout=-1 if alone else 0)
+    lock = FileLock(run.record.with_suffix(".lock"), timeout=0 if run.shared else -1)
     with lock if leads() else nullcontext():
         if run.done:
             return False
@@ -339,7 +343,7 @@ def run_all(
     """
     if jobs < 1:
         raise ValueError(f"{jobs} jobs were asked for; expected 1 or more")
-    if jobs > 1 and any(run.experiment.engine.devices * run.experiment.engine.nodes > 1 for run in runs):
+    if jobs > 1 and any(run.shared for run in runs):
         raise ValueError(f"runs on several devices go one at a time; {jobs} jobs were asked for")
     deadline = None if budget is None else time.monotonic() + budget
     outstanding = [run for run in runs if not run.done]
@@ -367,7 +371,7 @@ def run_all(
                 tqdm.write(f"{title}: {outcome.state} after {seconds:.0f} s{reason}", file=sys.stderr)
             if outcome.state == "failed":
                 failed.append(f"{run.title}: {outcome.reason}")
-                if run.experiment.engine.devices * run.experiment.engine.nodes > 1:
+                if run.shared:
                     return  # its other processes wait for this one: they end with it
             if outcome.state == "stopped":
                 stopped.append(outcome.reason)

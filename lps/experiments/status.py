@@ -40,7 +40,6 @@ def estimate(run: Run, records: Sequence[Mapping[str, Any]], history: History = 
     or ``None``.
     """
     experiment, machine = run.experiment, hardware()
-    left = experiment.train.epochs - len(history)
     alike = [
         record
         for record in records
@@ -54,6 +53,7 @@ def estimate(run: Run, records: Sequence[Mapping[str, Any]], history: History = 
         training = mean(record["seconds"]["training"] for record in closest)
         whole = mean(max(record["seconds"].values()) for record in closest)
         return whole - training * len(history) / experiment.train.epochs
+    left = experiment.train.epochs - len(history)
     return left * mean(epoch["seconds"] for epoch in history) if history else None
 
 

@@ -35,19 +35,15 @@ def prepare(experiment: Experiment, data: ImageSet | PhotographSet, seed: int, r
             lambda network, device: evaluate(network, data, protocol, device),
         )
     batches = photographs.PhotographBatches(data, experiment, seed)
+    backbone = None
     if experiment.task == "photographs":
-        return Job(
-            Classifier(experiment, data, seed),
-            batches,
-            lambda network, device: photographs.evaluate(network, data, experiment, device),
-        )
-    backbone = segment.find_backbone(experiment, seed, results)
-    return Job(
-        segment.learner(experiment, data, seed, backbone),
-        batches,
-        lambda network, device: segment.evaluate(network, data, experiment, device),
-        backbone,
-    )
+        learner: Learner = Classifier(experiment, data, seed)
+        measure = photographs.evaluate
+    else:
+        backbone = segment.find_backbone(experiment, seed, results)
+        learner = segment.learner(experiment, data, seed, backbone)
+        measure = segment.evaluate
+    return Job(learner, batches, lambda network, device: measure(network, data, experiment, device), backbone)
 
 
 def fresh(experiment: Experiment, data: ImageSet | PhotographSet, seed: int) -> Job:
