@@ -91,13 +91,17 @@ def _theorem(item: Mapping[str, str], check: Check) -> Entry:
 
 def cell_entries(records: Sequence[Record], timed: Sequence[Record] = ()) -> list[Entry]:
     """Every value that the paper prints in Tables 1 to 6."""
-    found = best_records(records)
-    return [
-        _cell(name, row, metric, found.get(row["row"], []), timed)
+    found, runs = best_records(records), _runs(records)
+    entries = {
+        (row["row"], metric): (row, _cell(name, row, metric, found.get(row["row"], []), timed))
         for name, table in TABLES.items()
         for row in paper_table(name)
         for metric in table.metrics
         if row[metric] != "-"
+    }
+    return [
+        _at_any_scale(entry, metric, runs.get(name, [])) if _exact(row, metric) else entry
+        for (name, metric), (row, entry) in entries.items()
     ]
 
 
@@ -139,6 +143,13 @@ def _printed(row: Mapping[str, str], metric: str) -> str | None:
     return f"{row[metric]} ± {deviation}" if deviation else row[metric] or None
 
 
+EVERY_PAIR = "every tested pair equal, at every scale and by every protocol"
+
+
+def _exact(row: Mapping[str, str], metric: str) -> bool:
+    return metric in CONSISTENCIES and row[metric] == "100"
+
+
 def _rule(row: Mapping[str, str], metric: str) -> str:
     if metric in ("parameters", "pooling_parameters"):
         return "integer equality"
@@ -146,13 +157,35 @@ def _rule(row: Mapping[str, str], metric: str) -> str:
         return "within one unit of the last digit printed"
     if metric == "time_ms_std":
         return "none: the spread of one machine says nothing about another"
-    if metric in CONSISTENCIES and row[metric] == "100":
-        return "every tested pair equal"
+    if _exact(row, metric):
+        return EVERY_PAIR
     return f"within max(2 combined standard errors, {MARGIN} points); only at the paper's scale"
 
 
 Found = Mapping[str, Sequence[Record]]
 """Records by row."""
+
+
+def _runs(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """All runs of each row at any scale, on any images, that were made with the settings of their profile."""
+    found: dict[str, list[Record]] = {}
+    for record in filter(as_profile, records):
+        found.setdefault(record["experiment"], []).append(record)
+    return found
+
+
+def _at_any_scale(entry: Entry, metric: str, runs: Iterable[Record]) -> Entry:
+    """An equality is contradicted by one pair, by whatever protocol it was counted and however small the run."""
+    names = (metric, *(f"{metric}_{ending}" for ending in PROTOCOLS))
+    counts = [(r, r["metrics"][name]) for r in runs for name in names if name in r["metrics"]]
+    differ = list(dict.fromkeys(run["id"] for run, count in counts if count["agree"] < count["total"]))
+    if differ:
+        return replace(entry, verdict="fails", evidence=f"pairs differ in {', '.join(differ)}", run=differ)
+    others = {run["id"]: run["profile"] for run, _ in counts if run["id"] not in entry.run}
+    if not others:
+        return entry
+    words = f"nor does a pair differ in {len(others)} other runs ({', '.join(sorted({*others.values()}))})"
+    return replace(entry, evidence=f"{entry.evidence}; {words}")
 
 
 def best_records(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -319,11 +352,11 @@ def _difference(pair: Pair, found: Found) -> tuple[Interval, int]:
 
 def consistency_entries(records: Sequence[Record]) -> list[Entry]:
     """Statements that predictions agree under every shift, or need not."""
-    best = best_records(records)
-    return [_consistency(item, best) for item in listed("consistencies")]
+    best, runs = best_records(records), _runs(records)
+    return [_consistency(item, best, runs) for item in listed("consistencies")]
 
 
-def _consistency(item: Mapping[str, Any], best: Found) -> Entry:
+def _consistency(item: Mapping[str, Any], best: Found, runs: Found) -> Entry:
     rows, table, metric = select(item["table"], item["rows"]), TABLES[item["table"]], item["metric"]
     values = [float(row[metric]) for row in rows if row[metric]]
     exact = item["kind"] == "exact"
@@ -334,33 +367,33 @@ def _consistency(item: Mapping[str, Any], best: Found) -> Entry:
         item["statement"],
         "100 in every row" if exact else f"{min(values):g} to {max(values):g}",
         None,
-        "every tested pair equal" if exact else "some pairs differ in every row",
+        EVERY_PAIR if exact else "some pairs differ in every row",
         "not run",
         f"no record; needs {table.data}",
         command=command(f"{item['table']}/*"),
         page=table.page,
     )
     found = {row["row"]: made for row in rows if (made := best.get(row["row"]))}
+    every = [run for row in rows for run in runs.get(row["row"], [])]
     if not found:
-        return entry
+        return _at_any_scale(entry, metric, every) if exact else entry
     counts = [measured(made, metric) for made in found.values()]
     equal = [bool(c) and c["agree"] == c["total"] for c in counts if c]
     agree, total = (sum(c[key] for c in counts if c) for key in ("agree", "total"))
     complete = len(found) == len(rows) and all(is_full_scale(r) for made in found.values() for r in made)
     verdict: Verdict = "holds" if complete else "direction only"
-    if exact and not all(equal):
-        verdict = "fails"
-    elif not exact and any(equal):
+    if not exact and any(equal):
         verdict = "fails" if complete else "undecided"
     behind = [r for made in found.values() for r in made]
     bound = f"; {_bound(behind, metric)}" if exact and all(equal) and metric in IMAGES else ""
-    return replace(
+    entry = replace(
         entry,
         ours=f"{agree:,} of {total:,}",
         verdict=verdict,
         evidence=f"{len(found)} of {len(rows)} rows have records, {_scale(behind)}{bound}{age(behind)}",
         run=[r["id"] for r in behind],
     )
+    return _at_any_scale(entry, metric, every) if exact else entry
 
 
 def sentence_entries(studied: Sequence[Record], timed: Sequence[Record] = ()) -> list[Entry]:

@@ -164,6 +164,18 @@ def test_consistencies_need_every_row_to_hold_and_one_pair_to_fail() -> None:
     assert verdict("strided-not-invariant", [record("table1/baseline", "reduced")]) == "undecided"
 
 
+@pytest.mark.parametrize("metric", ["c_cons", "c_cons_original"])
+def test_one_pair_contradicts_an_equality_at_any_scale_and_by_any_protocol(metric: str) -> None:
+    def verdicts(made: list[Any]) -> set[str]:
+        entries = [*claims.cell_entries(made), *claims.consistency_entries(made)]
+        return {e.verdict for e in entries if e.id in ("table1/lps:c_cons", "exact-without-filter")}
+
+    small = record(profile="short", seed=1)
+    assert verdicts([record(profile="reduced"), small]) == {"direction only"}
+    small["metrics"][metric]["agree"] -= 1
+    assert verdicts([record(profile="reduced"), small]) == verdicts([small]) == {"fails"}
+
+
 def test_the_readme_counts_what_is_shipped() -> None:
     """`python -m lps claims --readme` brings it up to date."""
     said = claims.README.read_text().split(claims.MARK)[1]
