@@ -1,5 +1,6 @@
 """Directives of the retrospective: tables over all shipped records, by what ``lps.companion.retrospective`` finds."""
 
+import math
 from typing import Any
 
 from docutils import nodes
@@ -86,6 +87,39 @@ class Scales(Retrospective):
         if n == 1:
             return f"{interval.value:.2f} (n = 1)"
         return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}] (n = {n})"
+
+
+class Prices(Retrospective):
+    """What a guarantee costs in accuracy, or gains: differences in the paper and in each profile."""
+
+    def run(self) -> list[nodes.Node]:
+        profiles = retrospective.accuracies(self.runs())
+        found = {
+            profile: [p for method in ("APS", "LPS") for p in retrospective.prices(method, rows)]
+            for profile, rows in sorted(profiles.items())
+        }
+        if not found:
+            return self.none("The price of a guarantee")
+        head = [[Cell("Method"), Cell("Filter"), *numbers("Paper", *found)]]
+        body = [
+            (
+                "",
+                [
+                    Cell(lines[0].method),
+                    Cell({"-": NONE, "mean": "mean of all"}.get(lines[0].antialias, lines[0].antialias)),
+                    *numbers(gap(lines[0].paper), *(f"{gap(x.ours)} (n = {x.n})" if x.n else NONE for x in lines)),
+                ],
+            )
+            for lines in zip(*found.values(), strict=True)
+        ]
+        caption = "Accuracy less that of the row with the same filter that keeps phase 0, in points."
+        return [table(caption, head, body)]
+
+
+def gap(value: Interval) -> str:
+    """A difference, with its interval where there is one."""
+    bounds = f" [{value.low:+.2f}, {value.high:+.2f}]" if math.isfinite(value.low) else ""
+    return f"{value.value:+.2f}{bounds}"
 
 
 class Orders(Retrospective):
@@ -184,11 +218,9 @@ class Engine(Retrospective):
         change: Interval = line["change"][metric]
         if line["use"] == retrospective.PLAIN:
             return NONE
-        if line["seeds"] == 1:
-            return f"{change.value:+.2f}"
-        return f"{change.value:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"
+        return gap(change)
 
 
 def setup(app: Sphinx) -> None:
-    for directive in (Costs, Guarantees, Scales, Orders, Replaced, Shipped, Engine):
+    for directive in (Costs, Guarantees, Scales, Prices, Orders, Replaced, Shipped, Engine):
         app.add_directive(f"lps-retrospective-{directive.__name__.lower()}", directive)

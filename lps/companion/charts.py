@@ -1,5 +1,6 @@
 """Charts of run records: one colour for each method, one marker for each filter, in every chart."""
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ..experiments.rows import SHOWN, TABLE1, Row, matching
 from .figures import COLORS, INK, MUTED, PHASES, RULE
+from .retrospective import prices
 from .shifted import title as title_of
 from .statistics import CONFIDENCE, POWER, average_difference, difference, failure_bound, power, wilson
 from .tables import PAPER_SEEDS, TABLES, Record, frame, paper_frame, printed_samples, table
@@ -193,6 +195,27 @@ def gains(confidence: float = CONFIDENCE, chance: float = POWER, most: int = 30)
     right.text(PAPER_SEEDS + 0.3, 0.02, "the paper's seeds", color=COLORS["APS"])
     right.set(xlabel="seeds of each method", ylabel="chance to find the gain", ylim=(0, 1.02))
     right.legend(loc="center right")
+    return figure
+
+
+def guarantee_prices(accuracies: Mapping[str, Mapping[int, float]]) -> Figure:
+    """What APS and LPS cost in accuracy or gain: the paper, and runs of one profile, given by row and seed."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    for method, offset in (("APS", -0.14), ("LPS", 0.14)):
+        lines = prices(method, accuracies)
+        for place, line in enumerate(lines):
+            for ax, value in zip(axes, (line.paper, line.ours), strict=True):
+                marker = {"color": COLORS[method], "marker": MARKERS.get(line.antialias, "|"), "markersize": 8}
+                if math.isfinite(value.low):
+                    ax.plot([value.low, value.high], [place + offset] * 2, color=COLORS[method])
+                ax.plot(value.value, place + offset, linestyle="none", **marker)
+    for ax, title in zip(axes, ("The paper", "Here"), strict=True):
+        ax.axvline(0, color=MUTED, linewidth=0.8)
+        ax.set(title=title, xlabel="accuracy over the row without a guarantee (points)")
+    axes[0].set_yticks(range(len(lines)), [_filter(line.antialias) for line in lines])
+    axes[0].invert_yaxis()
+    methods = [Line2D([], [], color=COLORS[method], label=method) for method in ("APS", "LPS")]
+    figure.legend(handles=methods, loc="outside right center")
     return figure
 
 

@@ -3,15 +3,16 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import combinations
 from statistics import mean
 from typing import Any
 
 from ..experiments.profiles import load_profile
 from ..experiments.rows import TABLE1, matching
-from .statistics import Interval, mean_interval, paired
+from .statistics import Interval, average_difference, difference, mean_interval, paired
 from .studies import direction, one_per_run
-from .tables import Record, paper_table, stale
+from .tables import Record, paper_table, printed_samples, stale
 
 
 def guaranteed(record: Record) -> bool:
@@ -77,6 +78,39 @@ def accuracies(records: Iterable[Record]) -> dict[str, dict[str, dict[int, float
         rows = found.setdefault(record["profile"], {})
         rows.setdefault(record["experiment"], {})[record["seed"]] = record["metrics"]["acc"]["value"]
     return found
+
+
+@dataclass(frozen=True)
+class Price:
+    """Accuracy of a method less that of the row with its filter that keeps phase 0, in points with 95 % intervals.
+
+    ``antialias`` is the filter, or ``mean`` over all of them; ``n`` is the number of seeds that ``ours`` pairs.
+    """
+
+    method: str
+    antialias: str
+    paper: Interval
+    ours: Interval
+    n: int
+
+
+def prices(method: str, accuracies: Mapping[str, Mapping[int, float]]) -> list[Price]:
+    """What ``method`` costs in accuracy, or gains, with each filter of Table 1.
+
+    ``accuracies`` are those of one profile, by row and seed. The paper prints no pairs, so its seeds are taken as
+    independent; ours are paired.
+    """
+    runs = {row.labels: accuracies.get(row.name, {}) for row in TABLE1}
+    lines, pairs, samples = [], [], []
+    for fixed in ("Baseline", "LPF", "DDAC"):
+        for antialias, printed in printed_samples(method, fixed).items():
+            pair = runs[method, antialias], runs[fixed, antialias]
+            lines.append(Price(method, antialias, difference(*printed), *paired(*pair)))
+            pairs.append(pair)
+            samples.append(printed)
+    seeds = set.intersection(*(set(side) for pair in pairs for side in pair))
+    ours, theirs = ({seed: mean(pair[side][seed] for pair in pairs) for seed in seeds} for side in (0, 1))
+    return [*lines, Price(method, "mean", average_difference(samples), *paired(ours, theirs))]
 
 
 def by_scale(records: Iterable[Record]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from lps.companion import retrospective
 from lps.companion.tables import paper_table
 from lps.experiments.config import SECTIONS
 from lps.experiments.profiles import load_profile
-from lps.experiments.rows import matching
+from lps.experiments.rows import TABLE1, matching
 
 
 def record(row: str, seed: int = 0, acc: float = 70.0, gpu: str | None = None, method: str = "lps") -> dict[str, Any]:
@@ -53,6 +53,22 @@ def test_profiles_stay_apart_machines_do_not_and_todays_code_comes_first(monkeyp
         interval, n = profiles["reduced"]
         assert n == 3 and interval.value == 72.0 and interval.low < 70.0
         assert profiles["short"][1] == 1
+
+
+def test_the_price_of_a_guarantee_is_paired_by_filter_and_seed() -> None:
+    fixed = {"-": "Baseline", "Rect-2": "LPF", "Tri-3": "LPF", "Bin-5": "LPF", "Adapt-3": "DDAC"}
+    names = {row.labels: row.name for row in TABLE1}
+    accuracies: dict[str, dict[int, float]] = {}
+    for place, (antialias, method) in enumerate(fixed.items()):
+        accuracies[names[method, antialias]] = {0: 70.0, 1: 75.0, 2: 72.0}
+        accuracies[names["LPS", antialias]] = {0: 70.0 + place, 1: 75.0 + place}
+    del accuracies["table1/lps-bin-5"][1]
+    lines = {line.antialias: line for line in retrospective.prices("LPS", accuracies)}
+    assert [*lines] == [*fixed, "mean"]
+    assert (lines["Tri-3"].ours.value, lines["Tri-3"].ours.low, lines["Tri-3"].n) == (2.0, 2.0, 2)
+    assert (lines["mean"].ours.value, lines["mean"].n) == (2.0, 1)
+    assert lines["-"].paper.value == pytest.approx(94.45 - 91.44)
+    assert all(line.n == 0 for line in retrospective.prices("APS", accuracies))
 
 
 def study(before: int, after: int, run: str = "a") -> dict[str, Any]:
