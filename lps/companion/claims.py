@@ -92,20 +92,23 @@ def _theorem(item: Mapping[str, str], check: Check) -> Entry:
 def cell_entries(records: Sequence[Record], timed: Sequence[Record] = ()) -> list[Entry]:
     """Every value that the paper prints in Tables 1 to 6."""
     found, runs = best_records(records), _runs(records)
-    entries = {
-        (row["row"], metric): (row, _cell(name, row, metric, found.get(row["row"], []), timed))
+    return [
+        _cell(name, row, metric, found.get(row["row"], []), runs.get(row["row"], []), timed)
         for name, table in TABLES.items()
         for row in paper_table(name)
         for metric in table.metrics
         if row[metric] != "-"
-    }
-    return [
-        _at_any_scale(entry, metric, runs.get(name, [])) if _exact(row, metric) else entry
-        for (name, metric), (row, entry) in entries.items()
     ]
 
 
-def _cell(name: str, row: Mapping[str, str], metric: str, found: Sequence[Record], timed: Sequence[Record]) -> Entry:
+def _cell(
+    name: str,
+    row: Mapping[str, str],
+    metric: str,
+    found: Sequence[Record],
+    runs: Sequence[Record],
+    timed: Sequence[Record],
+) -> Entry:
     table = TABLES[name]
     entry = Entry(
         f"{row['row']}:{metric}",
@@ -128,7 +131,8 @@ def _cell(name: str, row: Mapping[str, str], metric: str, found: Sequence[Record
         return replace(entry, **benchmarks.time_cell(row["row"], timed))
     if metric == "time_ms_std":
         return replace(entry, verdict="not checkable", evidence="the paper does not name the device", command="")
-    return _measured(entry, row, metric, found)
+    entry = _measured(entry, row, metric, found)
+    return _at_any_scale(entry, metric, runs) if _exact(row, metric) else entry
 
 
 def _with_filter(row: Mapping[str, str]) -> str:
