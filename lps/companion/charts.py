@@ -1,12 +1,12 @@
 """Charts of run records: one colour for each method, one marker for each filter, in every chart."""
 
-import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ from ..experiments.rows import SHOWN, TABLE1, Row, matching
 from .figures import COLORS, INK, MUTED, PHASES, RULE
 from .retrospective import prices
 from .shifted import title as title_of
-from .statistics import CONFIDENCE, POWER, average_difference, difference, failure_bound, power, wilson
+from .statistics import CONFIDENCE, POWER, Interval, average_difference, difference, failure_bound, power, wilson
 from .tables import PAPER_SEEDS, TABLES, Record, frame, paper_frame, printed_samples, table
 
 MARKERS = {"-": "o", "Rect-2": "s", "Tri-3": "^", "Bin-5": "p", "Adapt-3": "D"}
@@ -180,9 +180,8 @@ def gains(confidence: float = CONFIDENCE, chance: float = POWER, most: int = 30)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
     left.axvline(0, color=MUTED, linewidth=0.8)
     for row, (name, interval) in enumerate(intervals.items()):
-        color = COLORS["LPS"] if interval.decides else MUTED
-        left.plot([interval.low, interval.high], [row, row], color=color)
-        left.plot(interval.value, row, color=color, marker=MARKERS.get(name, "|"), markersize=8)
+        color, marker = COLORS["LPS"] if interval.decides else MUTED, MARKERS.get(name, "|")
+        left.errorbar(interval.value, row, xerr=_reach(interval), color=color, fmt=marker, markersize=8)
     left.set_yticks(range(len(intervals)), [_filter(name) for name in intervals])
     left.set_xlabel("gain of LPS (points)")
     left.invert_yaxis()
@@ -205,10 +204,8 @@ def guarantee_prices(accuracies: Mapping[str, Mapping[int, float]]) -> Figure:
         lines = prices(method, accuracies)
         for place, line in enumerate(lines):
             for ax, value in zip(axes, (line.paper, line.ours), strict=True):
-                marker = {"color": COLORS[method], "marker": MARKERS.get(line.antialias, "|"), "markersize": 8}
-                if math.isfinite(value.low):
-                    ax.plot([value.low, value.high], [place + offset] * 2, color=COLORS[method])
-                ax.plot(value.value, place + offset, linestyle="none", **marker)
+                color, marker = COLORS[method], MARKERS.get(line.antialias, "|")
+                ax.errorbar(value.value, place + offset, xerr=_reach(value), color=color, fmt=marker, markersize=8)
     for ax, title in zip(axes, ("The paper", "Here"), strict=True):
         ax.axvline(0, color=MUTED, linewidth=0.8)
         ax.set(title=title, xlabel="accuracy over the row without a guarantee (points)")
@@ -217,6 +214,12 @@ def guarantee_prices(accuracies: Mapping[str, Mapping[int, float]]) -> Figure:
     methods = [Line2D([], [], color=COLORS[method], label=method) for method in ("APS", "LPS")]
     figure.legend(handles=methods, loc="outside right center")
     return figure
+
+
+def _reach(interval: Interval) -> npt.NDArray[np.float64]:
+    """How far an interval reaches below and above its value, (2, 1), as error bars take it; NaN if unknown."""
+    reach = np.array([[interval.value - interval.low], [interval.high - interval.value]])
+    return np.where(np.isfinite(reach), np.maximum(reach, 0), np.nan)
 
 
 def _filter(name: str) -> str:
@@ -244,8 +247,8 @@ def max_norm_shares(studied: Sequence[Record]) -> Figure:
         for layer, metric in enumerate(layers, 1):
             share = wilson(metric["agree"], metric["total"])
             x = place + 0.16 * (layer - (len(layers) + 1) / 2)
-            ax.plot([x, x], [100 * share.low, 100 * share.high], color=COLORS["LPS"], linewidth=1)
-            ax.plot(x, 100 * share.value, MARKERS[antialias], color=COLORS["LPS"], markersize=6)
+            reach, color, marker = 100 * _reach(share), COLORS["LPS"], MARKERS[antialias]
+            ax.errorbar(x, 100 * share.value, yerr=reach, color=color, fmt=marker, markersize=6, elinewidth=1)
             ax.annotate(str(layer), (x, 100 * share.value), xytext=(5, 3), textcoords="offset points", color=MUTED)
     ax.axhline(100 / len(PHASES), color=MUTED, linewidth=0.8, linestyle="--")
     ax.text(len(studied) - 0.6, 100 / len(PHASES) + 1.5, "chance", color=MUTED)
