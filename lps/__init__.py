@@ -7,6 +7,7 @@ Equivariant Convolutional Networks*, NeurIPS 2022. Docstrings cite the paper's e
 from .convert import ConvertError, conversion_report, convert
 from .convolution import pad_to_multiple
 from .deeplab import DeepLabV3Plus
+from .exact import exact_mean
 from .filters import AdaptiveLowPass, LowPass
 from .polyphase import circular_shift, merge, polyphase
 from .probe import probe
@@ -32,6 +33,7 @@ __all__ = [
     "circular_shift",
     "conversion_report",
     "convert",
+    "exact_mean",
     "merge",
     "pad_to_multiple",
     "polyphase",

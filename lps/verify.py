@@ -209,7 +209,7 @@ def _shifts(shifts: Literal["all"] | int | Sequence[Sequence[int]], size: Size, 
         if not 0 < shifts < len(every):
             raise ValueError(f"images of {size} have {len(every) - 1} shifts to draw from, {shifts} were asked for")
         return every[1:][torch.randperm(len(every) - 1, generator=torch.Generator().manual_seed(seed))[:shifts]]
-    if not len(shifts) or any(len(shift) != 2 for shift in shifts):
+    if not len(shifts) or any(isinstance(shift, int) or len(shift) != 2 for shift in shifts):
         raise ValueError(f"shifts are 'all', a number, or pairs of rows and columns, got {shifts!r}")
     return torch.tensor([list(shift) for shift in shifts])
 
@@ -304,7 +304,7 @@ class _Findings:
 
 def _output(model: nn.Module, batch: Tensor) -> Tensor:
     y = model(batch)
-    y = y["out"] if isinstance(y, Mapping) else y
+    y = y.get("out") if isinstance(y, Mapping) else y
     shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
     if not isinstance(y, Tensor) or len(y) != len(batch) or (y.dim() != 2 and y.shape[2:] != batch.shape[2:]):
         raise ValueError(

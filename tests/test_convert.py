@@ -4,7 +4,7 @@ import copy
 import json
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -186,6 +186,21 @@ def shuffled() -> nn.Module:
     return Net(forward, stem=unit(3, 8, stride=2), conv=unit(4, 4), head=head(8))
 
 
+def statistics() -> nn.Module:
+    """Sums over channels at each position: a norm with the channels first, softmax, gates of one map, and groups."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = net.stem(x)
+        x = (x - x.mean(1, keepdim=True)) * (x.square().sum([1], True) + 1).rsqrt()
+        x = net.b(net.groups(x) * net.gate(x).sigmoid())
+        parts = x.unflatten(1, (2, 4))
+        x = (parts - parts.logsumexp(2)[:, :, None]).flatten(1, 2)
+        return net.head(torch.cat([x * net.soft(x), F.glu(x, 1), torch.log_softmax(x, dim=1)], 1))
+
+    layers = {"stem": unit(3, 8, stride=2), "b": unit(8, 8, stride=2), "groups": nn.Conv2d(8, 8, 3, 1, 1, groups=2)}
+    return Net(forward, gate=nn.Conv2d(8, 1, 1), soft=nn.Softmax(1), head=head(20), **layers)
+
+
 def frozen() -> nn.Module:
     """A norm by hand from fixed numbers, as torchvision's frozen batch norm."""
 
@@ -221,6 +236,7 @@ CLASSIFIERS: dict[str, Network] = {
     "channels last": channels_last,
     "blurred": blurred,
     "shuffled": shuffled,
+    "statistics": statistics,
     "frozen": frozen,
 }
 
@@ -257,6 +273,14 @@ def test_a_network_is_exact_under_every_shift(name: str, method: Any, placement:
     network = lps.convert(network, method, placement=placement, example=SMALL).eval()
     report = lps.verify(network, images(1, 3, 8, 8))
     assert report.exact and report.labels.agree == report.labels.total > 0
+
+
+@pytest.mark.parametrize("name", ["statistics", "channels last", "gated", "exchange", "kernels of all shapes"])
+@pytest.mark.parametrize("size", [(12, 20), (20, 28), (28, 28)])
+def test_maps_whose_rows_fill_no_vector_are_exact(name: str, size: tuple[int, int]) -> None:
+    network = lps.convert(built(CLASSIFIERS[name]), "aps", example=SMALL)
+    for batch in (2, 5):
+        assert lps.verify(network, images(1, 3, *size), shifts=24, batch_size=batch).exact
 
 
 @pytest.mark.parametrize("antialias", ["none", "rect-2", "bin-5", "adapt-3"])
@@ -336,6 +360,53 @@ def test_before_convolutions_nothing_is_computed_that_is_not_kept() -> None:
         )
     )
     assert before == plainly < behind
+
+
+FEW = [(1, 8, 1), (1, 16, 2), (1, 64, 3), (1, 16, 4)]
+GROUPED = [(2, 1, 4), (2, 8, 8), (3, 1, 4), (3, 8, 4), (8, 1, 1), (8, 2, 1), (8, 4, 4)]
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize(("groups", "inputs", "outputs"), [*FEW, *GROUPED])
+def test_a_convolution_rounds_alike_everywhere(
+    groups: int, inputs: int, outputs: int, kernel: int, stride: int
+) -> None:
+    weight, bias = images(groups * outputs, inputs, kernel, kernel), images(groups * outputs)
+    settings: Any = {"before": (kernel // 2,) * 2, "dilation": (1, 1), "groups": groups, "stride": stride}
+    for size in ((1, 1), (2, 3), (5, 7), (7, 7), (13, 11)):
+        x = images(1, groups * inputs, *(n * stride for n in size), seed=sum(size))
+        shifts = [(0, 0), *(tuple(i * n // 5 for n in size) for i in (1, 2, 3, 4))]
+        y = convolve(
+            torch.cat([x.roll([stride * s for s in shift], (2, 3)) for shift in shifts]), weight, bias, **settings
+        )
+        for shift, moved in zip(shifts, y, strict=True):
+            assert torch.equal(moved, y[0].roll(shift, (1, 2)))
+        if stride == 1:
+            padded = F.pad(x, (kernel // 2,) * 4, mode="circular")
+            torch.testing.assert_close(y[:1], F.conv2d(padded, weight, bias, groups=groups), rtol=1e-4, atol=1e-4)
+
+
+class Centred(nn.Module):
+    """Reads its mode, and so is not taken apart: a sum over channels that nobody puts in order."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.training else x - x.mean(1, keepdim=True)
+
+
+def test_the_check_tries_a_size_that_fills_no_vector() -> None:
+    network = built(lambda: nn.Sequential(unit(3, 16, stride=2), unit(16, 32, stride=2), Centred(), head(32)))
+    with pytest.raises(lps.ConvertError, match=r"^2: outputs differ by .* of images \(20, 28\): precision"):
+        lps.convert(network, "aps")
 
 
 @pytest.mark.parametrize("features", [3, 6, 20, 512])
@@ -460,6 +531,72 @@ def test_a_flattened_map_is_pooled_when_asked_for() -> None:
     torch.testing.assert_close(network(constant), original(constant), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("flatten", [lambda x: x.view(-1, 400), lambda x: x.reshape(len(x), 400)])
+def test_a_flattened_map_is_pooled_whatever_its_code_says_of_features(flatten: Callable[[Tensor], Tensor]) -> None:
+    layers = {"a": nn.Conv2d(3, 6, 5), "b": nn.Conv2d(6, 16, 5), "c": nn.Linear(400, 20), "d": nn.Linear(20, 4)}
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(net.a(x)), 2)
+        x = F.max_pool2d(F.relu(net.b(x)), 2)
+        return net.d(F.relu(net.c(flatten(x))))
+
+    network = lps.convert(built(lambda: Net(forward, **layers)), "aps", head="pool", example=images(1, 3, 32, 32))
+    assert network(images(5, 3, 16, 16)).shape == (5, 4)
+    assert lps.verify(network, images(1, 3, 16, 16)).exact
+
+
+DROPOUTS = (F.dropout, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout)
+
+
+@pytest.mark.parametrize("dropout", DROPOUTS)
+def test_dropout_is_kept_and_other_noise_of_training_is_noted(dropout: Callable[..., Tensor]) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        return net.head(dropout(net.a(x), 0.5, net.training))
+
+    network = lps.convert(built(lambda: Net(forward, a=unit(3, 8, stride=2), head=head(8))), "aps").train()
+    x = images(2, 3, 16, 16)
+    assert not torch.equal(network(x), network(x))
+    assert lps.verify(network, images(1, 3, 8, 8)).exact
+    noisy = lps.convert(built(Noisy), "aps")
+    assert [note for note in lps.conversion_report(noisy).notes if note.startswith("Noisy asks whether")]
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head = unit(3, 8, stride=2), head(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.head(x + torch.randn_like(x) if self.training else x)
+
+
+@pytest.mark.parametrize("antialias", ["tri-3", "adapt-3"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_new_layers_have_the_type_of_their_map(dtype: torch.dtype, antialias: Any) -> None:
+    network = lps.convert(built(branches).to(dtype), "lps", antialias).eval()
+    assert {p.dtype for p in network.parameters()} == {dtype}
+    assert network(images(1, 3, 16, 16).to(dtype)).dtype == dtype
+
+
+@PLACEMENTS
+def test_one_graph_holds_all_of_a_network(placement: Any) -> None:
+    network, x = built(statistics), images(2, 3, 16, 16)
+    network = lps.convert(network, placement=placement, example=SMALL).eval()
+    torch._dynamo.reset()
+    with torch.inference_mode():
+        assert torch.equal(torch.compile(network, backend="eager", fullgraph=True)(x), network(x))
+
+
+def test_arguments_may_be_given_by_name() -> None:
+    def forward(net: Any, x: Tensor, *, scale: float = 2.0) -> Tensor:
+        return net.b(torch.mean(input=net.a(input=x), dim=(2, 3)) * scale)
+
+    named = type("Named", (Net,), {"forward": forward})
+    network = lps.convert(built(lambda: named(forward, a=nn.Conv2d(3, 8, 3, 2, 1), b=nn.Linear(8, 4))), "aps")
+    assert lps.verify(network, images(1, 3, 8, 8)).exact
+
+
 class Attends(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -503,6 +640,15 @@ REFUSED: dict[str, tuple[Network, str]] = {
         lambda: plain(nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3, 2, 1))),
         r"^1: its weights are parametrized",
     ),
+    "spectral": (lambda: plain(nn.utils.spectral_norm(nn.Conv2d(8, 8, 3, 2, 1))), r"^1: it has hooks"),
+    "divisor": (lambda: plain(nn.AvgPool2d(2, divisor_override=1)), r"^1: .*\(divisor_override\)"),
+    "weighed": (lambda: plain(nn.Softmax(-1)), r"^1: over positions it weighs them"),
+    "two inputs": (
+        lambda: type("Two", (Net,), {"forward": lambda net, x, y: net.head(net.a(x) + y)})(
+            lambda: None, a=unit(3, 8), head=head(8)
+        ),
+        r"^the network: besides images it reads y",
+    ),
     "norm": (lambda: plain(nn.LayerNorm((8, 64, 64))), r"^1: it mixes positions with weights of their own"),
     "rows": (lambda: plain(nn.Linear(64, 64)), r"^1: it mixes positions"),
     "rolled": (
@@ -526,12 +672,29 @@ def test_what_has_no_proof_is_refused_with_layer_and_reason(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", [{"method": "max"}, {"antialias": "tri-5"}, {"head": "mean"}, {"placement": "after"}]
+    "setting",
+    [
+        {"method": "max"},
+        {"antialias": "tri-5"},
+        {"head": "mean"},
+        {"placement": "after"},
+        {"padding": "zero"},
+        {"select_from": "unfilterd"},
+    ],
 )
 def test_unknown_settings_are_refused(setting: dict[str, Any]) -> None:
     (name,) = setting
     with pytest.raises(ValueError, match=f"no {name} "):
         lps.convert(built(cifar_shortcut), **setting)
+    with pytest.raises(ValueError, match="hidden_divisor: expected at least 1, got 0"):
+        lps.convert(built(cifar_shortcut), hidden_divisor=0)
+
+
+@pytest.mark.parametrize("between", [nn.Softmax(1), nn.BatchNorm1d(8192), nn.LayerNorm(8192)])
+def test_no_head_is_pooled_through_what_reads_its_features_together(between: nn.Module) -> None:
+    network = built(lambda: nn.Sequential(unit(3, 8), nn.MaxPool2d(2), nn.Flatten(), between, nn.Linear(8192, 5)))
+    with pytest.raises(lps.ConvertError, match="features that no linear layer reads alone"):
+        lps.convert(network, head="pool", example=SMALL)
 
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])

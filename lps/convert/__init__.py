@@ -23,8 +23,8 @@ from .layers import Entry
 from .plan import Plan
 from .report import Conversion, ConvertError, Stride
 from .rewrite import Rewriter
-from .rules import apply_rules, round_alike
-from .trace import trace
+from .rules import apply_rules, refuse_hooks, round_alike
+from .trace import followed_in_evaluation, trace
 
 __all__ = ["Conversion", "ConvertError", "Stride", "conversion_report", "convert"]
 
@@ -67,16 +67,25 @@ def convert(
         ("method", method, Method),
         ("antialias", antialias, Antialias),
         ("placement", placement, Placement),
+        ("padding", padding, Padding),
+        ("select_from", select_from, Source),
         ("head", head, Head),
     ):
         if value not in get_args(choices):
             raise ValueError(f"no {name} {value!r}: there are {', '.join(get_args(choices))}")
+    if hidden_divisor < 1:
+        raise ValueError(f"channels are divided by hidden_divisor: expected at least 1, got {hidden_divisor}")
     if any(isinstance(module, Downsample) for module in model.modules()):
         raise ConvertError("the network", "it samples by polyphase components already")
+    refuse_hooks(model)
     network = copy.deepcopy(model)
     round_alike(network)
     example = _example(network) if example is None else example
     plan = Plan(network, trace(network, example), padding, pool_head=head == "pool")
+    plan.notes.extend(
+        f"{name} asks whether it is training: it was followed in evaluation, and of the rest only dropout is kept"
+        for name in followed_in_evaluation(network)
+    )
     apply_rules(plan)
     before = {id(parameter) for parameter in network.parameters()}
     dims = example.dim() - 2
@@ -131,8 +140,8 @@ def _example(network: nn.Module) -> Tensor:
     """Images for the first convolution, 224 samples wide."""
     for module in network.modules():
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            size = 64 if isinstance(module, nn.Conv3d) else 224
-            return torch.empty(1, module.in_channels, *(size,) * len(module.kernel_size), device="meta")
+            size = (64 if isinstance(module, nn.Conv3d) else 224,) * len(module.kernel_size)
+            return torch.empty(1, module.in_channels, *size, dtype=module.weight.dtype, device="meta")
     raise ConvertError("the network", "it has no convolution, from which the images' channels are read: pass `example`")
 
 

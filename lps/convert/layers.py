@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from math import pi, prod
-from typing import ClassVar, cast
+from math import pi
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,8 +50,32 @@ def convolve(
     space = [size // stride for size in x.shape[2:]]
     reach = [d * (k - 1) for k, d in zip(weight.shape[2:], dilation, strict=True)]
     x = wrap(x, before, [max(r - b - stride + 1, 0) for r, b in zip(reach, before, strict=True)], padding)
-    x = _widened(x, prod(space), stride)
-    return crop(CONVOLVE[len(space)](x, weight, bias, stride=stride, dilation=dilation, groups=groups), space)
+    outputs = weight.shape[0] // groups
+    x, weight, bias = _evened(_widened(x, torch.Size(space).numel(), stride), weight, bias, groups)
+    y = CONVOLVE[len(space)](x, weight, bias, stride=stride, dilation=dilation, groups=groups)
+    return crop(y.unflatten(1, (groups, -1))[:, :, :outputs].flatten(1, 2), space)
+
+
+_BLOCK, _FEW = 8, 4
+"""Channels of a group come in blocks of so many, and so many outputs of a 1x1 convolution are enough, for a kernel that
+computes all positions alike on a CPU in float32."""
+
+
+def _evened(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Input, weights and bias with channels of zeros added where a CPU would round some positions otherwise than the
+    rest, or some images of a batch. A depthwise convolution is free of it."""
+    few = groups == 1 and weight.shape[0] < _FEW and weight[0, 0].numel() == 1
+    if x.device.type != "cpu" or not (few or (groups > 1 and weight.shape[:2] != (groups, 1))):
+        return x, weight, bias
+    inputs, outputs = (0, 0), (0, _FEW - weight.shape[0])
+    if groups > 1:
+        inputs, outputs = ((0, -size % _BLOCK) for size in (weight.shape[1], weight.shape[0] // groups))
+    untouched = (0, 0) * (x.dim() - 2)
+    weight = F.pad(weight.unflatten(0, (groups, -1)), (*untouched, *inputs, *outputs)).flatten(0, 1)
+    bias = None if bias is None else F.pad(bias.unflatten(0, (groups, -1)), outputs).flatten()
+    if any(inputs):
+        x = F.pad(x.unflatten(1, (groups, -1)), (*untouched, *inputs)).flatten(1, 2)
+    return x, weight, bias
 
 
 def crop(y: Tensor, space: Sequence[int]) -> Tensor:
@@ -164,6 +188,11 @@ def _sigmoid(x: Tensor) -> Tensor:
     return 0.5 * (0.5 * x).tanh() + 0.5
 
 
+def _glu(x: Tensor, glu: nn.GLU) -> Tensor:
+    kept, gate = x.chunk(2, glu.dim)
+    return kept * _sigmoid(gate)
+
+
 def _mish(x: Tensor) -> Tensor:
     e = x.clamp_max(20).exp()
     n = e * (e + 2)
@@ -180,11 +209,12 @@ class Pointwise(nn.Module):
     On a CPU the last few samples of a tensor go another way through these functions, but not through tanh and exp.
     """
 
-    EXACT: ClassVar[dict[type[nn.Module], Callable[[Tensor], Tensor]]] = {
-        nn.Sigmoid: _sigmoid,
-        nn.SiLU: lambda x: x * _sigmoid(x),
-        nn.Mish: _mish,
-        nn.GELU: _gelu_tanh,
+    EXACT: ClassVar[dict[type[nn.Module], Callable[[Tensor, Any], Tensor]]] = {
+        nn.Sigmoid: lambda x, _: _sigmoid(x),
+        nn.SiLU: lambda x, _: x * _sigmoid(x),
+        nn.GLU: _glu,
+        nn.Mish: lambda x, _: _mish(x),
+        nn.GELU: lambda x, _: _gelu_tanh(x),
     }
 
     def __init__(self, activation: nn.Module) -> None:
@@ -192,7 +222,9 @@ class Pointwise(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.activation(x)) if self.training else self.EXACT[type(self.activation)](x)
+        if self.training:
+            return cast(Tensor, self.activation(x))
+        return self.EXACT[type(self.activation)](x, self.activation)
 
 
 class Linear(nn.Module):
@@ -210,6 +242,30 @@ class Linear(nn.Module):
             return F.linear(x, self.weight, self.bias)
         y = torch.bmm(x[:, None], self.weight.t().expand(x.shape[0], -1, -1))[:, 0]
         return y if self.bias is None else y + self.bias
+
+
+class AcrossChannels(nn.Module):
+    """The method of a tensor that sums over ``dims``, no positions, so that each position sums in one order.
+
+    On a CPU a sum over other axes than the last takes several positions at a time, and the last few otherwise.
+    """
+
+    def __init__(self, method: str, dims: Sequence[int], keepdim: bool) -> None:
+        super().__init__()
+        self.method, self.dims, self.keepdim = method, tuple(dims), keepdim
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = tuple(range(-len(self.dims), 0))
+        rows = x.movedim(self.dims, last).flatten(-len(last)).contiguous()
+        y = getattr(rows, self.method)(-1)
+        if y.dim() == rows.dim():
+            return y.unflatten(-1, [x.shape[d] for d in self.dims]).movedim(last, self.dims).contiguous()
+        for axis in sorted(self.dims) if self.keepdim else ():
+            y = y.unsqueeze(axis)
+        return cast(Tensor, y)
+
+    def extra_repr(self) -> str:
+        return f"{self.method}, dims={self.dims}, keepdim={self.keepdim}"
 
 
 class SpatialMean(nn.Module):
@@ -235,7 +291,7 @@ class SpatialNorm(SpatialMean):
     """l2 norm over ``dims``, likewise."""
 
     def forward(self, x: Tensor) -> Tensor:
-        count = prod(x.shape[axis] for axis in self.dims)
+        count = torch.Size([x.shape[axis] for axis in self.dims]).numel()
         return (super().forward(x.square()) * count).sqrt()
 
 

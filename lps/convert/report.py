@@ -37,7 +37,7 @@ class Conversion:
 
     ``stride`` is the product of the strides from the images to the coarsest map: sizes have to be multiples of it.
     ``padded`` names the layers whose border changed, ``raised`` the upsampling layers that became LPUs, ``parameters``
-    the new parameters with their sizes. ``checked`` is the size of the images and the number of circular shifts for
+    the new parameters with their sizes. ``checked`` are the sizes of the images and the number of circular shifts for
     which the outputs were compared and equal; ``None`` without circular padding, which leaves nothing to check.
     """
 
@@ -53,7 +53,7 @@ class Conversion:
     pooled: Sequence[str]
     parameters: Mapping[str, tuple[int, ...]]
     notes: Sequence[str]
-    checked: tuple[tuple[int, ...], int] | None = None
+    checked: tuple[tuple[tuple[int, ...], ...], int] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -77,8 +77,9 @@ class Conversion:
         lines.append(f"{size:,} new parameters" + (" to train" if size else ": works as it is, without training"))
         lines += self.notes
         if self.checked is not None:
-            size_of, count = self.checked
-            lines.append(f"checked: equal outputs under {count} circular shifts of {'x'.join(map(str, size_of))}")
+            sizes, count = self.checked
+            words = " and ".join("x".join(map(str, size)) for size in sizes)
+            lines.append(f"checked: equal outputs under {count} circular shifts of {words}")
         return "\n".join(lines)
 
 

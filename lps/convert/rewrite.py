@@ -15,9 +15,9 @@ from .grids import Grid, Step, resolve
 from .layers import Align, Convolution, Entry
 from .plan import Plan
 from .report import Stride
+from .rules import ACTIVATION_NAMES
 
 ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__ if name not in ("MultiheadAttention",))
-ACTIVATION_NAMES = {"relu", "relu6", "gelu", "hardswish", "leaky_relu", "elu", "selu", "hardsigmoid", "tanh"}
 
 
 class Rewriter:
@@ -112,7 +112,7 @@ class Rewriter:
         path = f"{self.plan.name(step.node)}_sampling"
         if any(name == path for name, _ in self.plan.network.named_modules()):
             path = f"{path}_{step.node.name}"
-        self.plan.install(path, layer)
+        self.plan.install(path, layer.to(node.meta["value"].dtype))
         with self.plan.graph.inserting_after(node):
             call = self.plan.graph.call_module(path, (node, *selection))
         with self.plan.graph.inserting_after(call):

@@ -11,11 +11,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from .grids import Grid, Map, Step, total
 from .layers import (
     AVG_POOL,
     MAX_POOL,
+    AcrossChannels,
     Convolution,
     GroupNorm,
     Interpolation,
@@ -29,6 +31,7 @@ from .layers import (
     TransposedConvolution,
 )
 from .plan import Plan, Raised, Rule, arguments, tensors
+from .report import ConvertError
 from .trace import known
 
 REMEDY = 'convert(..., head="pool") replaces it by global pooling and sums the weights over the positions'
@@ -121,6 +124,8 @@ def pooling(plan: Plan, node: fx.Node, largest: bool) -> Map | None:
     kernel, before = _each(pool.kernel_size, dims), _each(pool.padding, dims)
     if largest and pool.return_indices:
         plan.refuse(node, "it hands out the positions of its maxima")
+    if getattr(pool, "divisor_override", None) is not None:
+        plan.refuse(node, "it divides by another number than that of its window's positions (divisor_override)")
     if not largest and kernel == x.shape[2:] and before == (0,) * dims:
         plan.notes.append(f"{plan.name(node)} spans the map of the example: it became global pooling")
         _global_mean(plan, node, tuple(range(2, x.dim())), keepdim=True)
@@ -246,6 +251,8 @@ def reduction(plan: Plan, node: fx.Node) -> Map | None:
     keepdim = bool(given.get("keepdim", False))
     over = set(dims) & set(place.axes)
     if not over:
+        if _called(node) in SUMS:
+            plan.swap(node, AcrossChannels(_called(node), dims, keepdim))
         return Map(place.grid, place.axes if keepdim else tuple(a - sum(d < a for d in dims) for a in place.axes))
     if over != set(place.axes) or 0 in dims:
         plan.refuse(node, f"it reduces over the axes {dims}; over positions, all of them or none")
@@ -257,6 +264,20 @@ def reduction(plan: Plan, node: fx.Node) -> Map | None:
     elif _called(node) not in ("amax", "amin"):
         plan.refuse(node, "a sum over positions whose rounding depends on their order; mean, norm and amax do not")
     return None
+
+
+SUMS = ("mean", "sum", "logsumexp")
+"""Reductions that a CPU makes of several positions at a time."""
+
+
+def softmax(plan: Plan, node: fx.Node, method: str) -> Map | None:
+    x, place = _input(plan, node)
+    module = plan.module(node)
+    dim = -3 if isinstance(module, nn.Softmax2d) else (vars(module) if module else arguments(node, "dim")).get("dim")
+    if dim is None or dim % x.dim() in place.axes:
+        plan.refuse(node, "over positions it weighs them against each other; over channels it has to name their axis")
+    plan.swap(node, AcrossChannels(method, (dim % x.dim(),), keepdim=True))
+    return place
 
 
 def view(plan: Plan, node: fx.Node) -> Map | None:
@@ -289,7 +310,11 @@ def _flatten(plan: Plan, node: fx.Node, x: Tensor, place: Map) -> None:
     head = _linear_behind(plan, node)
     if place.axes != tuple(range(2, x.dim())) or (space > 1 and (head is None or not plan.pool_head)):
         sizes = "x".join(str(x.shape[axis]) for axis in place.axes)
-        made = "tokens, and what mixes those is no convolution" if head is None else f"features; {REMEDY}"
+        made = f"features; {REMEDY}"
+        if node.meta["value"].dim() > 2:
+            made = "tokens, and what mixes those is no convolution"
+        elif head is None:
+            made = "features that no linear layer reads alone, be it through dropout and activations"
         plan.refuse(node, f"it turns the {sizes} positions of a map into {made}")
     if space > 1 and head is not None:
         linear = cast(nn.Linear, plan.module(head))
@@ -304,16 +329,21 @@ def _flatten(plan: Plan, node: fx.Node, x: Tensor, place: Map) -> None:
         pooled = plan.graph.call_module(path, (node.args[0],))
     plan.places[pooled] = None
     node.replace_input_with(cast(fx.Node, node.args[0]), pooled)
+    if space > 1:  # its own code may name the number of features
+        node.op, node.target, node.args, node.kwargs = "call_function", torch.flatten, (pooled, 1), {}
 
 
 def _linear_behind(plan: Plan, node: fx.Node) -> fx.Node | None:
-    """The linear layer that alone reads the flattened features of ``node``, be it through a dropout."""
+    """The linear layer that alone reads the flattened features of ``node``, be it through layers that leave each of
+    them where it is."""
     features = node.meta["value"].shape[-1]
     while len(node.users) == 1 and node.meta["value"].dim() == 2:
         node = next(iter(node.users))
         module = plan.module(node)
         if isinstance(module, nn.Linear):
             return node if module.in_features == features else None
+        if not isinstance(module, ELEMENTWISE) and _called(node) not in ACTIVATION_NAMES:
+            return None
     return None
 
 
@@ -355,6 +385,10 @@ def item(plan: Plan, node: fx.Node) -> Map | None:
 
 # what keeps the map
 
+ELEMENTWISE = (
+    nn.Identity, _DropoutNd, Pointwise, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.Tanh, nn.Hardswish
+)  # fmt: skip
+ACTIVATION_NAMES = {"relu", "relu6", "gelu", "hardswish", "leaky_relu", "elu", "selu", "hardsigmoid", "tanh"}
 POINTWISE = {"add", "sub", "mul", "truediv", "div", "maximum", "minimum", "where", "cat", "concat", "stack"}
 
 
@@ -455,6 +489,8 @@ MODULES: dict[type[nn.Module], Rule] = {
         ),
         padding,
     ),
+    **dict.fromkeys((nn.Softmax, nn.Softmax2d), partial(softmax, method="softmax")),
+    nn.LogSoftmax: partial(softmax, method="log_softmax"),
     nn.LayerNorm: layer_norm,
     nn.Linear: linear,
     nn.MultiheadAttention: mixes,
@@ -469,8 +505,14 @@ LAYERS: dict[str, type[nn.Module]] = {
     "adaptive_max_pool1d": nn.AdaptiveMaxPool1d,
     "adaptive_max_pool2d": nn.AdaptiveMaxPool2d,
     "dropout": nn.Dropout,
+    "dropout1d": nn.Dropout1d,
+    "dropout2d": nn.Dropout2d,
+    "dropout3d": nn.Dropout3d,
+    "alpha_dropout": nn.AlphaDropout,
+    "feature_alpha_dropout": nn.FeatureAlphaDropout,
     "sigmoid": nn.Sigmoid,
     "silu": nn.SiLU,
+    "glu": nn.GLU,
     "mish": nn.Mish,
     "gelu": nn.GELU,
 }
@@ -478,12 +520,13 @@ LAYERS: dict[str, type[nn.Module]] = {
 
 FUNCTIONS: dict[str, Rule] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), functional_convolution),
-    **dict.fromkeys(("mean", "sum", "amax", "amin", "norm", "var", "std", "prod"), reduction),
+    **dict.fromkeys(("mean", "sum", "amax", "amin", "norm", "var", "std", "prod", "logsumexp"), reduction),
     **dict.fromkeys(("flatten", "reshape", "view", "permute", "transpose", "movedim", "swapaxes"), view),
     **dict.fromkeys(("unflatten", "squeeze", "unsqueeze"), view),
     **dict.fromkeys(("matmul", "bmm", "einsum", "scaled_dot_product_attention", "multi_head_attention_forward"), mixes),
     **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle", "unfold", "fold", "instance_norm"), shuffles),
     **dict.fromkeys(("size", "dim", "getattr"), lambda plan, node: None),
+    **{name: partial(softmax, method=name) for name in ("softmax", "log_softmax")},
     "pad": padding,
     "interpolate": upsampling,
     "getitem": item,
@@ -516,10 +559,23 @@ def _as_layer(plan: Plan, node: fx.Node) -> None:
     if layer is None:
         return
     args, kwargs = known((node.args[1:], node.kwargs))
-    args = args[:1] if layer is nn.Dropout else args
+    args = args[:1] if issubclass(layer, _DropoutNd) else args
     module = layer(*args, **{name: value for name, value in kwargs.items() if name not in ("training", "inplace")})
     path = plan.install(plan.name(node), _rounding_alike(module) or module)
     node.op, node.target, node.args, node.kwargs = "call_module", path, node.args[:1], {}
+
+
+def refuse_hooks(network: nn.Module) -> None:
+    """A hook runs on the layer that it was registered with, and is lost where another takes its place."""
+    for path, module in network.named_modules():
+        if (type(module) in MODULES or _rounding_alike(module)) and (
+            module._forward_hooks or module._forward_pre_hooks
+        ):
+            raise ConvertError(
+                path or "the network",
+                "it has hooks, as spectral_norm and weight_norm of torch.nn.utils register, and another layer would "
+                "take its place without them: remove them first",
+            )
 
 
 def round_alike(network: nn.Module) -> None:

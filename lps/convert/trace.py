@@ -64,8 +64,7 @@ class _Tracer(fx.Tracer):
         if super().is_leaf_module(m, module_qualified_name):
             return True
         # what a layer does in training would be lost in a graph
-        reads_mode = "training" in type(m).forward.__code__.co_names
-        return reads_mode and not any(isinstance(part, (*WINDOWS, nn.Linear)) for part in m.modules())
+        return _reads_mode(m) and not _computes(m)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -104,6 +103,20 @@ class _Tracer(fx.Tracer):
         return iter([cast(Any, obj)[i] for i in range(len(obj.node.meta["value"]))])
 
 
+def _reads_mode(module: nn.Module) -> bool:
+    return "training" in type(module).forward.__code__.co_names
+
+
+def _computes(module: nn.Module) -> bool:
+    return any(isinstance(part, (*WINDOWS, nn.Linear)) for part in module.modules())
+
+
+def followed_in_evaluation(network: nn.Module) -> list[str]:
+    """Classes in ``network`` whose own code asks whether it is training, and is taken apart all the same."""
+    own = [part for part in network.modules() if not type(part).__module__.startswith("torch.nn")]
+    return sorted({type(part).__name__ for part in own if _reads_mode(part) and _computes(part)})
+
+
 def known(arguments: Any) -> Any:
     """Arguments with each node replaced by its value."""
     return fx.node.map_arg(arguments, lambda node: node.meta["value"])
@@ -116,7 +129,12 @@ def trace(network: nn.Module, example: Tensor) -> fx.Graph:
     """
     plain = copy.deepcopy(network).to("meta").eval()
     others = list(inspect.signature(type(plain).forward).parameters.values())[2:]
-    defaults = {other.name: other.default for other in others if other.kind is other.POSITIONAL_OR_KEYWORD}
+    defaults = {
+        other.name: other.default for other in others if other.kind in (other.POSITIONAL_OR_KEYWORD, other.KEYWORD_ONLY)
+    }
+    needed = [name for name, default in defaults.items() if default is inspect.Parameter.empty]
+    if needed:
+        raise ConvertError("the network", f"besides images it reads {', '.join(needed)}: wrap it in one that does not")
     tracer = _Tracer(example.to("meta"), *defaults.values())
     try:
         graph = tracer.trace(plain, concrete_args=defaults or None)
@@ -125,11 +143,15 @@ def trace(network: nn.Module, example: Tensor) -> fx.Graph:
         raise ConvertError(
             module,
             f"its code cannot be followed on images {tuple(example.shape)} ({type(error).__name__}: {error}); "
-            "pass images that fit as `example`",
+            "if such images do not fit, pass some that do as `example`",
         ) from error
     for name in tracer.tensor_attrs.values():
         if hasattr(plain, name) and not hasattr(network, name):  # made by the code itself
             setattr(network, name, getattr(plain, name))
+    for node in graph.nodes:
+        if node.op != "placeholder" and not node.args and "input" in node.kwargs:
+            given = dict(node.kwargs)
+            node.args, node.kwargs = (given.pop("input"),), given
     for node in list(graph.nodes)[1 : 1 + len(defaults)]:
         _erase(graph, node)
     _without_mutation(graph, network)
