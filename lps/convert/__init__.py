@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, fx, nn
 
-from ..convolution import Padding
+from ..convolution import Conv2d, Padding
 from ..filters import AdaptiveLowPass, LowPass
 from ..sampling import Downsample, Sampling, Source
 from ..selection import LearnedPhase, MaxNorm
@@ -77,6 +77,8 @@ def convert(
         raise ValueError(f"channels are divided by hidden_divisor: expected at least 1, got {hidden_divisor}")
     if any(isinstance(module, Downsample) for module in model.modules()):
         raise ConvertError("the network", "it samples by polyphase components already")
+    if any(isinstance(module, Conv2d) for module in model.modules()):
+        raise ConvertError("the network", "it is built of this library's layers: build it with a `sampling`")
     refuse_hooks(model)
     network = copy.deepcopy(model)
     round_alike(network)
