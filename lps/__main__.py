@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         return run(options)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

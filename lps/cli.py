@@ -13,7 +13,7 @@ from typing import Any
 from .companion.paths import LOCAL, SHIPPED
 from .experiments.config import Experiment, parse_changes
 from .experiments.profiles import load_profile, profile_names
-from .experiments.records import code_hash, read_records
+from .experiments.records import code_hash, read_record, read_records
 from .experiments.rows import ROWS, Row, matching
 from .experiments.run import DataCache, RunsFailed, leads, measure_again, plan, run_all
 
@@ -23,9 +23,19 @@ def _common(parser: argparse.ArgumentParser, patterns: str) -> None:
     parser.add_argument(
         "--profile", default="quick", choices=profile_names(), help="size of the experiments (default: quick)"
     )
+
+
+def _settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting: train.epochs=5"
     )
+
+
+def count(text: str) -> int:
+    """A number of things, at least one."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of things: expected 1 or more")
+    return int(text)
 
 
 def list_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +61,7 @@ def list_main(options: argparse.Namespace) -> int:
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:
     _common(parser, "+")
+    _settings(parser)
 
 
 def show_main(options: argparse.Namespace) -> int:
@@ -64,13 +75,14 @@ def show_main(options: argparse.Namespace) -> int:
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
     _common(parser, "+")
+    _settings(parser)
     parser.add_argument("--seed", type=int, default=0, help="first seed")
-    parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from the first on")
+    parser.add_argument("--seeds", type=count, default=1, help="how many seeds, from the first on")
     parser.add_argument("--budget", type=seconds, metavar="25m", help="stop cleanly after this time (s, m, h)")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, each in its own process (default: 1)")
     parser.add_argument(
         "--threads",
-        type=int,
+        type=count,
         help="CPU threads of each run, with more than one job 1 by default; the same number repeats the same bits",
     )
     parser.add_argument("--data-root", type=Path, help="folder of the data; default: LPS_DATA")
@@ -110,7 +122,7 @@ def run_main(options: argparse.Namespace) -> int:
     if not leads():
         return code
     for run in runs:
-        metrics = json.loads(run.record.read_text())["metrics"] if run.done else {}
+        metrics = read_record(run.record)["metrics"] if run.done else {}
         print(f"{run.experiment.name:<36} seed {run.seed}  {_values(metrics)}")
     print(f"{sum(run.done for run in runs)} of {len(runs)} runs recorded in {options.results}")
     return code
@@ -122,6 +134,7 @@ def _values(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     _common(parser, "+")
+    _settings(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the runs")
     parser.add_argument(
         "--with", action="append", default=[], dest="changes", metavar="NAME=VALUE", help="evaluate.pairs=20"
@@ -149,6 +162,7 @@ def ship_arguments(parser: argparse.ArgumentParser) -> None:
 
 def ship_main(options: argparse.Namespace) -> int:
     """Copy the records of a profile to the shipped ones; a shipped record is never replaced."""
+    shipped = 0
     for row in ROWS:
         for path in sorted((options.results / row.name).glob(f"{options.profile}-seed*.json")):
             target = SHIPPED / row.name / path.name
@@ -156,5 +170,7 @@ def ship_main(options: argparse.Namespace) -> int:
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, target)
+            shipped += 1
             print(f"shipped {row.name}/{path.stem}")
+    print(f"{shipped} records of profile {options.profile} shipped from {options.results}")
     return 0

@@ -104,10 +104,24 @@ def pad_to_multiple(x: Tensor, multiple: int, padding: Padding = "circular") -> 
 _POSITIONS = 12
 """Below so many positions, a matrix product on a CPU in float32 adds up the last of them in another order."""
 
+_LANES = 16
+"""The threads of a CPU share the positions of a single image, and the rest of a row that is no multiple of this goes
+another way."""
 
-def _widened(x: Tensor, positions: int, stride: int = 1) -> Tensor:
-    """``x`` with zeros at the right where ``positions``, those of a convolution's result, are too few on a CPU."""
-    return F.pad(x, (0, _POSITIONS * stride)) if positions < _POSITIONS and x.device.type == "cpu" else x
+_OUTPUTS = 4
+"""A 1x1 convolution with fewer outputs rounds by position on a CPU."""
+
+
+def _widened(x: Tensor, space: Sequence[int], stride: int = 1) -> Tensor:
+    """``x`` with zeros at the right where a CPU would round the last positions of ``space``, that of a convolution's
+    result, otherwise than the rest."""
+    if x.device.type != "cpu":
+        return x
+    if len(x) == 1:
+        missing = -space[-1] % _LANES
+    else:
+        missing = _POSITIONS if torch.Size(space).numel() < _POSITIONS else 0
+    return F.pad(x, (0, missing * stride)) if missing else x
 
 
 def _sum_of_taps(taps: Sequence[Tensor], dilation: int, axis: int) -> Tensor:
@@ -126,7 +140,7 @@ class _ConvolveCircular(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.dilation = dilation
         space = x.shape[2:]
-        flat = _widened(x.flatten(2), space.numel())
+        flat = _widened(x.flatten(2), [space.numel()])
         rows = []
         for taps in weight.movedim((0, 1), (-2, -1)):
             y = taps.reshape(-1, x.shape[1]) @ flat
@@ -166,7 +180,7 @@ def convolve_circular(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
 
 
 class Conv2d(nn.Conv2d):
-    """Convolution without bias of odd size, padded to keep the size at stride 1: ``(N, C, H, W)``."""
+    """Convolution of odd size, padded to keep the size at stride 1: ``(N, C, H, W)``."""
 
     def __init__(
         self,
@@ -176,17 +190,24 @@ class Conv2d(nn.Conv2d):
         stride: int = 1,
         border: Padding = "circular",
         dilation: int = 1,
+        bias: bool = False,
     ) -> None:
-        super().__init__(inputs, outputs, size, stride, dilation=dilation, bias=False)
+        super().__init__(inputs, outputs, size, stride, dilation=dilation, bias=bias)
         self.border: Padding = border
 
     def forward(self, x: Tensor) -> Tensor:
         reach = self.dilation[0] * (self.kernel_size[0] // 2)
         x = pad(x, reach, reach, self.border)
         rows, columns = ((size - 2 * reach - 1) // self.stride[0] + 1 for size in x.shape[2:])
+        weight, bias = self.weight, self.bias
         if not self.training:
-            x = _widened(x, rows * columns, self.stride[0])
-        return F.conv2d(x, self.weight, None, self.stride, dilation=self.dilation)[..., :columns]
+            x = _widened(x, [rows, columns], self.stride[0])
+            if self.kernel_size[0] == 1 and self.out_channels < _OUTPUTS and x.device.type == "cpu":
+                more = _OUTPUTS - self.out_channels
+                weight = F.pad(weight, (*(0, 0) * 3, 0, more))
+                bias = None if bias is None else F.pad(bias, (0, more))
+        y = F.conv2d(x, weight, bias, self.stride, dilation=self.dilation)[:, : self.out_channels, :, :columns]
+        return y.contiguous() if len(x) == 1 else y
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, border={self.border!r}"

@@ -94,7 +94,7 @@ class DeepLabV3Plus(nn.Module):
         self.project = _unit(Conv2d(low_level, LOW_LEVEL_CHANNELS, 1), LOW_LEVEL_CHANNELS)
         self.decoder = nn.Sequential(
             *_unit(Conv2d(LOW_LEVEL_CHANNELS + channels, channels, 3, border=padding), channels),
-            nn.Conv2d(channels, classes, 1),
+            Conv2d(channels, classes, 1, bias=True),
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

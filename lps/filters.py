@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .convolution import CONV, CONVOLVE, NORM, SPREAD, Padding, pad
+from .convolution import CONV, CONVOLVE, NORM, SPREAD, Padding, _widened, pad
 from .polyphase import components, mix, offset_of, place
 
 
@@ -215,7 +215,10 @@ class AdaptiveLowPass(nn.Module):
     def forward(self, x: Tensor, stride: int = 1) -> Tensor:
         """Filter ``x`` and keep every ``stride``-th sample; taps are predicted only where they are used."""
         x = pad(x, self.size // 2, self.size // 2, self.padding)
-        logits = self.norm(CONVOLVE[x.dim() - 2](x, self.conv.weight, stride=stride))
+        columns = (x.shape[-1] - self.size) // stride + 1
+        wide = x if self.training or len(x) > 1 else _widened(x, [columns], stride)
+        logits = CONVOLVE[x.dim() - 2](wide, self.conv.weight, stride=stride)[..., :columns].contiguous()
+        logits = self.norm(logits)
         # over the last axis, since over the channels the rounding depends on the position in memory
         weights = logits.softmax(1) if self.training else logits.movedim(1, -1).softmax(-1).movedim(-1, 1)
         taps = (weights if self.gain == 1 else self.gain * weights).unflatten(1, (self.groups, -1))

@@ -293,7 +293,7 @@ def _names_in(path: Path) -> set[str]:
         with zipfile.ZipFile(path) as archive:
             (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
             opcodes = list(pickletools.genops(archive.read(pickled)))
-    except (ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # an archive can be damaged in as many ways as it has parts
         raise ValueError(f"{path} cannot be read as a checkpoint: {error}") from error
     protocol = max(opcode.proto for opcode, _, _ in opcodes)
     if protocol > 2:

@@ -159,7 +159,8 @@ def verify(
     key ``"out"`` as in torchvision. It runs in evaluation mode on the device of its parameters and gets its modes
     back; an autocast around the call applies. ``shifts`` are all ``H * W``, or as many distinct ones drawn from
     ``seed``, or pairs of rows and columns. An image and its shifts share a batch of at most ``batch_size``, so that
-    both sides of a comparison are computed alike. ``progress`` wraps the list of batches, as ``tqdm`` does.
+    both sides of a comparison are computed alike; an image that runs alone is not tried. ``progress`` wraps the list of
+    batches, as ``tqdm`` does.
 
     Raises ``ValueError`` for images or outputs of other shapes, for NaN, and for shifts that do not exist.
     """
@@ -211,7 +212,10 @@ def _shifts(shifts: Literal["all"] | int | Sequence[Sequence[int]], size: Size, 
         return every[1:][torch.randperm(len(every) - 1, generator=torch.Generator().manual_seed(seed))[:shifts]]
     if not len(shifts) or any(isinstance(shift, int) or len(shift) != 2 for shift in shifts):
         raise ValueError(f"shifts are 'all', a number, or pairs of rows and columns, got {shifts!r}")
-    return torch.tensor([list(shift) for shift in shifts])
+    moves = torch.tensor([list(shift) for shift in shifts])
+    if not (moves % torch.tensor(size)).any():
+        raise ValueError(f"none of the shifts {shifts!r} moves images of {size}")
+    return moves
 
 
 def _batches(count: int, shifts: Tensor, size: int) -> list[Batch]:
@@ -232,7 +236,7 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # what the network keeps for itself may be needed in training
             yield
     finally:
         for module, mode in modes.items():
@@ -262,14 +266,14 @@ class _Findings:
         self.worst: tuple[int, tuple[int, ...]] | None = None
         self.choices: dict[str, Choices] = {}
         self.dtype = torch.get_default_dtype()
-        self._copies = 1
+        self._copies, self._batch = 1, 1
         self._flipped: list[Tensor] = []
         self._worst = 0.0
 
     def compare(self, model: nn.Module, images: Tensor, index: Tensor, shifts: Tensor) -> None:
         """Run the images ``(G, C, H, W)``, of these indices, together with their copies shifted by ``(S, 2)``."""
         batch, moves = _orbit(images, shifts)
-        self._copies, self._flipped = len(moves), []
+        self._copies, self._batch, self._flipped = len(moves), len(batch), []
         y = _output(model, batch)
         if y.dim() == 4:
             y = shift_each(y, -moves.flatten(0, 1))
@@ -290,9 +294,9 @@ class _Findings:
 
     def watch(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Count the selections of a layer."""
-        if not isinstance(output, Selection) or output.phase is None:
+        if not isinstance(output, Selection) or output.phase is None or len(output.phase) != self._batch:
             return
-        flipped = _flipped(args[0], output, self._copies)[0].unflatten(0, (self._copies, -1))[1:]
+        flipped = _flipped([*args, *kwargs.values()][0], output, self._copies)[0].unflatten(0, (self._copies, -1))[1:]
         best, next_best = output.scores.unflatten(0, (self._copies, -1))[1:].topk(2, 2).values.unbind(2)
         largest = output.scores.abs().amax(1).unflatten(0, (self._copies, -1))[1:]
         margins = ((best - next_best) / largest).nan_to_num(0.0)
@@ -381,7 +385,10 @@ def _first_break(model: nn.Module, image: Tensor, shifts: Tensor, flipped: set[s
     batch, moves = _orbit(image, shifts)
     with torch.autocast(batch.device.type, enabled=False):
         real = batch.double() if batch.is_floating_point() else batch
-        broken = _search(deepcopy(model).double(), real, moves, flipped, REAL)
+        try:
+            broken = _search(deepcopy(model).double(), real, moves, flipped, REAL)
+        except RuntimeError:  # the network casts its maps to a type of its own
+            broken = None
     return broken or _search(model, batch, moves, flipped)
 
 

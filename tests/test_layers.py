@@ -1,6 +1,6 @@
 """Layers: definitions, exactness in floating point, bad input."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import lps
-from lps.convolution import Padding, pad
+from lps.convolution import Conv2d, Padding, pad
 from lps.exact import exact_mean
 from lps.polyphase import keep, mix, offsets, place
 
@@ -219,6 +219,51 @@ def test_half_precision_is_invariant_too(method: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert largest_change(network, x) == 0.0
     assert largest_change(network.bfloat16(), x.bfloat16()) == 0.0
+
+
+@pytest.fixture(params=[1, 3, 8])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("low_pass", [lps.LowPass, partial(lps.AdaptiveLowPass, groups=1)])
+def test_a_single_image_is_shared_by_threads_without_a_trace(low_pass: Any) -> None:
+    torch.manual_seed(0)
+    sampling = lps.Sampling(lambda c: lps.LearnedPhase(c, 1), lambda c: low_pass(c, 3))
+    backbone = lps.ResNet(50, classes=10, width=8, sampling=sampling, output_stride=16)
+    segmenter = lps.DeepLabV3Plus(
+        backbone, classes=2, channels=16, upsample=lambda c: lps.Upsample(lps.LowPass(c, 3, gain=4))
+    ).eval()
+    classifier = lps.ResNet(50, classes=10, width=4, sampling=sampling).eval()
+    with torch.no_grad():
+        for size in ((96, 160), (224, 224)):
+            x = torch.randn(1, 3, *size)
+            labels, maps = classifier(x), segmenter(x)
+            for shift in ((1, 7), (5, 5)):
+                moved = lps.circular_shift(x, shift)
+                assert torch.equal(classifier(moved), labels)
+                assert torch.equal(segmenter(moved), lps.circular_shift(maps, shift))
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("outputs", [1, 3, 4, 64])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_convolution_computes_each_position_alike(outputs: int, kernel: int) -> None:
+    torch.manual_seed(0)
+    conv = Conv2d(16, outputs, kernel, bias=True).eval()
+    with torch.no_grad():
+        for size in ((4, 6), (5, 7), (14, 14)):
+            x = torch.randn(1, 16, *size)
+            y = conv(x)
+            assert torch.equal(conv(lps.circular_shift(x, (1, 1))), lps.circular_shift(y, (1, 1)))
+            pair = conv(torch.cat([x, lps.circular_shift(x, (2, 3))]))
+            assert torch.equal(pair[1:], lps.circular_shift(pair[:1], (2, 3)))
+            torch.testing.assert_close(y, conv.train()(x), rtol=1e-4, atol=1e-4)
+            conv.eval()
 
 
 def test_a_dilated_last_stage_keeps_its_size() -> None:

@@ -489,3 +489,46 @@ def test_verifying_a_network_of_torchvision_from_the_command_line(
 def test_networks_that_are_not_there(words: list[str], match: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=match):
         ask(*words, tmp_path=tmp_path)
+
+
+class Cast(nn.Module):
+    """A network of bytes, which makes floats of them itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1, padding_mode="circular"), nn.AdaptiveAvgPool2d(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x.float() / 255).flatten(1)
+
+
+def test_a_network_may_cast_its_images() -> None:
+    report = lps.verify(Cast(), torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8), shifts=8)
+    assert not report.exact and report.labels.total == 8
+
+
+def test_views_of_an_image_may_share_a_batch() -> None:
+    torch.manual_seed(0)
+    sampling = lps.Sampling(lambda c: lps.MaxNorm(), lambda c: lps.LowPass(c, 3))
+    inner = lps.ResNet(18, classes=4, stem="cifar", width=8, sampling=sampling)
+
+    class Views(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(torch.cat([x, x.flip(-1)])).unflatten(0, (2, -1)).mean(0)
+
+    assert lps.verify(Views(), torch.randn(1, 3, 8, 8), shifts=5).exact
+
+
+def test_what_a_network_keeps_can_be_trained_afterwards() -> None:
+    network = nn.Sequential(nn.LazyConv2d(4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    lps.verify(network, torch.randn(1, 3, 8, 8), shifts=2)
+    network(torch.randn(1, 3, 8, 8)).sum().backward()
+
+
+def test_shifts_by_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="none of the shifts"):
+        lps.verify(Cast(), torch.randn(1, 3, 16, 16), shifts=[(0, 0), (16, 32)])

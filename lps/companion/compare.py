@@ -66,6 +66,8 @@ def main(options: argparse.Namespace) -> int:
             print(f"{run:<34} {title:<8} {value:7.2f}  {against:<36} {printed}")
             lost |= metric in CONSISTENCIES and printed == "100" and value < 100
         environment.update(environment_differences(record, shipped))
+    if others := sorted({record["experiment"] for record in local} - paper.keys()):
+        print(f"not in the paper, and so not compared: {', '.join(others)}")
     for line in sorted(environment):
         print(line)
     return 1 if lost else 0

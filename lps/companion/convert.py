@@ -5,6 +5,7 @@ or refused with the reason; and what it costs beside the original.
 """
 
 import argparse
+import inspect
 import json
 import statistics
 import sys
@@ -120,7 +121,7 @@ def named(name: str, seed: int = 0) -> nn.Module:
         from torchvision import models
 
         settings: dict[str, Any] = {"weights": None}
-        if model in models.list_models(models.segmentation):
+        if "weights_backbone" in inspect.signature(models.get_model_builder(model)).parameters:
             settings["weights_backbone"] = None
         if model in ("googlenet", "inception_v3"):
             settings["init_weights"] = False

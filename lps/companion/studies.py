@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from ..cli import count
 from ..data import ImageSet, Split
 from ..experiments.evaluate import as_dict, exact_convolutions, predictor
 from ..experiments.profiles import load_profile, profile_names
@@ -61,6 +62,8 @@ def _runs(
     methods: Sequence[str] = METHODS,
 ) -> list[Run]:
     rows = [row for row in matching(patterns) if row.method in methods]
+    if not rows:
+        raise ValueError(f"{', '.join(patterns)}: no row has a method that is studied here ({', '.join(methods)})")
     runs = plan(rows, load_profile(profile).row, seeds, results, data)
     if others := [run.experiment.name for run in runs if run.experiment.task != "images"]:
         raise ValueError(f"studies are of the networks of Table 1, whose images are shifted whole; given: {others}")
@@ -350,9 +353,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("patterns", nargs="*", default=["table1/lps*"], metavar="row", help="default: table1/lps*")
     parser.add_argument("--profile", default="quick", choices=profile_names())
     parser.add_argument("--seed", type=int, default=0, help="first seed")
-    parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from the first on")
-    parser.add_argument("--images", type=int, default=IMAGES, help="test images for shifts and margins; default: 1000")
-    parser.add_argument("--threads", type=int, help="CPU threads; 1 is fastest where the cores are shared")
+    parser.add_argument("--seeds", type=count, default=1, help="how many seeds, from the first on")
+    parser.add_argument(
+        "--images", type=count, default=IMAGES, help="test images for shifts and margins; default: 1000"
+    )
+    parser.add_argument("--threads", type=count, help="CPU threads; 1 is fastest where the cores are shared")
     parser.add_argument("--data-root", type=Path, help="folder of the data; default: LPS_DATA")
     parser.add_argument("--results", type=Path, default=LOCAL, help="where the trained weights are")
 

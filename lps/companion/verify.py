@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from ..cli import count
 from ..data import ImageSet
 from ..experiments.config import Experiment, parse_changes
 from ..experiments.profiles import load_profile, profile_names
@@ -33,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--images", type=int, default=4, help="test images, from the first on (default: 4)")
     parser.add_argument("--batch-size", type=int, default=32, help="images at a time (default: 32)")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda")
+    parser.add_argument("--device", default="cpu", type=_device, help="cpu (default), cuda")
     parser.add_argument(
         "--probe", action="store_true", help="find convolution algorithms that are exact on the device, and use them"
     )
@@ -47,7 +48,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _shifts(text: str) -> Any:
-    return text if text == "all" else int(text)
+    return text if text == "all" else count(text)
+
+
+def _device(text: str) -> str:
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no device of this machine") from error
+    return text
 
 
 def main(options: argparse.Namespace) -> int:
@@ -99,11 +108,7 @@ def main(options: argparse.Namespace) -> int:
 
 def stranger(name: str, data: ImageSet, seed: int) -> nn.Module:
     """A classifier or segmenter of torchvision by its name, with random weights."""
-    from torchvision import models
-
     from ..experiments.train import Normalize
+    from .convert import named
 
-    segmenter = name in models.list_models(models.segmentation)
-    torch.manual_seed(seed)
-    network = models.get_model(name, weights=None, **({"weights_backbone": None} if segmenter else {}))
-    return nn.Sequential(Normalize(*data.statistics()), network)
+    return nn.Sequential(Normalize(*data.statistics()), named(f"{STRANGER}{name}", seed))

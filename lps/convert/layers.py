@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..convolution import CONVOLVE, Padding, _widened, pad
+from ..convolution import _OUTPUTS, CONVOLVE, Padding, _widened, pad
 from ..exact import exact_mean
 from ..polyphase import offset_of, offsets
 from ..sampling import Downsample
@@ -51,23 +51,22 @@ def convolve(
     reach = [d * (k - 1) for k, d in zip(weight.shape[2:], dilation, strict=True)]
     x = wrap(x, before, [max(r - b - stride + 1, 0) for r, b in zip(reach, before, strict=True)], padding)
     outputs = weight.shape[0] // groups
-    x, weight, bias = _evened(_widened(x, torch.Size(space).numel(), stride), weight, bias, groups)
+    x, weight, bias = _evened(_widened(x, space, stride), weight, bias, groups)
     y = CONVOLVE[len(space)](x, weight, bias, stride=stride, dilation=dilation, groups=groups)
     return crop(y.unflatten(1, (groups, -1))[:, :, :outputs].flatten(1, 2), space)
 
 
-_BLOCK, _FEW = 8, 4
-"""Channels of a group come in blocks of so many, and so many outputs of a 1x1 convolution are enough, for a kernel that
-computes all positions alike on a CPU in float32."""
+_BLOCK = 8
+"""Where channels of a group come in blocks of so many, a CPU computes all positions alike in float32."""
 
 
 def _evened(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> tuple[Tensor, Tensor, Tensor | None]:
     """Input, weights and bias with channels of zeros added where a CPU would round some positions otherwise than the
     rest, or some images of a batch. A depthwise convolution is free of it."""
-    few = groups == 1 and weight.shape[0] < _FEW and weight[0, 0].numel() == 1
+    few = groups == 1 and weight.shape[0] < _OUTPUTS and weight[0, 0].numel() == 1
     if x.device.type != "cpu" or not (few or (groups > 1 and weight.shape[:2] != (groups, 1))):
         return x, weight, bias
-    inputs, outputs = (0, 0), (0, _FEW - weight.shape[0])
+    inputs, outputs = (0, 0), (0, _OUTPUTS - weight.shape[0])
     if groups > 1:
         inputs, outputs = ((0, -size % _BLOCK) for size in (weight.shape[1], weight.shape[0] // groups))
     untouched = (0, 0) * (x.dim() - 2)

@@ -139,6 +139,8 @@ class Train:
     tau_line: str
 
     def __post_init__(self) -> None:
+        if self.tau_every <= 0 or self.decay_every <= 0:
+            raise ValueError(f"epochs between steps are above 0: {self.tau_every=}, {self.decay_every=}")
         self.tau_points()
 
     def tau_points(self) -> list[tuple[float, float]]:
@@ -195,6 +197,9 @@ class Engine:
     fused: bool
 
 
+_MAY_BE_ZERO = ("seed", "exhaustive", "workers")
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One row of a table under one profile; with a seed it is a run."""
@@ -208,6 +213,11 @@ class Experiment:
     engine: Engine
 
     def __post_init__(self) -> None:
+        for section in SECTIONS:
+            for name, value in vars(getattr(self, section)).items():
+                least = 0 if name in _MAY_BE_ZERO else 1
+                if type(value) is int and value < least:
+                    raise ValueError(f"{section}.{name} is {value}; expected at least {least}")
         if not isinstance(self.data, Photographs):
             return
         sizes = {"resize": self.data.resize, "crop": self.data.crop}

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -40,6 +41,18 @@ CODE: dict[Task, tuple[str, ...]] = {
 }
 """The sources that the results of a task depend on, besides their configuration and their data."""
 
+SAME_RESULTS = {
+    "0e001657c0ae": "72a1d91b569f",
+    "73ef77548883": "9836e5da7b5f",
+    "ae19b3c621c4": "22e16ca63ba7",
+    "44de42b425b8": "51e0b50628dc",
+}
+"""Hashes of sources, and of the earlier ones whose records they repeat bit for bit, so that these count as today's.
+
+Since then a CPU treats batches of one image, and 1x1 convolutions of fewer than four outputs, in another way in
+evaluation, so that threads may share them. No record has either; runs of Tables 1 and 5 were repeated.
+"""
+
 
 def code_hash(task: Task = "images", package: Path = PACKAGE) -> str:
     """Hash of the sources behind the results of a task, blind to comments, docstrings and layout."""
@@ -59,7 +72,8 @@ def _hash(names: Iterable[str], package: Path) -> str:
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
                 node.body = node.body[1:]
         digest.update(_shape(tree).encode())
-    return digest.hexdigest()[:12]
+    found = digest.hexdigest()[:12]
+    return SAME_RESULTS.get(found, found)
 
 
 def _shape(node: Any) -> str:
@@ -85,9 +99,12 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A record with its id (``<row>/<file stem>``) added."""
-    record = json.loads(path.read_text())
-    return {**record, "id": f"{record['experiment']}/{path.stem}"}
+    """A record with its id (``<row>/<file stem>``) added. Raises ``ValueError`` for a file that is none."""
+    try:
+        record = json.loads(path.read_text())
+        return {**record, "id": f"{record['experiment']}/{path.stem}"}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is no readable record; copy it again, or remove it") from error
 
 
 def read_records(*folders: Path) -> list[dict[str, Any]]:
@@ -127,5 +144,5 @@ def determinism() -> dict[str, Any]:
 def command(experiment: Experiment, seed: int, changes: dict[str, str]) -> str:
     """The command that repeats a run."""
     parts = [f"python -m lps run {experiment.name} --profile {experiment.profile} --seed {seed}"]
-    parts += [f"--set {name}={value}" for name, value in changes.items()]
+    parts += [f"--set {shlex.quote(f'{name}={value}')}" for name, value in changes.items()]
     return " ".join([*parts, f"--threads {torch.get_num_threads()}"])

@@ -202,6 +202,8 @@ def measure_again(run: Run, data: DataCache, changes: Mapping[str, str]) -> dict
 
     if not run.weights.exists():
         raise FileNotFoundError(f"{run.title} has no weights in {run.results}; {run.weights.name} is expected there")
+    if made := [name for name in changes if name.startswith(("model.", "train."))]:
+        raise ValueError(f"{', '.join(made)}: how weights were made cannot change any more; give it with --set instead")
     experiment = run.experiment.override(changes)
     images, _ = data(experiment.data)
     job = fresh(experiment, images, run.seed)
@@ -251,8 +253,9 @@ def attempt(
     except SystemExit:  # Lightning's answer to a SIGTERM between two of its callbacks
         return Outcome("stopped", "interrupted")
     except (ValueError, OSError, FloatingPointError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         # a process that reads photographs adds where its error arose, and repeats the kind of it
-        *_, sentence = str(error).strip().splitlines() or [type(error).__name__]
+        sentence = lines[-1] if lines[0].startswith("Caught ") else " ... ".join(dict.fromkeys([lines[0], lines[-1]]))
         return Outcome("failed", sentence.removeprefix(f"{type(error).__name__}: "))
     except Exception as error:
         traceback.print_exc()

@@ -29,7 +29,7 @@ def state(run: Run) -> tuple[str, History]:
         return "outstanding", ()
     try:
         history = AtomicCheckpoints().load_checkpoint(checkpoint, "meta")["history"]
-    except ValueError:
+    except Exception:  # whatever is wrong with it, the run itself will say
         return "begun, checkpoint not readable", ()
     return f"begun, {len(history)} of {run.experiment.train.epochs} epochs", history
 

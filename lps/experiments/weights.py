@@ -1,18 +1,23 @@
 """Weights of finished runs, read without unpickling anything but tensors."""
 
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
+
+_DAMAGED = "{} is not a readable file of weights; remove it and its record to train anew"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """What a run left in ``path``. Raises ``ValueError`` where the file is damaged."""
     try:
-        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError) as error:
-        raise ValueError(f"{path} is not a readable file of weights; remove it and its record to train anew") from error
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch has many words for a file that is none of its own
+        raise ValueError(_DAMAGED.format(path)) from error
+    if not isinstance(weights, dict):
+        raise ValueError(_DAMAGED.format(path))
     return weights
 
 

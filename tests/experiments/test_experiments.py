@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,12 +18,17 @@ from PIL import Image
 
 from lps import data as lps_data
 from lps.__main__ import main
+from lps.companion.paths import SHIPPED
+from lps.companion.studies import trained
+from lps.convolution import _widened
 from lps.data import cifar10
 from lps.experiments import records, rows
 from lps.experiments.config import SECTIONS, Experiment, parse_changes
 from lps.experiments.profiles import load_profile, profile_names
-from lps.experiments.run import DataCache, Run, perform, plan, run_all
-from lps.experiments.train import AtomicCheckpoints, learning_rate, temperature
+from lps.experiments.run import DataCache, Run, measure_again, perform, plan, run_all
+from lps.experiments.status import state
+from lps.experiments.train import CHECKPOINT, AtomicCheckpoints, learning_rate, temperature
+from lps.experiments.weights import read_weights
 
 TINY = {"data.train": "60", "data.test": "40", "train.epochs": "3", "train.batch_size": "20", "model.width": "8"}
 
@@ -380,3 +386,98 @@ def test_mistakes_on_the_command_line_are_one_sentence(
 ) -> None:
     assert main(arguments) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "x", "[1]", "{}", '{"experiment": "table1/lps", "metr'])
+def test_a_file_that_is_no_record_is_named(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "table1" / "lps" / "quick-seed0-0.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"quick-seed0-0.json is no readable record; copy it again, or remove it"):
+        records.read_records(tmp_path)
+
+
+def test_the_command_of_a_record_survives_a_shell() -> None:
+    changes = {"train.tau_line": "10:0.5 60:0.15", "train.epochs": "3"}
+    words = shlex.split(records.command(tiny(), 0, changes))
+    given = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+    assert parse_changes(given) == changes
+
+
+def test_only_a_single_image_and_few_outputs_are_computed_otherwise() -> None:
+    """What :data:`records.SAME_RESULTS` says of today's sources."""
+    for batch in (2, 5):
+        x = torch.zeros(batch, 3, 9, 13)
+        assert _widened(x, (9, 13)) is x
+    shipped = {record["code"]["hash"] for record in records.read_records(SHIPPED)}
+    assert shipped == set(records.SAME_RESULTS.values()) & shipped
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("data.train", "-5"), ("data.test", "0"), ("model.width", "0"), ("model.hidden_divisor", "0"),
+        ("train.epochs", "0"), ("train.batch_size", "-1"), ("evaluate.pairs", "0"), ("evaluate.exhaustive", "-1"),
+        ("engine.devices", "0"), ("engine.workers", "-1"),
+    ],
+)  # fmt: skip
+def test_impossible_numbers_are_refused(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} is {value}; expected at least"):
+        tiny().override({name: value})
+
+
+@pytest.mark.parametrize("name", ["train.tau_every", "train.decay_every"])
+def test_steps_take_some_epochs(name: str) -> None:
+    with pytest.raises(ValueError, match="epochs between steps are above 0"):
+        tiny().override({name: "0"})
+
+
+@pytest.mark.parametrize("content", [b"hello", b"", b"<html>", None])
+def test_a_file_that_holds_no_weights_is_named(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    if content is None:
+        torch.save([1, 2], path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a.pt is not a readable file of weights"):
+        read_weights(path)
+
+
+def test_a_checkpoint_that_is_none_stops_no_overview(finished: Run, tmp_path: Path) -> None:
+    run = planned(tmp_path)
+    run.work.mkdir(parents=True)
+    for content in (b"hello", b"<html>"):
+        (run.work / CHECKPOINT).write_bytes(content)
+        assert state(run)[0] == "begun, checkpoint not readable"
+
+
+def test_how_weights_were_made_is_past_changing(finished: Run) -> None:
+    with pytest.raises(ValueError, match=r"train.epochs: how weights were made"):
+        measure_again(finished, DataCache(None), {"train.epochs": "9"})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "table1/lps", "--seeds", "0"],
+        ["run", "table1/lps", "--threads", "0"],
+        ["list", "--set", "train.epochs=1"],
+        ["study", "--images", "-1"],
+        ["verify", "table1/lps", "--shifts", "many"],
+        ["verify", "table1/lps", "--device", "gpu"],
+    ],
+)
+def test_arguments_without_a_meaning_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "_shifts" not in capsys.readouterr().err
+
+
+def test_no_notebooks_at_a_time_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["notebooks", "figure1", "--jobs", "0"]) == 2
+    assert "at least one notebook" in capsys.readouterr().err
+
+
+def test_rows_without_the_method_of_a_study_are_named() -> None:
+    with pytest.raises(ValueError, match=r"table1/baseline: no row has a method that is studied here \(lps\)"):
+        trained(["table1/baseline"], "smoke", [0], DataCache(None))
