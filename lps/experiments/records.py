@@ -50,7 +50,7 @@ SAME_RESULTS = {
 """Hashes of sources, and of the earlier ones whose records they repeat bit for bit, so that these count as today's.
 
 Since then a CPU treats batches of one image, and 1x1 convolutions of fewer than four outputs, in another way in
-evaluation, so that threads may share them. No record has either; runs of Tables 1 and 5 were repeated.
+evaluation, so that threads may share them. No record has either; results/README.md says what was repeated.
 """
 
 
