@@ -117,7 +117,7 @@ def _widened(x: Tensor, space: Sequence[int], stride: int = 1) -> Tensor:
     result, otherwise than the rest."""
     if x.device.type != "cpu":
         return x
-    if len(x) == 1:
+    if x.shape[0] == 1:
         missing = -space[-1] % _LANES
     else:
         missing = _POSITIONS if torch.Size(space).numel() < _POSITIONS else 0
@@ -207,7 +207,7 @@ class Conv2d(nn.Conv2d):
                 weight = F.pad(weight, (*(0, 0) * 3, 0, more))
                 bias = None if bias is None else F.pad(bias, (0, more))
         y = F.conv2d(x, weight, bias, self.stride, dilation=self.dilation)[:, : self.out_channels, :, :columns]
-        return y.contiguous() if len(x) == 1 else y
+        return y.contiguous() if x.shape[0] == 1 else y
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, border={self.border!r}"

@@ -216,7 +216,7 @@ class AdaptiveLowPass(nn.Module):
         """Filter ``x`` and keep every ``stride``-th sample; taps are predicted only where they are used."""
         x = pad(x, self.size // 2, self.size // 2, self.padding)
         columns = (x.shape[-1] - self.size) // stride + 1
-        wide = x if self.training or len(x) > 1 else _widened(x, [columns], stride)
+        wide = x if self.training or x.shape[0] > 1 else _widened(x, [columns], stride)
         logits = CONVOLVE[x.dim() - 2](wide, self.conv.weight, stride=stride)[..., :columns].contiguous()
         logits = self.norm(logits)
         # over the last axis, since over the channels the rounding depends on the position in memory

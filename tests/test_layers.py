@@ -230,6 +230,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 @pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [8], indirect=True)
 @pytest.mark.parametrize("low_pass", [lps.LowPass, partial(lps.AdaptiveLowPass, groups=1)])
 def test_a_single_image_is_shared_by_threads_without_a_trace(low_pass: Any) -> None:
     torch.manual_seed(0)
@@ -240,13 +241,12 @@ def test_a_single_image_is_shared_by_threads_without_a_trace(low_pass: Any) -> N
     ).eval()
     classifier = lps.ResNet(50, classes=10, width=4, sampling=sampling).eval()
     with torch.no_grad():
-        for size in ((96, 160), (224, 224)):
-            x = torch.randn(1, 3, *size)
-            labels, maps = classifier(x), segmenter(x)
+        for network, size in ((classifier, 224), (segmenter, 96)):
+            x = torch.randn(1, 3, size, size)
+            y = network(x)
             for shift in ((1, 7), (5, 5)):
-                moved = lps.circular_shift(x, shift)
-                assert torch.equal(classifier(moved), labels)
-                assert torch.equal(segmenter(moved), lps.circular_shift(maps, shift))
+                moved = network(lps.circular_shift(x, shift))
+                assert torch.equal(moved, y if y.dim() == 2 else lps.circular_shift(y, shift))
 
 
 @pytest.mark.usefixtures("threads")
