@@ -21,6 +21,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """As many threads of the CPU as the test's parameter says."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def quiet_canvas() -> Iterator[None]:
     """The book's style on a canvas without a screen; every figure is closed at the end."""
     import matplotlib

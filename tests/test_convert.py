@@ -4,7 +4,7 @@ import copy
 import json
 import pickle
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -366,15 +366,8 @@ FEW = [(1, 8, 1), (1, 16, 2), (1, 64, 3), (1, 16, 4)]
 GROUPED = [(2, 1, 4), (2, 8, 8), (3, 1, 4), (3, 8, 4), (8, 1, 1), (8, 2, 1), (8, 4, 4)]
 
 
-@pytest.fixture(params=[1, 2])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize(("groups", "inputs", "outputs"), [*FEW, *GROUPED])

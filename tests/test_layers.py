@@ -1,6 +1,6 @@
 """Layers: definitions, exactness in floating point, bad input."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -221,14 +221,6 @@ def test_half_precision_is_invariant_too(method: str) -> None:
     assert largest_change(network.bfloat16(), x.bfloat16()) == 0.0
 
 
-@pytest.fixture(params=[1, 3, 8])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("threads", [8], indirect=True)
 @pytest.mark.parametrize("low_pass", [lps.LowPass, partial(lps.AdaptiveLowPass, groups=1)])
@@ -250,6 +242,7 @@ def test_a_single_image_is_shared_by_threads_without_a_trace(low_pass: Any) -> N
 
 
 @pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 3, 8], indirect=True)
 @pytest.mark.parametrize("outputs", [1, 3, 4, 64])
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_a_convolution_computes_each_position_alike(outputs: int, kernel: int) -> None:
