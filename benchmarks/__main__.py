@@ -17,7 +17,7 @@ import torch
 
 from lps.cli import seconds
 from lps.companion.paths import LOCAL
-from lps.experiments.records import code_version, determinism, network_hash, now, write_json
+from lps.experiments.records import code_version, determinism, now, write_json
 from lps.machine import hardware, versions
 
 from .groups import Device, Group, plan
@@ -45,7 +45,7 @@ def record(group: Group, measured: dict[str, Any], began: float, options: argpar
         "config": group.describe(),
         "hardware": hardware(),
         "determinism": determinism(),
-        "code": code_version() | {"hash": network_hash()},
+        "code": code_version("layers"),
         "versions": versions(("torch", "torchvision", "numpy")),
     }
     stem = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]

@@ -6,14 +6,13 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from .companion.paths import LOCAL, SHIPPED
 from .experiments.config import Experiment, parse_changes
 from .experiments.profiles import load_profile, profile_names
-from .experiments.records import code_hash, read_record, read_records
+from .experiments.records import is_current, read_record, read_records
 from .experiments.rows import ROWS, Row, matching
 from .experiments.run import DataCache, RunsFailed, leads, measure_again, plan, run_all
 
@@ -43,14 +42,14 @@ def list_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def list_main(options: argparse.Namespace) -> int:
-    """A line per row: recorded runs, local and shipped, of this profile; a star marks code that has changed since."""
-    profile, code = load_profile(options.profile), cache(code_hash)
+    """A line per row: recorded runs, local and shipped, of this profile; a star: would give other results today."""
+    profile = load_profile(options.profile)
     for row in matching(options.patterns):
-        current = code(profile.row(row).task)
+        task = profile.row(row).task
         cells = []
         for label, folder in (("local", LOCAL), ("shipped", SHIPPED)):
             found = [
-                f"seed {r['seed']}{'' if r['code']['hash'] == current else '*'}"
+                f"seed {r['seed']}{'' if is_current(r['code'], task) else '*'}"
                 for r in read_records(folder)
                 if r["experiment"] == row.name and r["profile"] == options.profile
             ]

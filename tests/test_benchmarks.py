@@ -211,7 +211,7 @@ def test_a_record_says_what_where_and_how_to_repeat_it(
     record = json.loads(paths[0].read_text())
     assert record["config"] == planned[0].describe() and record["config"]["precision"] == "float32"
     assert record["command"].startswith("python -m benchmarks first --device cpu --budget ")
-    assert record["hardware"]["cpu"] and record["versions"]["torch"] and record["code"]["hash"]
+    assert record["hardware"]["cpu"] and record["versions"]["torch"] and record["code"]["version"]
     assert record["determinism"]["threads"] == torch.get_num_threads() and record["date"]
     assert "1.000 (1.000 to 1.000) x one" in capsys.readouterr().out
 

@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..experiments.records import network_hash
+from ..experiments.records import is_current
 from .figures import COLORS, INK, MUTED, RULE
 from .paths import LOCAL, SHIPPED
 from .tables import Record, paper_table
@@ -79,7 +79,7 @@ def latest(records: Iterable[Record]) -> list[Record]:
 
 def stale(record: Record) -> bool:
     """Was the record made by another state of the layers and networks?"""
-    return bool(record["code"]["hash"] != network_hash())
+    return not is_current(record["code"], "layers")
 
 
 def machine(record: Record) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from ..experiments.records import code_hash, now, read_records, write_json
+from ..experiments.records import VERSION, now, read_records, write_json
 from ..machine import hardware
 from . import audit, benchmarks, coverage, statements, studies
 from .paths import BUILD, LOCAL, ROOT, SHIPPED
@@ -438,7 +438,7 @@ def ledger(theory: bool = True, folders: Sequence[Path] = (SHIPPED, LOCAL)) -> d
     about = hardware()
     return {
         "generated": now(),
-        "code": code_hash(),
+        "code": VERSION,
         "machine": f"{about['cpu']}, {about['cores']} cores, torch {torch.__version__}",
         "counts": dict(Counter(entry.verdict for entry in entries)),
         "entries": [asdict(entry) for entry in entries],

@@ -26,12 +26,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..convert import ConvertError, Head, Placement, conversion_report, convert
 from ..convert.check import drawn
 from ..experiments.profiles import load_profile
-from ..experiments.records import code_version, network_hash, now, write_json
+from ..experiments.records import code_version, is_current, now, write_json
 from ..machine import hardware, versions
 from ..polyphase import circular_shift
 from ..verify import verify
 from .paths import ROOT, SHIPPED
-from .worker import files_hash
 
 RECORDS = {placement: SHIPPED / "convert" / f"families-{placement}.json" for placement in get_args(Placement)}
 FINETUNING = SHIPPED / "convert" / "finetuning.json"
@@ -144,7 +143,7 @@ def verify_all(network: nn.Module, seed: int = 0) -> Any:
 def about() -> dict[str, Any]:
     """Code, versions, machine and date of a record."""
     return {
-        "code": {"network": network_hash(), "convert": files_hash(ROOT, ("lps/convert/*.py",))},
+        "code": code_version("convert"),
         "versions": versions(("torch", "torchvision", "timm")),
         "hardware": hardware(),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -155,7 +154,7 @@ def record_families(path: Path, placement: Placement, pattern: str = "*") -> Non
     """Write a row for each family whose name matches; a row made by the code as it is stays."""
     made_by = about()
     record = json.loads(path.read_text()) if path.exists() else {"rows": {}}
-    rows = record["rows"] if record.get("code") == made_by["code"] else {}
+    rows = record["rows"] if is_current(record.get("code", {}), "convert") else {}
     for name in (f"{library}:{model}" for library, models in FAMILIES.items() for model in models):
         if name in rows or not fnmatch(name, pattern):
             continue
@@ -237,7 +236,7 @@ def finetuning(profile: str = "reduced") -> dict[str, Any]:
     parameters = load_profile(profile).notebooks["finetune"]
     cells = json.loads((ROOT / "notebooks" / "finetune.ipynb").read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    made_by, commit = about(), code_version()["commit"]
+    made_by = about()
     started, began = now(), perf_counter()
     names: dict[str, Any] = dict(parameters)
     for source in code[1:]:
@@ -246,7 +245,7 @@ def finetuning(profile: str = "reduced") -> dict[str, Any]:
     images = names["images"]
     return {
         **made_by,
-        "commit": commit,
+        "commit": made_by["code"]["commit"],
         "profile": profile,
         "config": parameters,
         "seed": parameters["seed"],

@@ -292,7 +292,7 @@ def read_failure(job: Job, process: subprocess.Popen[str]) -> Failure:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``python -m lps notebooks``."""
     parser.add_argument("only", nargs="*", metavar="notebook", help="notebooks to execute (default: all)")
-    parser.add_argument("--profile", default="quick", help="smoke, quick, reduced, short or full (default: quick)")
+    parser.add_argument("--profile", default="quick", help="smoke, quick (default), reduced, converged, short or full")
     parser.add_argument("--set", nargs="+", default=[], metavar="name=value", help="parameters of these notebooks")
     parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time (default: 1)")
 
@@ -301,7 +301,7 @@ def add_variant_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``python -m lps variant``."""
     parser.add_argument("notebook", help="notebook to execute")
     parser.add_argument("set", nargs="*", metavar="name=value", help="parameters that differ from the profile's")
-    parser.add_argument("--profile", default="quick", help="smoke, quick, reduced, short or full (default: quick)")
+    parser.add_argument("--profile", default="quick", help="smoke, quick (default), reduced, converged, short or full")
 
 
 def main(args: argparse.Namespace) -> int:

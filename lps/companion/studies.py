@@ -248,7 +248,7 @@ def study(
         "config": {section: settings[section] for section in ("data", "model", "train")},
         "data": {"name": full.name, "source": full.source, "fingerprint": fingerprint, "test": count},
         "metrics": {name: as_dict(count) for name, count in found["metrics"].items()},
-        "code": code_version(),
+        "code": code_version("images"),
         "versions": versions(PACKAGES),
         "hardware": hardware(),
         "determinism": determinism() | {"convolutions": convolutions},

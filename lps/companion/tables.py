@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..experiments.config import Experiment
 from ..experiments.profiles import load_profile
-from ..experiments.records import code_hash, read_records, write_json
+from ..experiments.records import Subject, is_current, read_records, write_json
 from ..experiments.rows import TABLE1, Row, matching
 from .paths import BUILD, LOCAL, PAPER, SHIPPED
 from .statistics import Sample, detectable, paired, seeds_needed
@@ -224,14 +224,14 @@ def judge(metric: str, paper: Mapping[str, Any], records: Sequence[Record]) -> V
 
 
 @cache
-def _code(experiment: str) -> str:
+def _task(experiment: str) -> Subject:
     (row,) = matching([experiment])
-    return code_hash(load_profile("full").row(row).task)
+    return load_profile("full").row(row).task
 
 
 def stale(record: Record) -> bool:
-    """Was the record made by sources that have changed since?"""
-    return bool(record["code"]["hash"] != _code(record["experiment"]))
+    """Would the same run give other results today?"""
+    return not is_current(record["code"], _task(record["experiment"]))
 
 
 def age(records: Sequence[Record]) -> str:

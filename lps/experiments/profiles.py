@@ -68,7 +68,7 @@ class Profile:
 
 def profile_names() -> list[str]:
     """Names of the profiles, smallest first."""
-    return ["smoke", "quick", "reduced", "short", "full"]
+    return ["smoke", "quick", "reduced", "converged", "short", "full"]
 
 
 @cache

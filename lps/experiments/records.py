@@ -1,92 +1,55 @@
 """Run records: one JSON per run, written whole, never overwritten by another configuration."""
 
-import ast
 import hashlib
 import json
 import os
 import shlex
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from .config import Experiment, Task
 
 PACKAGE = Path(__file__).resolve().parents[1]
-_NETWORK = (
-    "polyphase.py",
-    "convolution.py",
-    "exact.py",
-    "filters.py",
-    "ties.py",
-    "selection.py",
-    "sampling.py",
-    "resnet.py",
-)
-_IMAGES = (
-    *_NETWORK,
-    "metrics.py",
-    "experiments/model.py",
-    "experiments/train.py",
-    "experiments/evaluate.py",
-)
-_PHOTOGRAPHS = (*_IMAGES, "data/photographs.py", "experiments/photographs.py")
-CODE: dict[Task, tuple[str, ...]] = {
-    "images": _IMAGES,
-    "photographs": _PHOTOGRAPHS,
-    "segmentation": (*_PHOTOGRAPHS, "deeplab.py", "segmentation.py", "experiments/segment.py"),
-}
-"""The sources that the results of a task depend on, besides their configuration and their data."""
 
-SAME_RESULTS = {
-    "0e24e86008b6": "72a1d91b569f",
-    "786e6f345773": "9836e5da7b5f",
-    "4bcde370d5b4": "22e16ca63ba7",
-    "bf7308b5bb90": "51e0b50628dc",
-}
-"""Hashes of sources, and of the earlier ones whose records they repeat bit for bit, so that these count as today's.
+Subject = Task | Literal["layers", "convert"]
+"""What a record tells of: the results of a task, the times of layers and networks, or converted networks."""
 
-Since then a CPU treats batches of one image, and 1x1 convolutions of fewer than four outputs, in another way in
-evaluation, so that threads may share them. No record has either; results/README.md says what was repeated.
+VERSION: dict[Subject, int] = {"images": 1, "photographs": 1, "segmentation": 1, "layers": 1, "convert": 1}
+"""Raised by hand when equal settings, seed and data give other results, or when the layers compute in another way.
+
+Records of another version are not today's. ``tests/experiments/test_versions.py`` repeats a small run of each subject,
+compares it with a stored one, and says what to do where they differ; a rename or a move asks for nothing.
 """
 
-
-def code_hash(task: Task = "images", package: Path = PACKAGE) -> str:
-    """Hash of the sources behind the results of a task, blind to comments, docstrings and layout."""
-    return _hash(CODE[task], package)
-
-
-def network_hash(package: Path = PACKAGE) -> str:
-    """The same of the layers and networks alone, which a benchmark depends on."""
-    return _hash((*_NETWORK, "deeplab.py"), package)
+_BEFORE_VERSIONS: dict[Subject, str] = {
+    "images": "72a1d91b569f",
+    "photographs": "9836e5da7b5f",
+    "segmentation": "22e16ca63ba7",
+    "layers": "51e0b50628dc",
+}
+"""Records older than versions hold a hash of sources; these are of version 1, which the ids of its runs still hold."""
 
 
-def _hash(names: Iterable[str], package: Path) -> str:
-    digest = hashlib.sha256()
-    for name in names:
-        tree = ast.parse((package / name).read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-                node.body = node.body[1:]
-        digest.update(_shape(tree).encode())
-    found = digest.hexdigest()[:12]
-    return SAME_RESULTS.get(found, found)
+def version_of(code: Mapping[str, Any], subject: Subject) -> int:
+    """Version of the results behind a record's entry ``code``; 0 for records from before the first."""
+    return int(code.get("version", code.get("hash", "none") == _BEFORE_VERSIONS.get(subject)))
 
 
-def _shape(node: Any) -> str:
-    """A syntax tree in words, the same for every version of Python: fields that hold nothing are left out."""
-    if isinstance(node, ast.AST):
-        held = [f"{name}={_shape(value)}" for name, value in ast.iter_fields(node) if value is not None and value != []]
-        return f"{type(node).__name__}({', '.join(held)})"
-    return f"[{', '.join(map(_shape, node))}]" if isinstance(node, list) else repr(node)
+def is_current(code: Mapping[str, Any], subject: Subject) -> bool:
+    """Are the results behind a record's entry ``code`` today's?"""
+    return version_of(code, subject) == VERSION[subject]
 
 
-def run_id(experiment: Experiment, seed: int, fingerprint: str, code: str) -> str:
-    """``<profile>-seed<k>-<hash>``: the hash covers every setting, the seed, the data and the code."""
-    content = json.dumps([experiment.as_dict(), seed, fingerprint, code], sort_keys=True)
+def run_id(experiment: Experiment, seed: int, fingerprint: str) -> str:
+    """``<profile>-seed<k>-<hash>``: the hash covers every setting, the seed, the data and the version of results."""
+    version = VERSION[experiment.task]
+    made_by = _BEFORE_VERSIONS[experiment.task] if version == 1 else version
+    content = json.dumps([experiment.as_dict(), seed, fingerprint, made_by], sort_keys=True)
     return f"{experiment.profile}-seed{seed}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
 
 
@@ -112,8 +75,8 @@ def read_records(*folders: Path) -> list[dict[str, Any]]:
     return [read_record(path) for folder in folders for path in sorted(folder.glob("table*/*/*.json"))]
 
 
-def code_version(task: Task = "images") -> dict[str, Any]:
-    """Commit of the checkout, whether it had uncommitted changes, and the hash of the sources behind a result."""
+def code_version(subject: Subject) -> dict[str, Any]:
+    """Commit of the checkout, whether it had uncommitted changes, and the version of the results."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -124,7 +87,7 @@ def code_version(task: Task = "images") -> dict[str, Any]:
 
     commit = git("rev-parse", "HEAD")
     changed = git("status", "--porcelain", "--", str(PACKAGE)) if commit else None
-    return {"commit": commit, "dirty": None if commit is None else bool(changed), "hash": code_hash(task)}
+    return {"commit": commit, "dirty": None if commit is None else bool(changed), "version": VERSION[subject]}
 
 
 def now() -> str:

@@ -64,6 +64,7 @@ class MidEpoch(Callback):
             setattr(pl_module, name, value.to(pl_module.device) if isinstance(value, torch.Tensor) else value)
         pl_module.idle_since = time.perf_counter()
         pl_module.began = pl_module.idle_since - mine["seconds"]
+        pl_module.processor_began = time.process_time() - mine.get("processor_seconds", 0.0)
         for name, counts in mine["choices"].items():
             self.logbook.choices[name].sums = counts.to(pl_module.device)
         torch.set_rng_state(mine["random"])
@@ -94,6 +95,7 @@ class MidEpoch(Callback):
         mine = {
             "sums": {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in sums.items()},
             "seconds": time.perf_counter() - learner.began,
+            "processor_seconds": time.process_time() - learner.processor_began,
             "choices": {name: c.sums.cpu() for name, c in self.logbook.choices.items() if c.sums is not None},
             "random": torch.get_rng_state(),
         }

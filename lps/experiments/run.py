@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import cache
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from ..data import data_root, load
 from ..machine import hardware, versions
 from .config import SECTIONS, Data, Experiment, Photographs
-from .records import code_hash, code_version, command, determinism, now, run_id, write_json
+from .records import code_version, command, determinism, now, run_id, write_json
 from .rows import Row, by_value
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
@@ -110,13 +109,12 @@ def plan(
     data: DataCache,
 ) -> list[Run]:
     """All runs, the most valuable first: every row once before any row twice."""
-    code = cache(code_hash)
     runs = []
     for seed in seeds:
         for row in by_value(tuple(rows)):
             experiment = experiment_of(row)
             _, fingerprint = data(experiment.data)
-            runs.append(Run(experiment, seed, run_id(experiment, seed, fingerprint, code(experiment.task)), results))
+            runs.append(Run(experiment, seed, run_id(experiment, seed, fingerprint), results))
     return runs
 
 
@@ -186,6 +184,7 @@ def perform(
                         "training": sum(epoch["seconds"] for epoch in learner.history),
                         "this_session": time.perf_counter() - began,
                     },
+                    "processor_seconds": sum(epoch.get("processor_seconds", 0.0) for epoch in learner.history),
                     "command": command(run.experiment, run.seed, dict(changes)),
                 },
             )

@@ -129,6 +129,7 @@ class Learner(pl.LightningModule):
         self.counted = torch.zeros((), dtype=torch.int64, device=self.device)
         self.seen, self.waited = 0, 0.0
         self.began = self.idle_since = time.perf_counter()
+        self.processor_began = time.process_time()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.waited += time.perf_counter() - self.idle_since
@@ -173,6 +174,7 @@ class Learner(pl.LightningModule):
                 "lr": learning_rate(self.recipe, (self.global_step - 1) / self.trainer.num_training_batches),
                 "tau": temperature(self.recipe, (self.global_step - 1) / self.trainer.num_training_batches),
                 "seconds": seconds,
+                "processor_seconds": time.process_time() - self.processor_began,
                 "images_per_second": images / seconds,
                 "waiting": self.waited / seconds,
             }

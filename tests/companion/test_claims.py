@@ -13,7 +13,7 @@ from lps.experiments import records
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import TABLE1
 
-CODE = records.code_hash()
+CODE = records.VERSION["images"]
 
 
 def record(row: str = "table1/lps", profile: str = "full", seed: int = 0, acc: int = 9445, c_cons: int = 10_000) -> Any:
@@ -30,7 +30,7 @@ def record(row: str = "table1/lps", profile: str = "full", seed: int = 0, acc: i
             name: {"value": agree / 100, "agree": agree, "total": 10_000}
             for name, agree in {"acc": acc, "c_cons": c_cons, "c_cons_original": c_cons}.items()
         },
-        "code": {"hash": CODE, "commit": None, "dirty": None},
+        "code": {"version": CODE, "commit": None, "dirty": None},
         "versions": {"torch": "1"},
         "hardware": {"cpu": "x"},
         "determinism": {"threads": 1},
@@ -95,7 +95,7 @@ def test_table_1_has_all_rows_and_counts_add_up() -> None:
 
 def test_a_record_of_other_code_is_marked() -> None:
     old = record()
-    old["code"]["hash"] = "another"
+    old["code"]["version"] = 0
     (group,) = tables.table_groups("table1", [old], "here")
     assert next(row for row in group["rows"] if row["row"] == "table1/lps")["stale"]
 

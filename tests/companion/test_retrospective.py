@@ -20,7 +20,7 @@ def record(row: str, seed: int = 0, acc: float = 70.0, gpu: str | None = None, m
         "data": {"name": "cifar10"},
         "metrics": {"acc": {"value": acc}, "c_cons": {"value": 100.0, "agree": 10, "total": 10}},
         "hardware": {"gpu": gpu, "cpu": "A", "cores": 2},
-        "code": {"hash": "old"},
+        "code": {"version": 0},
         "seconds": {"training": 60.0, "this_session": 100.0},
     }
 
@@ -43,8 +43,8 @@ def test_a_guarantee_needs_putting_back_where_pixels_are_labelled() -> None:
 
 def test_profiles_stay_apart_machines_do_not_and_todays_code_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = record("table1/lps", acc=60.0), record("table1/lps", acc=70.0)
-    new["code"]["hash"] = "new"
-    monkeypatch.setattr(retrospective, "stale", lambda r: r["code"]["hash"] == "old")
+    new["code"]["version"] = 1
+    monkeypatch.setattr(retrospective, "stale", lambda r: r["code"]["version"] == 0)
     others = [record("table1/lps", 1, 72.0), record("table1/lps", 2, 74.0, gpu="G")]
     short = record("table1/lps", acc=80.0) | {"profile": "short"}
     for made in ([old, new], [new, old]):

@@ -11,7 +11,6 @@ from lps.companion.paths import PAPER
 from lps.experiments.config import Experiment, Finetune, Photographs, Segmenter
 from lps.experiments.model import ConvexPhase
 from lps.experiments.profiles import load_profile, profile_names
-from lps.experiments.records import code_hash
 from lps.experiments.rows import ABLATIONS, ROWS, TABLE1, TABLE2, TABLE3, TABLE5, TABLE6, Row, matching
 from lps.experiments.run import DataCache, Run, perform, plan
 from lps.experiments.train import learning_rate, temperature
@@ -104,10 +103,6 @@ def test_a_wrong_line_of_temperatures_is_named(line: str, words: str) -> None:
 def test_the_learning_rate_follows_the_batch_size_where_it_is_asked_to() -> None:
     recipe = full("table1/lps").override({"train.lr_batch": "128"}).train
     assert learning_rate(recipe, 0) == 0.2
-
-
-def test_a_task_is_marked_by_its_own_sources() -> None:
-    assert len({code_hash("images"), code_hash("photographs"), code_hash("segmentation")}) == 3
 
 
 def test_rows_of_the_photographs_tell_the_methods_apart(tmp_path: Path) -> None:
