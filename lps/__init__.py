@@ -14,6 +14,7 @@ from .probe import probe
 from .resnet import ResNet
 from .sampling import Downsample, Sampling, Upsample
 from .selection import LearnedPhase, MaxNorm, Selection
+from .ties import Origin
 from .verify import verify
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ __all__ = [
     "LearnedPhase",
     "LowPass",
     "MaxNorm",
+    "Origin",
     "ResNet",
     "Sampling",
     "Selection",

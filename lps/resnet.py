@@ -9,6 +9,7 @@ from .convolution import Conv2d, Padding, pad
 from .exact import exact_mean
 from .sampling import Downsample, Sampling
 from .selection import Selection
+from .ties import Origin
 
 Stem = Literal["cifar", "imagenet", "imagenet-strided"]
 OutputStride = Literal[16, 32]
@@ -60,11 +61,11 @@ class BasicBlock(nn.Module):
         changes = at.sampling is not None or at.stride > 1 or inputs != width
         self.shortcut = Shortcut(inputs, width, at.stride, at.sampling) if changes else None
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Selection | None]:
+    def forward(self, x: Tensor, origin: Origin | None) -> tuple[Tensor, Selection | None]:
         selection = None
         y = self.relu(self.norm1(self.conv1(x)))
         if self.downsample is not None:
-            y, selection = self.downsample(y)
+            y, selection = self.downsample(y, origin=origin)
         y = self.norm2(self.conv2(y))
         return self.relu(y + (x if self.shortcut is None else self.shortcut(x, selection))), selection
 
@@ -88,12 +89,12 @@ class Bottleneck(nn.Module):
         changes = at.sampling is not None or at.stride > 1 or inputs != outputs
         self.shortcut = Shortcut(inputs, outputs, at.stride, at.sampling) if changes else None
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Selection | None]:
+    def forward(self, x: Tensor, origin: Origin | None) -> tuple[Tensor, Selection | None]:
         selection = None
         y = self.relu(self.norm1(self.conv1(x)))
         y = self.relu(self.norm2(self.conv2(y)))
         if self.downsample is not None:
-            y, selection = self.downsample(y)
+            y, selection = self.downsample(y, origin=origin)
         y = self.norm3(self.conv3(y))
         return self.relu(y + (x if self.shortcut is None else self.shortcut(x, selection))), selection
 
@@ -139,16 +140,20 @@ class ImageNetStem(nn.Module):
         self.pool = nn.MaxPool2d(3, 2, 1) if sampling is None else nn.MaxPool2d(2, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Selection]]:
+        # a stride that chooses nothing leaves positions that no phases tell
+        origin: Origin | None = Origin(x) if self.conv.stride == (1, 1) else None
         x = self.relu(self.norm(self.conv(x)))
         if not self.samplers:
             return self.pool(x), []
         *before, after = self.samplers
         selections = []
         for sampler in before:
-            x, selection = sampler(x)
-            selections.append(selection)
-        x, selection = after(self.pool(pad(x, 0, 1, self.padding)))
-        return x, [s for s in (*selections, selection) if s is not None]
+            x, selection = sampler(x, origin=origin)
+            if selection is not None:
+                selections.append(selection)
+                origin = selection.origin
+        x, selection = after(self.pool(pad(x, 0, 1, self.padding)), origin=origin)
+        return x, selections if selection is None else [*selections, selection]
 
 
 DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
@@ -242,13 +247,17 @@ class ResNet(nn.Module):
                 f"must be multiples of {self.stride}, got {tuple(x.shape[2:])}; resize or crop the images, or grow "
                 f"them once with lps.pad_to_multiple(x, {self.stride})"
             )
+        origin: Origin | None = Origin(x)
         x, selections = self.stem(x)
+        if isinstance(self.stem, ImageNetStem):
+            origin = selections[-1].origin if selections else None
         maps = []
         for stage in self.stages:
             for block in cast(nn.ModuleList, stage):
-                x, selection = block(x)
+                x, selection = block(x, origin)
                 if selection is not None:
                     selections.append(selection)
+                    origin = selection.origin
             maps.append(x)
         return maps, selections
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from .filters import LowPass, mix_filtered, place_filtered
 from .polyphase import components, keep, place, require_divisible
-from .selection import LearnedPhase, Selection
-from .ties import put_back
+from .selection import LearnedPhase, MaxNorm, Selection, choose
+from .ties import Origin, put_back
 
 Source = Literal["filtered", "unfiltered"]
 
@@ -36,6 +36,10 @@ class Downsample(nn.Module):
 
     Without ``select`` phase 0 is kept (Eq. 4), unless a selection made elsewhere is handed in, as a shortcut does.
     ``select_from`` says whether the selection looks at the filtered or the unfiltered map.
+
+    Where scores tie, as on a map of zeros, the choice follows the content of ``x``. A network whose branches share a
+    choice hands in where ``x`` comes from, ``origin=Origin(images)`` for the first layer and then the
+    ``selection.origin`` of the layer above: ties are then broken by the image, and every branch follows its shifts.
     """
 
     def __init__(
@@ -49,7 +53,9 @@ class Downsample(nn.Module):
         self.select, self.antialias = select, antialias
         self.stride, self.select_from = stride, select_from
 
-    def forward(self, x: Tensor, selection: Selection | None = None) -> tuple[Tensor, Selection | None]:
+    def forward(
+        self, x: Tensor, selection: Selection | None = None, origin: Origin | None = None
+    ) -> tuple[Tensor, Selection | None]:
         """Return the kept component and the selection behind it (``None`` for phase 0 without a choice)."""
         if selection is None and self.select is None:
             if self.antialias is not None:
@@ -59,7 +65,7 @@ class Downsample(nn.Module):
         blur = self.antialias if isinstance(self.antialias, LowPass) else None
         filtered = x if self.antialias is None or blur else self.antialias(x)
         if selection is None:
-            selection = self._choose(x, filtered, blur)
+            selection = self._choose(x, filtered, blur, origin)
         expected = (x.shape[0], self.stride ** (x.dim() - 2))
         if selection.z.shape != expected:
             raise ValueError(
@@ -69,13 +75,18 @@ class Downsample(nn.Module):
             return blur(x, self.stride, selection.z, selection.phase), selection
         return take(filtered, selection, self.stride), selection
 
-    def _choose(self, x: Tensor, filtered: Tensor, blur: LowPass | None) -> Selection:
+    def _choose(self, x: Tensor, filtered: Tensor, blur: LowPass | None, origin: Origin | None) -> Selection:
         select = cast(nn.Module, self.select)
-        if self.select_from == "unfiltered":
-            return select(x)
-        if blur is None:
-            return select(filtered)
-        return select(x, blur) if type(select) is LearnedPhase else select(blur(x))  # a subclass sees what it filters
+        own = type(select).forward
+        if own is LearnedPhase.forward and blur is not None and self.select_from == "filtered":
+            return select(x, blur, origin)
+        seen = x if self.select_from == "unfiltered" else filtered if blur is None else blur(x)
+        if own in (LearnedPhase.forward, MaxNorm.forward):
+            return select(seen, origin=origin)
+        selection = select(seen)
+        if origin is None or selection.lag is None:
+            return selection
+        return choose(selection.scores, seen, self.stride, origin)
 
 
 class Upsample(nn.Module):

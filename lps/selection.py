@@ -13,7 +13,7 @@ from .convolution import CONV, CONVOLVE, Padding, convolve_circular, pad
 from .exact import exact_mean
 from .filters import LowPass
 from .polyphase import phase_view, require_divisible
-from .ties import choose_phase
+from .ties import Origin, choose_phase
 
 
 class Selection(NamedTuple):
@@ -21,14 +21,15 @@ class Selection(NamedTuple):
 
     ``scores`` ``(N, P)`` are the logits (LPD) or norms (APS) behind it and ``z`` ``(N, P)`` the selection variable
     of Eq. (17). For a hard choice, ``phase`` ``(N,)`` is ``k*`` of Eq. (7), ``z`` is one-hot or equal over phases that
-    stay tied, and ``lag`` ``(N, P, dims)`` says how far their components are moved from that of ``k*``. For a mixture
-    both are ``None``.
+    stay tied, and ``lag`` ``(N, P, dims)`` says how far their components are moved from that of ``k*``. ``origin`` says
+    where the kept positions come from, for the next choice to break its ties by. For a mixture all three are ``None``.
     """
 
     scores: Tensor
     z: Tensor
     phase: Tensor | None = None
     lag: Tensor | None = None
+    origin: Origin | None = None
 
     @property
     def weights(self) -> Tensor:
@@ -36,16 +37,22 @@ class Selection(NamedTuple):
         return self.z if self.phase is None else F.one_hot(self.phase, self.z.shape[1])
 
 
-def choose(scores: Tensor, x: Tensor, stride: int) -> Selection:
+def choose(scores: Tensor, x: Tensor, stride: int, origin: Origin | None = None) -> Selection:
     """Hard selection ``k* = argmax_k scores_k`` (Eq. 7), ``scores`` ``(N, P)``, of the phases of ``x``.
 
-    Equal scores are told apart by the content of ``x``, so that the choice moves with every shift. An ONNX graph
-    takes the first of them. Raises ``ValueError`` where a score is NaN.
+    Equal scores are told apart by the content of the image that ``x`` comes from (``origin``), so that the choice moves
+    with every shift of it, and all maps with the choice. Without ``origin``, ``x`` is taken for the image: what is kept
+    of ``x`` moves with its shifts, but maps that differ where ``x`` does not need not follow. An ONNX graph takes the
+    first of equal scores. Raises ``ValueError`` where a score is NaN.
     """
     if torch.onnx.is_in_onnx_export():
         phase = scores.argmax(1)
         return Selection(scores, F.one_hot(phase, scores.shape[1]).to(scores.dtype), phase)
-    return Selection(scores, *choose_phase(scores.detach(), x.detach(), stride))
+    origin = Origin(x) if origin is None else origin
+    if origin.space != tuple(x.shape[2:]):
+        raise ValueError(f"a map {tuple(x.shape)} was said to come from positions {origin.space} of its images")
+    z, phase, lag = choose_phase(scores.detach(), origin.image.detach(), origin.phases, origin.strides, stride)
+    return Selection(scores, z, phase, lag, origin.below(phase, stride))
 
 
 def _channel_sum(x: Tensor) -> Tensor:
@@ -64,8 +71,8 @@ class MaxNorm(nn.Module):
         super().__init__()
         self.stride = stride
 
-    def forward(self, x: Tensor) -> Selection:
-        """In evaluation the norms are free of the order of summation."""
+    def forward(self, x: Tensor, origin: Origin | None = None) -> Selection:
+        """In evaluation the norms are free of the order of summation; see :func:`choose` for ``origin``."""
         x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
         peak = x.abs().flatten(1).amax(1).clamp_min(torch.finfo(x.dtype).tiny)  # keeps the squares in range
         squares = phase_view(_channel_sum((x / peak.view(-1, *(1,) * (x.dim() - 1))).square()), self.stride)
@@ -73,7 +80,7 @@ class MaxNorm(nn.Module):
         rest = tuple(range(1 + dims, squares.dim()))
         energy = squares.mean(rest) if self.training else exact_mean(squares, rest)
         size = x[0, 0].numel() // self.stride**dims
-        return choose((energy.flatten(1) * size).sqrt() * peak[:, None], x, self.stride)
+        return choose((energy.flatten(1) * size).sqrt() * peak[:, None], x, self.stride, origin)
 
 
 class LearnedPhase(nn.Module):
@@ -143,11 +150,11 @@ class LearnedPhase(nn.Module):
         rest = tuple(range(1 + dims, view.dim()))
         return (view.mean(rest) if self.training else exact_mean(view, rest)).flatten(1)
 
-    def forward(self, x: Tensor, blur: LowPass | None = None) -> Selection:
-        """Choose among the phases of ``x``, or of ``blur(x)``; in evaluation the content of ``x`` tells ties apart."""
+    def forward(self, x: Tensor, blur: LowPass | None = None, origin: Origin | None = None) -> Selection:
+        """Choose among the phases of ``x``, or of ``blur(x)``; in evaluation ties are broken as in :func:`choose`."""
         logits = self.logits(x, blur)
         if not self.training:
-            return choose(logits, x, self.stride)
+            return choose(logits, x, self.stride, origin)
         return Selection(logits, F.gumbel_softmax(logits, cast(float, self.tau)), None)
 
     def extra_repr(self) -> str:

@@ -1,20 +1,21 @@
-"""Hard selection when scores tie: a choice that travels with the content of the map.
+"""Hard selection when scores tie: a choice that travels with the content of the image.
 
 Two phases can hold the same content, or content of equal score. ``argmax`` then takes the first, which no shift
-respects. Here every position gets a fingerprint of the whole map as seen from it, and the phase that holds the smallest
-one wins. Fingerprints are equal where the map, seen from two positions, is the same: only a map that equals a shifted
-copy of itself leaves a tie. Its tied components are copies of each other, and ``lag`` says by how much they are moved,
-so that LPU can put features back into all of them.
+respects. Here every position gets a fingerprint of the whole image as seen from it, and the phase that holds the
+smallest one wins. Fingerprints are equal where the image, seen from two positions, is the same: only an image that
+equals a shifted copy of itself leaves a tie, and then so does every map that was computed from it. Tied components are
+copies of each other, and ``lag`` says by how much they are moved, so that LPU can put features back into all of them.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from .convolution import pad
 from .filters import depthwise, place_filtered
-from .polyphase import merge, mix, phase_view, place, polyphase
+from .polyphase import keep, merge, mix, phase_view, place, polyphase
 
 _MIX = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _GOLDEN, _FIRST, _SECOND = (value - (1 << 64) if value >> 63 else value for value in _MIX)
@@ -43,41 +44,74 @@ def fingerprints(x: Tensor) -> Tensor:
     return h
 
 
-@torch.library.custom_op("lps::choose", mutates_args=())
-def choose_phase(scores: Tensor, x: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``k* = argmax_k scores_k`` (Eq. 7) of the phases of ``x`` ``(N, C, *space)``, ties broken by its content.
+class Origin(NamedTuple):
+    """Where the positions of a map come from: an image, and the phases that were kept on the way down from it.
 
-    Returns ``z`` ``(N, P)``, one-hot or equal over the phases that stay tied; ``k*`` ``(N,)`` int64; and ``lag``
-    ``(N, P, dims)`` int64, the circular shift that carries the component of ``k*`` onto each tied one. Raises
-    ``ValueError`` where a score is NaN.
+    ``image`` ``(N, C, *space)``, and of each step its ``phases`` ``(N,)`` and its stride.
     """
-    dims = x.dim() - 2
+
+    image: Tensor
+    phases: tuple[Tensor, ...] = ()
+    strides: tuple[int, ...] = ()
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """Size of the map whose positions these are."""
+        space = tuple(self.image.shape[2:])
+        for stride in self.strides:
+            space = tuple(size // stride for size in space)
+        return space
+
+    def below(self, phase: Tensor, stride: int) -> Self:
+        """The origin of the component that ``phase`` ``(N,)`` keeps."""
+        return type(self)(self.image, (*self.phases, phase), (*self.strides, stride))
+
+
+@torch.library.custom_op("lps::choose", mutates_args=())
+def choose_phase(
+    scores: Tensor, image: Tensor, kept: Sequence[Tensor], steps: Sequence[int], stride: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``k* = argmax_k scores_k`` (Eq. 7) of the phases of a map, ties broken by the content of the image.
+
+    The map's positions are those of ``image`` ``(N, C, *space)`` that the phases ``kept`` ``(N,)`` of each of ``steps``
+    leave; only a tie makes anybody look at them. Returns ``z`` ``(N, P)``, one-hot or equal over the phases that stay
+    tied; ``k*`` ``(N,)`` int64; and ``lag`` ``(N, P, dims)`` int64, the circular shift that carries the component of
+    ``k*`` onto each tied one. Raises ``ValueError`` where a score is NaN.
+    """
+    dims = image.dim() - 2
     best = scores == scores.amax(1, keepdim=True)
     lag = torch.zeros(*scores.shape, dims, dtype=torch.int64, device=scores.device)
     unclear = best.sum(1) != 1
     if unclear.any():
         if scores.isnan().any():
-            raise ValueError(f"NaN among the scores of the phases of a map {tuple(x.shape)}: its values are not finite")
-        seen = phase_view(fingerprints(x[unclear])[:, None], stride).flatten(1 + dims)
+            raise ValueError(
+                f"NaN among the scores of the phases of a map of images {tuple(image.shape)}: its values are not finite"
+            )
+        seen = fingerprints(image[unclear])[:, None]
+        for phase, step in zip(kept, steps, strict=True):
+            seen = keep(seen, phase[unclear], step)
+        space = [size // stride for size in seen.shape[2:]]
+        seen = phase_view(seen, stride).flatten(1 + dims)
         smallest, where = seen.flatten(1, dims).min(2)
         smallest = smallest.masked_fill(~best[unclear], torch.iinfo(torch.int64).max)
         tied = smallest == smallest.amin(1, keepdim=True)
-        space = [size // stride for size in x.shape[2:]]
         anchor = torch.stack(torch.unravel_index(where, space), -1)
-        kept = anchor[torch.arange(len(anchor)), tied.int().argmax(1)]
+        first = anchor[torch.arange(len(anchor)), tied.int().argmax(1)]
         best[unclear] = tied
-        lag[unclear] = (anchor - kept[:, None]) * tied[..., None]
+        lag[unclear] = (anchor - first[:, None]) * tied[..., None]
     z = best.to(scores.dtype) / best.sum(1, keepdim=True)
     return z, best.int().argmax(1), lag
 
 
 @choose_phase.register_fake
-def _(scores: Tensor, x: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    scores: Tensor, image: Tensor, kept: Sequence[Tensor], steps: Sequence[int], stride: int
+) -> tuple[Tensor, Tensor, Tensor]:
     count, phases = scores.shape
     return (
         torch.empty_like(scores),
         scores.new_empty(count, dtype=torch.int64),
-        scores.new_empty(count, phases, x.dim() - 2, dtype=torch.int64),
+        scores.new_empty(count, phases, image.dim() - 2, dtype=torch.int64),
     )
 
 

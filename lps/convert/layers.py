@@ -14,6 +14,7 @@ from ..exact import exact_mean
 from ..polyphase import offset_of, offsets
 from ..sampling import Downsample
 from ..selection import Selection
+from ..ties import Origin
 from .report import Conversion
 
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -119,9 +120,11 @@ class Align(Downsample):
         super().__init__(layer.select, layer.antialias, layer.stride, layer.select_from)
         self.padding: Padding = padding
 
-    def forward(self, x: Tensor, selection: Selection | None = None) -> tuple[Tensor, Selection | None]:
+    def forward(
+        self, x: Tensor, selection: Selection | None = None, origin: Origin | None = None
+    ) -> tuple[Tensor, Selection | None]:
         filtered = x if self.antialias is None else self.antialias(x)
-        selection = self._choose(x, filtered, None) if selection is None else selection
+        selection = self._choose(x, filtered, None, origin) if selection is None else selection
         dims, space = x.dim() - 2, x.shape[2:]
         padded = pad(filtered, 0, self.stride - 1, self.padding)
         if selection.phase is None:

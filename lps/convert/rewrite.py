@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from ..sampling import Downsample, Sampling, Upsample
+from ..ties import Origin
 from .grids import Grid, Step, resolve
 from .layers import Align, Convolution, Entry
 from .plan import Plan
@@ -33,6 +34,7 @@ class Rewriter:
             self.upstream[node] = 1 << i
             for source in node.all_input_nodes:
                 self.upstream[node] |= self.upstream[source]
+        self.above = {step: plan.meet(step.node) or () for step in plan.steps}
         self.selections: dict[Step, fx.Node] = {}
         self.names: dict[Step, str] = {}
         self.strides: list[Stride] = []
@@ -105,16 +107,14 @@ class Rewriter:
         name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
         return name in ACTIVATION_NAMES
 
-    def _insert(
-        self, step: Step, node: fx.Node, layer: Downsample, *selection: fx.Node
-    ) -> tuple[fx.Node, fx.Node, str]:
-        """Call ``layer`` behind ``node``: what it keeps, the selection, and the layer's name."""
+    def _insert(self, step: Step, node: fx.Node, layer: Downsample, **given: fx.Node) -> tuple[fx.Node, fx.Node, str]:
+        """Call ``layer`` behind ``node``, with a selection or an origin: what it keeps, the selection, and its name."""
         path = f"{self.plan.name(step.node)}_sampling"
         if any(name == path for name, _ in self.plan.network.named_modules()):
             path = f"{path}_{step.node.name}"
         self.plan.install(path, layer.to(node.meta["value"].dtype))
         with self.plan.graph.inserting_after(node):
-            call = self.plan.graph.call_module(path, (node, *selection))
+            call = self.plan.graph.call_module(path, (node,), {**given})
         with self.plan.graph.inserting_after(call):
             chosen = self.plan.graph.call_function(operator.getitem, (call, 1))
             kept = self.plan.graph.call_function(operator.getitem, (call, 0))
@@ -127,7 +127,9 @@ class Rewriter:
         reads_images = isinstance(self.plan.module(leader.node), _ConvNd) and self._reads_images(leader.node)
         layer = self.sampling(leader.stride).layer(channels, antialias=not (leader.smooth or reads_images))
         readers = [leader.node] if self._in_front(leader) else list(node.users)
-        kept, self.selections[root], self.names[root] = self._insert(leader, node, self._aligning(leader, layer))
+        kept, self.selections[root], self.names[root] = self._insert(
+            leader, node, self._aligning(leader, layer), origin=self._origin(leader)
+        )
         for reader in readers:
             reader.replace_input_with(node, kept)
         self._note(leader, channels, self.names[root], ())
@@ -147,7 +149,7 @@ class Rewriter:
         for root in step.roots():
             sampling = self.sampling(root.stride)
             layer = sampling.shortcut(channels) if filtered else Downsample(None, None, root.stride)
-            kept, _, path = self._insert(step, kept, self._aligning(step, layer), self.selections[root])
+            kept, _, path = self._insert(step, kept, self._aligning(step, layer), selection=self.selections[root])
             filtered = False
             paths.append(path)
         for reader in readers:
@@ -163,6 +165,17 @@ class Rewriter:
             return layer
         step.node.kwargs = {**step.node.kwargs, "stride": step.stride}
         return Align(layer, self.plan.padding)
+
+    def _origin(self, step: Step) -> fx.Node:
+        """Where the map that a stride samples comes from: the images, or the choice above it."""
+        roots = resolve(self.above[step])
+        images = next(node for node in self.plan.graph.nodes if node.op == "placeholder")
+        if not roots:
+            with self.plan.graph.inserting_after(images):
+                return self.plan.graph.call_function(Origin, (images,))
+        chosen = self.selections[roots[-1]]
+        with self.plan.graph.inserting_after(chosen):
+            return self.plan.graph.call_function(getattr, (chosen, "origin"))
 
     def _note(self, step: Step, channels: int, path: str, follows: tuple[str, ...]) -> None:
         module = self.plan.module(step.node)
