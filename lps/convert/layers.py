@@ -415,7 +415,7 @@ class Shift(Bordered):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.border.exact:
-            return x[(..., *(slice(start, None) for start in self.start))]
+            return x[(..., *(slice(start, None) for start in self.start))]  # type: ignore[index]
         return x.roll([-s for s in self.start], tuple(range(2, x.dim())))
 
     def extra_repr(self) -> str:

@@ -27,8 +27,8 @@ class Plan:
     """The graph of a network, where each of its tensors stands, and what was found on the way.
 
     ``places`` holds the :class:`Map` of each node that is a map, ``lead`` the padding in front of a layer whose call
-    was taken out, ``originals`` the layers that were replaced, and ``otherwise`` what takes the place of a layer that is
-    announced to be another function than the original, when the two are compared.
+    was taken out, ``originals`` the layers that were replaced, and ``otherwise`` what takes, in the comparison with the
+    original, the place of a layer that is announced to be another function.
     """
 
     network: nn.Module

@@ -454,7 +454,10 @@ def written(plan: Plan, node: fx.Node) -> Map | None:
     part: Any = torch.empty(x.shape, device="meta")
     storage = part.untyped_storage()._cdata
     wanted = [(x.shape[axis], part.stride(axis)) for axis in place.axes]
-    for name, args, kwargs in known(node.args[2]):
+    views = known(node.args[2])
+    if any(tensors(list(args)) for _, args, _ in views):
+        plan.refuse(node, "it writes to positions that another tensor picks")
+    for name, args, kwargs in views:
         part = getattr(part, name)(*args, **kwargs)
     found = list(zip(part.shape, part.stride(), strict=True))
     if part.untyped_storage()._cdata != storage or any(found.count(axis) != 1 for axis in wanted):

@@ -66,7 +66,8 @@ def require_sameness(
                 continue
             differs = _compare(*original, plain, images)
             if differs is None:
-                note = f"the code depends on the size: on others than {'x'.join(map(str, size))} it may be another function"
+                words = "x".join(map(str, size))
+                note = f"the code depends on the size: on others than {words} it may be another function"
                 return size, [] if found is None else [note]
             found = found or differs
     raise found or ConvertError("the network", f"it fails on random images {example_size}: nothing can be compared")
@@ -146,7 +147,8 @@ def _share(original: nn.Module, plain: nn.Module, dtype: torch.dtype) -> None:
     )
     shared = {id(t): theirs[name] for name, t in ours.items() if name in theirs}
     for module in plain.modules():
-        for store in (module._parameters, module._buffers):
+        stores: list[dict[str, Any]] = [module._parameters, module._buffers]
+        for store in stores:
             for name, t in store.items():
                 if t is not None:
                     store[name] = shared.get(id(t), t.to(dtype) if t.is_floating_point() else t)
@@ -174,7 +176,8 @@ class _Watch(fx.Interpreter):
         self.node = n
         value = super().run_node(n)
         if n.op == "call_module":
-            self.calls.append((n, _first(self.env[n.args[0]]), _first(value)))
+            given = self.env[n.args[0]] if isinstance(n.args[0], fx.Node) else None
+            self.calls.append((n, _first(given), _first(value)))
         return value
 
     def at(self) -> str:
@@ -233,5 +236,5 @@ def _gap_where_kept(y: Tensor | None, expected: Tensor | None) -> float:
     """Likewise, at the samples that the original has where a stride comes later."""
     if y is not None and expected is not None and y.dim() == expected.dim() > 2:
         steps = [-(-size // max(theirs, 1)) for size, theirs in zip(y.shape[2:], expected.shape[2:], strict=True)]
-        y = y[(..., *(slice(None, None, max(step, 1)) for step in steps))]
+        y = y[(..., *(slice(None, None, max(step, 1)) for step in steps))]  # type: ignore[index]
     return _gap(y, expected)

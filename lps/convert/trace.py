@@ -27,7 +27,7 @@ class _Known:
     """What plain Python asks of a proxy is answered from its value."""
 
     node: fx.Node
-    tracer: "_Tracer"
+    tracer: Any
 
     @property
     def _value(self) -> Any:

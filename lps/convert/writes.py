@@ -12,15 +12,14 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.nn.modules.dropout import _DropoutNd
 
 from .check import _tensors
 from .report import ConvertError
 
 OPERATORS: dict[Callable[..., Any], Callable[..., Any]] = {
     getattr(operator, f"i{name.rstrip('_')}"): getattr(operator, name)
-    for name in (
-        *("add", "and_", "floordiv", "lshift", "matmul", "mod", "mul", "or_", "pow", "rshift", "sub", "truediv", "xor"),
-    )
+    for name in "add and_ floordiv lshift matmul mod mul or_ pow rshift sub truediv xor".split()
 }
 """Assignments such as ``+=``, and what they assign."""
 
@@ -123,29 +122,30 @@ class _Writes:
         if node.target is not operator.setitem:
             return False
         x, index, value = fx.node.map_arg(self.given[node][0], lambda source: source.meta["value"])
-        if not (isinstance(x, Tensor) and isinstance(value, Tensor)):
+        if not isinstance(value, Tensor) or x.untyped_storage()._cdata != value.untyped_storage()._cdata:
             return False
-        same = x[index].untyped_storage()._cdata == value.untyped_storage()._cdata
-        return same and _geometry(x[index]) == _geometry(value)
+        return _geometry(x[index]) == _geometry(value)
 
     def _target(self, node: fx.Node) -> fx.Node | None:
-        """The argument that a node writes to, or would in training."""
-        if node.op == "call_module":
-            if node.target in self.in_place:
-                self.in_place[node.target].inplace = False
+        """The argument that a node writes to, or would in training as dropout does."""
+        target = cast(fx.Node | None, node.meta.get("written"))
+        if node.op == "call_module" and node.target in self.in_place:
+            module = self.in_place[node.target]
+            if target is not None or isinstance(module, _DropoutNd):
+                module.inplace = False
                 self.plain.add(node)
                 return cast(fx.Node, self.given[node][0][0])
         elif node.op == "call_function" and (node.kwargs.get("inplace") or any(arg is True for arg in node.args)):
             try:
                 bound = inspect.signature(cast(Callable[..., Any], node.target)).bind(*node.args, **node.kwargs)
             except (TypeError, ValueError):  # a builtin says nothing of its arguments
-                return cast(fx.Node | None, node.meta.get("written"))
+                return target
             if bound.arguments.get("inplace") is True:
                 bound.arguments["inplace"] = False
                 node.args, node.kwargs = bound.args, bound.kwargs
                 self.plain.add(node)
                 return cast(fx.Node, self.given[node][0][0])
-        return cast(fx.Node | None, node.meta.get("written"))
+        return target
 
     def _storages(self, node: fx.Node) -> set[int]:
         return {t.untyped_storage()._cdata for t in _tensors(node.meta.get("value"))}
@@ -253,9 +253,10 @@ class _Writes:
         """The same call without the write: by the name that it has then, else on a copy."""
         if node.target is operator.setitem:
             _, index, value = node.args
-            mask = index.meta["value"] if isinstance(index, fx.Node) else None
+            _, mask, filled = fx.node.map_arg(node.args, lambda source: source.meta["value"])
             node.meta["value"] = target.meta["value"]
-            if isinstance(mask, Tensor) and mask.shape == before.meta["value"].shape and isinstance(value, int | float):
+            one = not isinstance(filled, Tensor) or not filled.dim()
+            if one and isinstance(mask, Tensor) and mask.shape == before.meta["value"].shape:
                 node.target, node.args = torch.masked_fill, (before, index, value)
             else:
                 node.target, node.args = write_into, (before, value, (("__getitem__", (index,), {}),))
@@ -277,7 +278,7 @@ class _Writes:
         if node.op == "call_method":
             plain = short if short != name and hasattr(Tensor, short) else None
         elif node.target in OPERATORS:
-            plain = OPERATORS[cast(Callable[..., Any], node.target)]
+            plain = OPERATORS[node.target]
         elif node.op == "call_function" and short != name:
             plain = getattr(torch, short, None) or getattr(F, short, None)
         elif "out" in node.kwargs:
