@@ -24,6 +24,7 @@ from .plan import Plan
 from .report import Conversion, ConvertError, Stride
 from .rewrite import Rewriter
 from .rules import apply_rules, refuse_hooks, round_alike
+from .same import require_sameness
 from .trace import followed_in_evaluation, trace
 
 __all__ = ["Conversion", "ConvertError", "Stride", "conversion_report", "convert"]
@@ -61,7 +62,8 @@ def convert(
 
     The result takes sizes that its total stride divides and says so of others. :func:`conversion_report` tells what was
     done. Raises :class:`ConvertError`, with the layer and the reason, for a network that cannot be converted with a
-    proof, and where outputs for shifted images turn out to differ.
+    proof, where outputs for shifted images turn out to differ, and where the result would not be the function that
+    ``model`` is if it kept phase 0 everywhere, filtered nothing and had the borders of ``model``.
     """
     for name, value, choices in (
         ("method", method, Method),
@@ -81,9 +83,10 @@ def convert(
         raise ConvertError("the network", "it is built of this library's layers: build it with a `sampling`")
     refuse_hooks(model)
     network = copy.deepcopy(model)
-    round_alike(network)
     example = _example(network) if example is None else example
-    plan = Plan(network, trace(network, example), padding, pool_head=head == "pool")
+    graph = trace(network, example)
+    round_alike(network)
+    plan = Plan(network, graph, padding, pool_head=head == "pool")
     plan.notes.extend(
         f"{name} asks whether it is training: it was followed in evaluation, and of the rest only dropout is kept"
         for name in followed_in_evaluation(network)
@@ -105,6 +108,8 @@ def convert(
     kept = {name for name, _ in converted.named_parameters()}
     unused = {name.partition(".")[0] for name, _ in model.named_parameters() if name not in kept}
     plan.notes.extend(f"{part} is left out: evaluation does not use all of it" for part in sorted(unused))
+    size, notes = require_sameness(model, converted, plan.otherwise, example, stride)
+    plan.notes.extend(notes)
     checked = None
     if padding == "circular":
         checked = require_invariance(converted, example.shape[1], stride, dims)
@@ -122,6 +127,7 @@ def convert(
         {name: tuple(p.shape) for name, p in converted.named_parameters() if id(p) not in before},
         plan.notes,
         checked,
+        size,
     )
     return converted
 

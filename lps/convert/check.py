@@ -58,18 +58,20 @@ def _require_invariance(network: nn.Module, image: Tensor, generator: torch.Gene
                 raise ConvertError(*_blame(network, image, shift))
 
 
-def drawn(network: nn.Module, images: Tensor) -> nn.Module:
-    """A copy on the CPU in float32 in which no untrained weight hides a branch, for evaluation.
+def drawn(network: nn.Module, images: Tensor, signs: bool = False) -> nn.Module:
+    """A copy on the CPU in the type of ``images`` in which no untrained weight hides a branch, for evaluation.
 
-    Weights that are all alike, as those of a zero-initialised branch, are drawn, and batch norms that have seen nothing
-    get the statistics of ``images``.
+    Weights that are all alike, as those of a zero-initialised branch, are drawn, with both ``signs`` or above zero, and
+    batch norms that have seen nothing get the statistics of ``images``.
     """
-    network = copy.deepcopy(network).cpu().float().eval()
+    network = copy.deepcopy(network).cpu().to(images.dtype).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in network.parameters():
-            if p.numel() > 1 and _alike(p):
+            if _alike(p) and (p.numel() > 1 or not p.any()):
                 p.copy_(0.5 + torch.rand(p.shape, generator=generator))
+                if signs:
+                    p.mul_(1 - 2 * torch.randint(2, p.shape, generator=generator))
         norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
         fresh = [norm for norm in norms if norm.running_mean is not None and _alike(norm.running_mean)]
         momenta = [norm.momentum for norm in fresh]

@@ -11,18 +11,23 @@ from torch.nn import functional as F
 
 from ..convolution import _OUTPUTS, CONVOLVE, Padding, _widened, pad
 from ..exact import exact_mean
-from ..polyphase import offset_of, offsets
+from ..polyphase import components, offset_of, offsets
 from ..sampling import Downsample
 from ..selection import Selection
 from ..ties import Origin
+from .borders import Border, Pad
 from .report import Conversion
 
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
-def wrap(x: Tensor, before: Sequence[int], after: Sequence[int], padding: Padding = "circular") -> Tensor:
-    """Pad each spatial axis of ``x`` ``(N, C, *space)`` by its own number of samples."""
+def wrap(
+    x: Tensor, before: Sequence[int], after: Sequence[int], padding: Padding = "circular", border: Border | None = None
+) -> Tensor:
+    """Pad each spatial axis of ``x`` ``(N, C, *space)`` by its own number of samples, or with the ``border`` it had."""
+    if padding == "zeros" and border is not None:
+        return border.around(x, after)
     if len(set(before)) == len(set(after)) == 1:
         return pad(x, before[0], after[0], padding)
     if padding != "circular":
@@ -43,18 +48,28 @@ def convolve(
     groups: int = 1,
     padding: Padding = "circular",
     stride: int = 1,
+    border: Border | None = None,
 ) -> Tensor:
     """Convolution at every ``stride``-th position: ``y[n] = sum_j weight[j] x[stride * n + dilation * j - before]``.
 
     ``(N, C, *space)`` to ``(N, O, *space / stride)``.
     """
-    space = [size // stride for size in x.shape[2:]]
     reach = [d * (k - 1) for k, d in zip(weight.shape[2:], dilation, strict=True)]
-    x = wrap(x, before, [max(r - b - stride + 1, 0) for r, b in zip(reach, before, strict=True)], padding)
+    space, after = _windows(x, before, reach, border, stride)
+    x = wrap(x, before, after, padding, border)
     outputs = weight.shape[0] // groups
     x, weight, bias = _evened(_widened(x, space, stride), weight, bias, groups)
     y = CONVOLVE[len(space)](x, weight, bias, stride=stride, dilation=dilation, groups=groups)
     return crop(y.unflatten(1, (groups, -1))[:, :, :outputs].flatten(1, 2), space)
+
+
+def _windows(
+    x: Tensor, before: Sequence[int], reach: Sequence[int], border: Border | None, stride: int = 1
+) -> tuple[list[int], list[int]]:
+    """How many windows there are along each axis of ``x``, and how far the last of them goes beyond it."""
+    space = (border or NO_BORDER).space(x, reach, stride)
+    ends = [stride * (count - 1) + r + 1 - b for count, r, b in zip(space, reach, before, strict=True)]
+    return space, [max(end - size, 0) for end, size in zip(ends, x.shape[2:], strict=True)]
 
 
 _BLOCK = 8
@@ -85,7 +100,17 @@ def crop(y: Tensor, space: Sequence[int]) -> Tensor:
     return y.contiguous()
 
 
-class Convolution(nn.Module):
+NO_BORDER = Border()
+
+
+class Bordered(nn.Module):
+    """A layer that looks beyond its map; ``border`` is what it saw there in the original, and sees by ``"zeros"``."""
+
+    padding: Padding
+    border = NO_BORDER
+
+
+class Convolution(Bordered):
     """A convolution of the original at every position; it takes the weights over, under their names.
 
     One whose weights are computed, or belong to another layer, gets them with its input. Behind an :class:`Align` it
@@ -93,17 +118,24 @@ class Convolution(nn.Module):
     """
 
     def __init__(
-        self, conv: nn.Module | None, before: Sequence[int], dilation: Sequence[int], groups: int, padding: Padding
+        self,
+        conv: nn.Module | None,
+        before: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+        padding: Padding,
+        border: Border,
     ) -> None:
         super().__init__()
         self.weight = None if conv is None else cast(Tensor, conv.weight)
         self.bias = None if conv is None else cast(Tensor | None, conv.bias)
         self.before, self.dilation, self.groups = tuple(before), tuple(dilation), groups
-        self.padding: Padding = padding
+        self.padding, self.border = padding, border
 
     def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, stride: int = 1) -> Tensor:
         weight, bias = (self.weight, self.bias) if weight is None else (weight, bias)
-        return convolve(x, cast(Tensor, weight), bias, self.before, self.dilation, self.groups, self.padding, stride)
+        windows = self.before, self.dilation, self.groups, self.padding, stride, self.border
+        return convolve(x, cast(Tensor, weight), bias, *windows)
 
     def extra_repr(self) -> str:
         return f"before={self.before}, dilation={self.dilation}, groups={self.groups}, padding={self.padding!r}"
@@ -142,45 +174,60 @@ class Align(Downsample):
         return padded[index], selection
 
 
-class TransposedConvolution(nn.Module):
-    """What a transposed convolution does after it has put its input back among zeros: a convolution."""
+class TransposedConvolution(Bordered):
+    """What a transposed convolution does after it has put its input back among zeros: a convolution.
 
-    def __init__(self, conv: nn.Module, padding: Padding) -> None:
+    ``grows`` is by how many samples the output of the original is larger than its input times the stride.
+    """
+
+    def __init__(self, conv: nn.Module, padding: Padding, grows: Sequence[int]) -> None:
         super().__init__()
         self.weight, self.bias = cast(Tensor, conv.weight), cast(Tensor | None, conv.bias)
         self.dilation, self.groups = cast(tuple[int, ...], conv.dilation), cast(int, conv.groups)
-        reach = zip(self.weight.shape[2:], self.dilation, cast(tuple[int, ...], conv.padding), strict=True)
-        self.before = tuple(d * (k - 1) - p for k, d, p in reach)
-        self.padding: Padding = padding
+        reach = [d * (k - 1) for k, d in zip(self.weight.shape[2:], self.dilation, strict=True)]
+        self.before = tuple(r - p for r, p in zip(reach, cast(tuple[int, ...], conv.padding), strict=True))
+        after = tuple(g + r - b for g, r, b in zip(grows, reach, self.before, strict=True))
+        self.padding, self.border = padding, Border((Pad(self.before, after),))
 
     def forward(self, x: Tensor) -> Tensor:
         flipped = self.weight.flip(tuple(range(2, self.weight.dim()))).unflatten(0, (self.groups, -1))
         weight = flipped.transpose(1, 2).flatten(0, 1)
-        return convolve(x, weight, self.bias, self.before, self.dilation, self.groups, self.padding)
+        windows = self.before, self.dilation, self.groups, self.padding
+        return convolve(x, weight, self.bias, *windows, border=self.border)
 
 
-class Pooling(nn.Module):
+class Pooling(Bordered):
     """Maximum or mean over the window at every position."""
 
     def __init__(
-        self, largest: bool, kernel: Sequence[int], before: Sequence[int], dilation: Sequence[int], padding: Padding
+        self,
+        largest: bool,
+        kernel: Sequence[int],
+        before: Sequence[int],
+        dilation: Sequence[int],
+        padding: Padding,
+        border: Border = NO_BORDER,
     ) -> None:
         super().__init__()
         self.largest, self.kernel, self.before, self.dilation = largest, tuple(kernel), tuple(before), tuple(dilation)
-        self.padding: Padding = padding
+        self.padding, self.border = padding, border
 
     def forward(self, x: Tensor) -> Tensor:
         dims = x.dim() - 2
         reach = [d * (k - 1) for k, d in zip(self.kernel, self.dilation, strict=True)]
-        padded = wrap(x, self.before, [max(r - b, 0) for r, b in zip(reach, self.before, strict=True)], self.padding)
+        space, after = _windows(x, self.before, reach, self.border)
+        padded = wrap(x, self.before, after, self.padding, self.border)
         if self.largest and self.training:
-            return crop(MAX_POOL[dims](padded, self.kernel, 1, dilation=self.dilation), x.shape[2:])
+            return crop(MAX_POOL[dims](padded, self.kernel, 1, dilation=self.dilation), space)
         if self.largest:  # axis by axis: on a CPU many times as fast
             for axis, (size, dilation) in enumerate(zip(self.kernel, self.dilation, strict=True), 2):
                 length = padded.shape[axis] - dilation * (size - 1)
                 padded = reduce(torch.maximum, [padded.narrow(axis, dilation * i, length) for i in range(size)])
-            return crop(padded, x.shape[2:])
-        return crop(AVG_POOL[dims](padded, self.kernel, 1), x.shape[2:])
+            return crop(padded, space)
+        mean = AVG_POOL[dims](padded, self.kernel, 1)
+        if self.padding == "zeros":
+            mean = mean / AVG_POOL[dims](self.border.counted(x, after), self.kernel, 1)
+        return crop(mean, space)
 
     def extra_repr(self) -> str:
         return f"{'max' if self.largest else 'mean'}, kernel={self.kernel}, before={self.before}"
@@ -327,7 +374,8 @@ class GroupNorm(nn.Module):
 class Interpolation(nn.Module):
     """What is left of an upsampling by ``factor`` once LPU has put the features back among zeros: its kernel.
 
-    ``(N, C, *space)`` of the finer size, kept. Nearest neighbours, or linear between the centres of the samples.
+    ``(N, C, *space)`` of the finer size, kept. Nearest neighbours, or linear between the centres of the samples. By
+    ``"zeros"`` the first and the last sample are repeated, as the original did.
     """
 
     kernel: Tensor
@@ -335,25 +383,33 @@ class Interpolation(nn.Module):
     def __init__(self, factor: int, linear: bool, padding: Padding) -> None:
         super().__init__()
         reach = factor // 2 if linear else 0
-        offsets = torch.arange(-reach, factor + reach, dtype=torch.float64)
-        taps = 1 - ((offsets + 0.5) / factor - 0.5).abs() if linear else torch.ones_like(offsets)
+        offsets = torch.arange(-reach, factor + reach)
+        taps = 2 * factor - (2 * offsets + 1 - factor).abs() if linear else torch.ones_like(offsets)
         self.register_buffer("kernel", taps.flip(0).to(torch.get_default_dtype()), persistent=False)
+        self.whole = 2 * factor if linear else 1
         self.factor, self.before, self.padding = factor, factor + reach - 1, padding
 
     def forward(self, x: Tensor) -> Tensor:
         dims, channels = x.dim() - 2, x.shape[1]
+        taps = self.kernel.to(x.dtype) / self.whole
         for axis in range(dims):
-            size = [len(self.kernel) if axis == other else 1 for other in range(dims)]
+            size = [len(taps) if axis == other else 1 for other in range(dims)]
             before = [self.before if axis == other else 0 for other in range(dims)]
-            weight = self.kernel.to(x.dtype).view(1, 1, *size).expand(channels, -1, *size)
+            weight = taps.view(1, 1, *size).expand(channels, -1, *size)
+            length = x.shape[2 + axis]
+            if self.padding == "zeros":
+                first, last = (x.narrow(2 + axis, start, self.factor) for start in (0, length - self.factor))
+                x = torch.cat([first, x, last], 2 + axis)
             x = convolve(x, weight, None, before, (1,) * dims, channels, self.padding)
+            if self.padding == "zeros":
+                x = x.narrow(2 + axis, self.factor, length)
         return x
 
     def extra_repr(self) -> str:
         return f"factor={self.factor}"
 
 
-class Shift(nn.Module):
+class Shift(Bordered):
     """Move the content of a map back, so that a slice that began at ``start`` begins at the origin."""
 
     def __init__(self, start: Sequence[int]) -> None:
@@ -361,10 +417,23 @@ class Shift(nn.Module):
         self.start = tuple(start)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.border.exact:
+            return x[(..., *(slice(start, None) for start in self.start))]  # type: ignore[index]
         return x.roll([-s for s in self.start], tuple(range(2, x.dim())))
 
     def extra_repr(self) -> str:
         return f"start={self.start}"
+
+
+class Every(nn.Module):
+    """Every ``stride``-th sample of a map."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return components(x, self.stride)[0]
 
 
 class Spread(nn.Module):

@@ -7,9 +7,11 @@ from typing import Any, NoReturn
 from torch import Tensor, fx, nn
 
 from ..convolution import Padding
+from .borders import Pad
 from .grids import Grid, Map, Step, meet, resolve
 from .report import ConvertError
 from .trace import known
+from .writes import name_of
 
 
 @dataclass
@@ -24,8 +26,9 @@ class Raised:
 class Plan:
     """The graph of a network, where each of its tensors stands, and what was found on the way.
 
-    ``places`` holds the :class:`Map` of each node that is a map, ``lead`` by how many samples a layer's windows begin
-    earlier because a padding call in front of it was taken out, and ``originals`` the layers that were replaced.
+    ``places`` holds the :class:`Map` of each node that is a map, ``lead`` the padding in front of a layer whose call
+    was taken out, ``originals`` the layers that were replaced, and ``otherwise`` what takes, in the comparison with the
+    original, the place of a layer that is announced to be another function.
     """
 
     network: nn.Module
@@ -35,19 +38,15 @@ class Plan:
     places: dict[fx.Node, Map | None] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     raised: list[Raised] = field(default_factory=list)
-    lead: dict[fx.Node, tuple[int, ...]] = field(default_factory=dict)
+    lead: dict[fx.Node, tuple[Pad, ...]] = field(default_factory=dict)
     padded: list[str] = field(default_factory=list)
     pooled: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     originals: dict[str, nn.Module] = field(default_factory=dict)
+    otherwise: dict[str, nn.Module] = field(default_factory=dict)
 
     def name(self, node: fx.Node) -> str:
-        """Path of the module that a node calls, or of the one whose code makes the call, with the operation."""
-        if node.op == "call_module":
-            return str(node.target)
-        stack = list(node.meta.get("nn_module_stack", {}).values())
-        inside = f"{stack[-1][0]}." if stack and stack[-1][0] else ""
-        return f"{inside}{node.name}"
+        return name_of(node)
 
     def refuse(self, node: fx.Node, reason: str) -> NoReturn:
         raise ConvertError(self.name(node), reason)
@@ -82,7 +81,7 @@ class Plan:
         if path not in self.originals:
             self.originals[path] = self.module(node) or module
             self.install(path, module)
-        elif repr(self.network.get_submodule(path)) != repr(module):
+        elif _settings(self.network.get_submodule(path)) != _settings(module):
             path = self.install(f"{path}_{node.name}", module)
         node.op, node.target = "call_module", path
         node.args, node.kwargs = (node.args[0],), {}
@@ -91,6 +90,10 @@ class Plan:
         """Put ``module`` at ``path`` and set it to the mode of the network."""
         self.network.set_submodule(path, module.train(self.network.training))
         return path
+
+
+def _settings(module: nn.Module) -> tuple[str, Any]:
+    return repr(module), getattr(module, "border", None)
 
 
 def tensors(value: Any) -> list[Tensor]:

@@ -39,6 +39,8 @@ class Conversion:
     ``padded`` names the layers whose border changed, ``raised`` the upsampling layers that became LPUs, ``parameters``
     the new parameters with their sizes. ``checked`` are the sizes of the images and the number of circular shifts for
     which the outputs were compared and equal; ``None`` without circular padding, which leaves nothing to check.
+    ``compared`` is the size of the images on which the network, with phase 0 everywhere, no filter and its own borders,
+    was the original.
     """
 
     model: str
@@ -54,6 +56,7 @@ class Conversion:
     parameters: Mapping[str, tuple[int, ...]]
     notes: Sequence[str]
     checked: tuple[tuple[tuple[int, ...], ...], int] | None = None
+    compared: tuple[int, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -73,13 +76,15 @@ class Conversion:
             *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (titles, *rows)),
             f"{self.padding} padding in {len(self.padded)} layers, sums over space made exact in {len(self.pooled)}",
         ]
-        size = sum(_product(shape) for shape in self.parameters.values())
-        lines.append(f"{size:,} new parameters" + (" to train" if size else ": works as it is, without training"))
+        count = sum(_product(shape) for shape in self.parameters.values())
+        lines.append(f"{count:,} new parameters" + (" to train" if count else ": works as it is, without training"))
         lines += self.notes
+        size = "x".join(map(str, self.compared))
+        lines.append(f"compared: with phase 0, no filter and its own borders, the original on images of {size}")
         if self.checked is not None:
-            sizes, count = self.checked
+            sizes, shifts = self.checked
             words = " and ".join("x".join(map(str, size)) for size in sizes)
-            lines.append(f"checked: equal outputs under {count} circular shifts of {words}")
+            lines.append(f"checked: equal outputs under {shifts} circular shifts of {words}")
         return "\n".join(lines)
 
 

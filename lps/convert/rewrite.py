@@ -4,8 +4,9 @@ import heapq
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from typing import cast
 
-from torch import fx, nn
+from torch import fx
 from torch.nn.modules import activation
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
@@ -13,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from ..sampling import Downsample, Sampling, Upsample
 from ..ties import Origin
 from .grids import Grid, Step, resolve
-from .layers import Align, Convolution, Entry
+from .layers import Align, Convolution, Entry, Pointwise
 from .plan import Plan
 from .report import Stride
 from .rules import ACTIVATION_NAMES
@@ -77,10 +78,15 @@ class Rewriter:
 
     def _pointwise(self, step: Step) -> bool:
         module = self.plan.module(step.node)
-        return isinstance(module, _ConvNd) and max(module.kernel_size) == 1
+        if not isinstance(module, _ConvNd) or max(module.kernel_size) > 1:
+            return False
+        return not any(cast(Convolution, self.plan.network.get_submodule(str(step.node.target))).before)
 
     def _behind(self, step: Step) -> fx.Node:
-        """Where a stride goes: behind the norm and the activation of its convolution, else behind the layer itself."""
+        """Where a stride goes: behind the norm and the activation of its convolution, else behind the layer itself.
+
+        A norm that takes statistics of its map, as group norm does, takes them of what is kept.
+        """
         node = step.node
         if not isinstance(self.plan.module(node), _ConvNd):
             return node
@@ -98,12 +104,15 @@ class Rewriter:
         return reader if len(node.users) == 1 and reader is not None and len(reader.all_input_nodes) == 1 else None
 
     def _is_norm(self, node: fx.Node) -> bool:
-        return isinstance(self.plan.module(node), (_NormBase, nn.GroupNorm))
+        norm = self.plan.module(node)
+        return isinstance(norm, _NormBase) and norm.running_mean is not None
 
     def _activates(self, node: fx.Node) -> bool:
+        """Is this an activation, or a norm with one inside?"""
         module = self.plan.module(node)
         if module is not None:
-            return any(isinstance(part, ACTIVATIONS) for part in module.modules())
+            parts = module.modules() if self._is_norm(node) else [module]
+            return any(isinstance(part, (*ACTIVATIONS, Pointwise)) for part in parts)
         name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
         return name in ACTIVATION_NAMES
 

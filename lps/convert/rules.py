@@ -6,19 +6,21 @@ further, a step back, or nowhere (``None``), once positions are gone. Whatever h
 
 from collections.abc import Sequence
 from functools import partial
-from math import prod
+from math import inf, prod
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from .borders import Border, Pad
 from .grids import Grid, Map, Step, total
 from .layers import (
     AVG_POOL,
     MAX_POOL,
     AcrossChannels,
     Convolution,
+    Every,
     GroupNorm,
     Interpolation,
     Linear,
@@ -52,20 +54,19 @@ def _each(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
 
 
 def _window(
-    plan: Plan, node: fx.Node, stride: tuple[int, ...], before: tuple[int, ...], smooth: bool
-) -> tuple[tuple[int, ...], Map]:
-    """Where windows begin, and where the output of a windowed call stands."""
+    plan: Plan, node: fx.Node, stride: tuple[int, ...], pad: Pad, smooth: bool
+) -> tuple[tuple[int, ...], tuple[Pad, ...], Map]:
+    """Where windows begin, all paddings in front of them, and where the output of a windowed call stands."""
     x, place = _input(plan, node)
-    dims = x.dim() - 2
     if place.axes != tuple(range(2, x.dim())):
         plan.refuse(node, f"its input has its positions on the axes {place.axes}, not last")
     if len(set(stride)) > 1:
         plan.refuse(node, f"its strides {stride} differ along the axes, and a polyphase split has one")
-    lead = plan.lead.get(node, (0,) * dims)
-    before = tuple(b + extra for b, extra in zip(before, lead, strict=True))
+    pads = (*plan.lead.get(node, ()), pad)
+    before = tuple(sum(each) for each in zip(*(pad.before for pad in pads), strict=True))
     if place.grid is None or stride[0] == 1:
-        return before, place
-    return before, Map((*place.grid, _step(plan, node, stride[0], smooth)), place.axes)
+        return before, pads, place
+    return before, pads, Map((*place.grid, _step(plan, node, stride[0], smooth)), place.axes)
 
 
 def _step(plan: Plan, node: fx.Node, stride: int, smooth: bool) -> Step:
@@ -80,17 +81,22 @@ def convolution(plan: Plan, node: fx.Node) -> Map | None:
     dims = len(conv.kernel_size)
     if place.axes != tuple(range(2, 2 + dims)):
         plan.refuse(node, f"a convolution over {dims} axes reads a map whose positions are on the axes {place.axes}")
-    before = _same(conv.kernel_size, conv.dilation) if conv.padding == "same" else conv.padding
-    before = _each(0, dims) if before == "valid" else cast(tuple[int, ...], before)
-    before, out = _window(plan, node, conv.stride, before, smooth=False)
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    pad = _padded(conv.padding, conv.kernel_size, conv.dilation)._replace(mode=mode)
+    before, pads, out = _window(plan, node, conv.stride, pad, smooth=False)
     if max(conv.kernel_size) > 1:
         plan.padded.append(plan.name(node))
-    plan.swap(node, Convolution(conv, before, conv.dilation, conv.groups, plan.padding))
+    plan.swap(node, Convolution(conv, before, conv.dilation, conv.groups, plan.padding, Border(pads)))
     return out
 
 
-def _same(kernel: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
-    return tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
+def _padded(padding: str | int | Sequence[int], kernel: Sequence[int], dilation: Sequence[int]) -> Pad:
+    """What the ``padding`` of a convolution puts around its map."""
+    if padding == "same":
+        reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        return Pad(tuple(r // 2 for r in reach), tuple(r - r // 2 for r in reach))
+    amounts = _each(0 if isinstance(padding, str) else padding, len(kernel))
+    return Pad(amounts, amounts)
 
 
 def functional_convolution(plan: Plan, node: fx.Node) -> Map | None:
@@ -99,14 +105,13 @@ def functional_convolution(plan: Plan, node: fx.Node) -> Map | None:
     dims = x.dim() - 2
     given = arguments(node, "weight", "bias", "stride", "padding", "dilation", "groups")
     kernel, dilation = given["weight"].shape[2:], _each(given.get("dilation", 1), dims)
-    padding = given.get("padding", 0)
-    before = {"same": _same(kernel, dilation), "valid": _each(0, dims)}.get(padding) or _each(padding, dims)
     x_node, *operands = _operands(node, 1, "weight", "bias")
     weight = cast(fx.Node, operands[0])
     blurs = weight.op == "get_attr" and not isinstance(given["weight"], nn.Parameter)
-    before, out = _window(plan, node, _each(given.get("stride", 1), dims), before, smooth=blurs)
+    pad = _padded(given.get("padding", 0), kernel, dilation)
+    before, pads, out = _window(plan, node, _each(given.get("stride", 1), dims), pad, smooth=blurs)
     plan.padded.append(plan.name(node))
-    plan.swap(node, Convolution(None, before, dilation, given.get("groups", 1), plan.padding))
+    plan.swap(node, Convolution(None, before, dilation, given.get("groups", 1), plan.padding, Border(pads)))
     node.args = (x_node, *operands)
     return out
 
@@ -126,22 +131,26 @@ def pooling(plan: Plan, node: fx.Node, largest: bool) -> Map | None:
         plan.refuse(node, "it hands out the positions of its maxima")
     if getattr(pool, "divisor_override", None) is not None:
         plan.refuse(node, "it divides by another number than that of its window's positions (divisor_override)")
-    if not largest and kernel == x.shape[2:] and before == (0,) * dims:
+    if not largest and kernel == x.shape[2:] and before == (0,) * dims and node not in plan.lead:
         plan.notes.append(f"{plan.name(node)} spans the map of the example: it became global pooling")
         _global_mean(plan, node, tuple(range(2, x.dim())), keepdim=True)
         return None
-    dilation = _each(pool.dilation if largest else 1, dims)
-    before, out = _window(plan, node, _each(pool.stride, dims), before, smooth=not largest)
+    dilation, stride = _each(pool.dilation if largest else 1, dims), _each(pool.stride, dims)
+    beyond = -inf if largest else 0.0  # never the largest
+    pad = Pad(before, before, value=beyond, counts=getattr(pool, "count_include_pad", True))
+    before, pads, out = _window(plan, node, stride, pad, smooth=not largest)
     plan.padded.append(plan.name(node))
-    plan.swap(node, Pooling(largest, kernel, before, dilation, plan.padding))
+    border = Border(pads, beyond, stride[0] if pool.ceil_mode else 0)
+    plan.swap(node, Pooling(largest, kernel, before, dilation, plan.padding, border))
     return out
 
 
 def padding(plan: Plan, node: fx.Node) -> Map | None:
     """Take a padding out; the windows that read it begin earlier instead, and wrap."""
     x, place = _input(plan, node)
-    pad = plan.module(node)
-    amounts = list(cast(Any, pad).padding if pad is not None else arguments(node, "pad")["pad"])
+    pad = cast(Any, plan.module(node))
+    given = arguments(node, "pad", "mode", "value") if pad is None else _pad_of(pad)
+    amounts = list(given["pad"])
     amounts += [0] * (2 * x.dim() - len(amounts))
     before = [amounts[2 * (x.dim() - 1 - axis)] for axis in range(x.dim())]
     after = [amounts[2 * (x.dim() - 1 - axis) + 1] for axis in range(x.dim())]
@@ -154,10 +163,18 @@ def padding(plan: Plan, node: fx.Node) -> Map | None:
         windows = rule_of(plan, user) in WINDOW_RULES if module is not None else user.target in FUNCTIONAL_CONVOLUTIONS
         if not windows:
             plan.refuse(node, "it pads a map for something else than a convolution or a pooling")
-        plan.lead[user] = tuple(before[2:])
+        value = given.get("value") or 0.0
+        plan.lead[user] = (Pad(tuple(before[2:]), tuple(after[2:]), given.get("mode", "constant"), value),)
     plan.padded.append(plan.name(node))
     node.replace_all_uses_with(cast(fx.Node, node.args[0]))
     return None
+
+
+def _pad_of(module: Any) -> dict[str, Any]:
+    """What a padding layer hands to ``F.pad``."""
+    kind = type(module).__name__.removesuffix("Pad1d").removesuffix("Pad2d").removesuffix("Pad3d")
+    modes = {"Reflection": "reflect", "Replication": "replicate", "Circular": "circular"}
+    return {"pad": module.padding, "mode": modes.get(kind, "constant"), "value": getattr(module, "value", 0.0)}
 
 
 # upsampling
@@ -181,6 +198,8 @@ def upsampling(plan: Plan, node: fx.Node) -> Map | None:
         plan.notes.append(f"{plan.name(node)}: align_corners is given up, since its grid depends on the size")
     grid = _back(plan, node, place.grid, int(factor))
     plan.swap(node, Interpolation(int(factor), not mode.startswith("nearest"), plan.padding))
+    if given.get("align_corners"):
+        plan.otherwise[plan.name(node)] = nn.Sequential(Every(int(factor)), nn.Upsample(None, factor, mode, True))
     return Map(grid, place.axes)
 
 
@@ -197,13 +216,15 @@ def spreading(plan: Plan, node: fx.Node) -> Map | None:
 
 def transposed_convolution(plan: Plan, node: fx.Node) -> Map | None:
     conv = cast(nn.ConvTranspose2d, plan.module(node))
-    _, place = _input(plan, node)
+    x, place = _input(plan, node)
     stride = set(conv.stride)
     if len(stride) > 1 or place.grid is None:
         plan.refuse(node, f"its strides {conv.stride} differ, or it reads no map of the images")
-    grid = _back(plan, node, place.grid, stride.pop())
+    factor = stride.pop()
+    sizes = zip(x.shape[2:], node.meta["value"].shape[2:], strict=True)
+    grid = _back(plan, node, place.grid, factor)
     plan.padded.append(plan.name(node))
-    plan.swap(node, TransposedConvolution(conv, plan.padding))
+    plan.swap(node, TransposedConvolution(conv, plan.padding, [after - factor * size for size, after in sizes]))
     return Map(grid, place.axes)
 
 
@@ -237,8 +258,9 @@ def adaptive_pooling(plan: Plan, node: fx.Node, largest: bool) -> Map | None:
             _global_mean(plan, node, place.axes, keepdim=True)
         return None
     if plan.pool_head and not largest:
-        node.replace_all_uses_with(cast(fx.Node, node.args[0]))
-        return None
+        plan.swap(node, nn.Identity())
+        plan.otherwise[plan.name(node)] = pool
+        return place
     plan.refuse(node, f"it pools to {size} windows whose borders stay where they are under a shift; {REMEDY}")
 
 
@@ -323,6 +345,8 @@ def _flatten(plan: Plan, node: fx.Node, x: Tensor, place: Map) -> None:
         linear.weight = nn.Parameter(weight.sum(2), linear.weight.requires_grad)
         linear.in_features = x.shape[1]
     path = f"{plan.name(node)}_pool"
+    if space > 1:
+        plan.otherwise[path] = nn.Identity()
     plan.install(path, SpatialMean(place.axes, keepdim=True))
     plan.pooled.append(path)
     with plan.graph.inserting_before(node):
@@ -404,18 +428,56 @@ def keep(plan: Plan, node: fx.Node) -> Map | None:
     sizes = [x.shape[axis] for axis in place.axes]
     for out in outputs:
         if out.dim() != x.dim() + extra or [out.shape[axis + extra] for axis in place.axes] != sizes:
-            plan.refuse(node, f"it turns a map {tuple(x.shape)} into {tuple(out.shape)}, which no rule explains")
+            before, after = tuple(x.shape[1:]), tuple(out.shape[1:])
+            plan.refuse(node, f"it turns a map {before} into {after}, which no rule explains")
     for _, where in plan.maps(node):
         if where.axes != place.axes:
             plan.refuse(node, f"maps with their positions on the axes {where.axes} and {place.axes} meet")
     if _called(node) in POINTWISE:
         for other in node.all_input_nodes:
-            fixed = other.meta["value"]
-            back = [axis - x.dim() for axis in place.axes]
-            if plan.places[other] is None and isinstance(fixed, Tensor):
-                if any(fixed.dim() >= -axis and fixed.shape[axis] > 1 for axis in back):
-                    plan.refuse(node, f"it meets {other.name}, which has values of its own at each position")
+            if plan.places[other] is None and isinstance(other.meta["value"], Tensor):
+                _require_no_position(plan, node, other, [axis - x.dim() for axis in place.axes])
     return Map(plan.meet(node), tuple(axis + extra for axis in place.axes))
+
+
+def constant(plan: Plan, node: fx.Node) -> Map | None:
+    """A constant of the type of a map, and of its size or without positions."""
+    x, place = _input(plan, node)
+    made = node.meta["value"]
+    fits = made.dim() == x.dim() and all(made.shape[axis] == x.shape[axis] for axis in place.axes)
+    return place if fits else None
+
+
+def written(plan: Plan, node: fx.Node) -> Map | None:
+    """Channels of a map that are written to, at all positions."""
+    x, place = _input(plan, node)
+    part: Any = torch.empty(x.shape, device="meta")
+    storage = part.untyped_storage()._cdata
+    wanted = [(x.shape[axis], part.stride(axis)) for axis in place.axes]
+    views = known(node.args[2])
+    if any(tensors(list(args)) for _, args, _ in views):
+        plan.refuse(node, "it writes to positions that another tensor picks")
+    for name, args, kwargs in views:
+        part = getattr(part, name)(*args, **kwargs)
+    found = list(zip(part.shape, part.stride(), strict=True))
+    if part.untyped_storage()._cdata != storage or any(found.count(axis) != 1 for axis in wanted):
+        plan.refuse(node, "it writes to some positions of a map and not to others")
+    back = [found.index(axis) - part.dim() for axis in wanted]
+    value = node.args[1]
+    if isinstance(value, fx.Node) and isinstance(value.meta["value"], Tensor):
+        fixed, where = value.meta["value"], plan.places[value]
+        if where is not None and [axis - fixed.dim() for axis in where.axes] != back:
+            plan.refuse(node, "it writes a map to other axes than those of its positions")
+        if where is None:
+            _require_no_position(plan, node, value, back)
+    return Map(plan.meet(node), place.axes)
+
+
+def _require_no_position(plan: Plan, node: fx.Node, other: fx.Node, back: Sequence[int]) -> None:
+    """Refuse a tensor with several values along the axes ``back``, counted from the last."""
+    fixed = other.meta["value"]
+    if any(fixed.dim() >= -axis and fixed.shape[axis] > 1 for axis in back):
+        plan.refuse(node, f"it meets {other.name}, which has values of its own at each position")
 
 
 def channels_only(plan: Plan, node: fx.Node, axes: int) -> Map | None:
@@ -527,9 +589,11 @@ FUNCTIONS: dict[str, Rule] = {
     **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle", "unfold", "fold", "instance_norm"), shuffles),
     **dict.fromkeys(("size", "dim", "getattr"), lambda plan, node: None),
     **{name: partial(softmax, method=name) for name in ("softmax", "log_softmax")},
+    **dict.fromkeys(("new_empty", "new_full", "new_ones", "new_zeros"), constant),
     "pad": padding,
     "interpolate": upsampling,
     "getitem": item,
+    "write_into": written,
     "layer_norm": layer_norm,
     "group_norm": functional_group_norm,
     "linear": linear,
@@ -559,22 +623,40 @@ def _as_layer(plan: Plan, node: fx.Node) -> None:
     if layer is None:
         return
     args, kwargs = known((node.args[1:], node.kwargs))
-    args = args[:1] if issubclass(layer, _DropoutNd) else args
-    module = layer(*args, **{name: value for name, value in kwargs.items() if name not in ("training", "inplace")})
+    if issubclass(layer, _DropoutNd):
+        module = _dropout(plan, node, layer)
+    else:
+        module = layer(*args, **{name: value for name, value in kwargs.items() if name != "inplace"})
     path = plan.install(plan.name(node), _rounding_alike(module) or module)
     node.op, node.target, node.args, node.kwargs = "call_module", path, node.args[:1], {}
 
 
+def _dropout(plan: Plan, node: fx.Node, layer: type[nn.Module]) -> nn.Module:
+    """The layer for a function of dropout that the mode of the network turns on and off."""
+    given = arguments(node, "p", "training")
+    p, on = given.get("p", 0.5), given.get("training", given.get("train"))
+    never = issubclass(layer, nn.AlphaDropout | nn.FeatureAlphaDropout)  # unless it is asked to
+    if p and (on or (on is None and not never)):
+        plan.refuse(node, "its dropout is on in evaluation too, so outputs are random: give it training=self.training")
+    return nn.Identity() if on is None else cast(Any, layer)(p)
+
+
 def refuse_hooks(network: nn.Module) -> None:
-    """A hook runs on the layer that it was registered with, and is lost where another takes its place."""
+    """What was attached to a layer, and not to its class, is lost where another takes its place."""
     for path, module in network.named_modules():
-        if (type(module) in MODULES or _rounding_alike(module)) and (
-            module._forward_hooks or module._forward_pre_hooks
-        ):
+        if path and type(module) not in MODULES and not _rounding_alike(module):
+            continue
+        if module._forward_hooks or module._forward_pre_hooks:
             raise ConvertError(
                 path or "the network",
-                "it has hooks, as spectral_norm and weight_norm of torch.nn.utils register, and another layer would "
-                "take its place without them: remove them first",
+                "it has hooks, as spectral_norm and weight_norm of torch.nn.utils register, and what takes its place "
+                "would not run them: remove them first",
+            )
+        if "forward" in vars(module):
+            raise ConvertError(
+                path or "the network",
+                "it has a forward of its own, which its class does not know and what takes its place would not run: "
+                "define it in a class",
             )
 
 

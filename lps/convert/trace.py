@@ -3,52 +3,84 @@
 import copy
 import inspect
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules import conv, pooling
 
 from .report import ConvertError
+from .writes import OPERATORS, name_of, watched, without_writes
 
 WINDOWS = (conv._ConvNd, pooling._MaxPoolNd, pooling._AvgPoolNd)
 """Layers that look at windows of a map."""
 
-IN_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
+MANY = 211
+"""Images to follow the code with: a prime that no other size of a network is a multiple of."""
+
+FACTORIES = (torch.arange, torch.empty, torch.eye, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros)
+"""Functions that make tensors of sizes that may be those of a map."""
 
 
 class _Known:
     """What plain Python asks of a proxy is answered from its value."""
 
     node: fx.Node
+    tracer: Any
 
     @property
     def _value(self) -> Any:
         return self.node.meta["value"]
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:  # what ``isinstance`` asks
+        return type(self._value)
+
+    def __getattr__(self, name: str) -> "_Attribute":
+        if name in ("node", "tracer", "root", "attr", "_node") or not hasattr(self._value, name):
+            raise AttributeError(f"{name!r} is no attribute here")
+        return _Attribute(cast(fx.Proxy, self), name)
+
+    def _counted(self, value: int) -> int:
+        self.tracer.counts_images |= value > 0 and value % MANY == 0
+        return value
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
     def __len__(self) -> int:
-        return len(self._value)
+        return self._counted(len(self._value))
 
     def __index__(self) -> int:
-        return operator.index(self._value)
+        return self._counted(operator.index(self._value))
 
     def __int__(self) -> int:
-        return int(self._value)
+        return self._counted(int(self._value))
 
     def __float__(self) -> float:
         return float(self._value)
 
     def __ceil__(self) -> int:
-        return -int(-self._value // 1)
+        return self._counted(-int(-self._value // 1))
+
+
+def _assigned(assign: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, other: self.tracer.create_proxy("call_function", assign, (self, other), {})
+
+
+for _assign in OPERATORS:
+    setattr(_Known, f"__{_assign.__name__}__", _assigned(_assign))
 
 
 class _Proxy(_Known, fx.Proxy):
-    def __getattr__(self, name: str) -> "_Attribute":
-        return _Attribute(self, name)
+    pass
 
 
 class _Attribute(_Known, fx.proxy.Attribute):
-    pass
+    @property
+    def _value(self) -> Any:
+        return getattr(cast(_Known, self.root)._value, self.attr)
 
 
 class _Tracer(fx.Tracer):
@@ -59,6 +91,8 @@ class _Tracer(fx.Tracer):
     def __init__(self, *inputs: Any) -> None:
         super().__init__()
         self._inputs, self._running = iter(inputs), False
+        self._constants: dict[str, Tensor] = {}
+        self.counts_images = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if super().is_leaf_module(m, module_qualified_name):
@@ -69,11 +103,15 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
+    def create_arg(self, a: Any) -> Any:
+        return a.node if issubclass(type(a), fx.Proxy) else super().create_arg(a)
+
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(kind, *args, **kwargs)
         if kind != "output":
             self._running = True
-            node.meta["value"] = self._run(node)
+            with torch.no_grad():
+                node.meta["value"] = watched(node, self._run)
             self._running = False
         return node
 
@@ -83,8 +121,14 @@ class _Tracer(fx.Tracer):
             case "placeholder":
                 return next(self._inputs)
             case "get_attr":
-                return operator.attrgetter(str(node.target))(self.root)
+                name = str(node.target)
+                value = operator.attrgetter(name)(self.root)
+                if isinstance(value, Tensor) and value.device.type != "meta":  # made by the code itself
+                    value = self._constants.setdefault(name, value.to("meta"))
+                return value
             case "call_function":
+                if node.target in FACTORIES:
+                    kwargs = {**kwargs, "device": "meta"}
                 return node.target(*args, **kwargs)  # type: ignore[operator]
             case "call_method":
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
@@ -94,13 +138,22 @@ class _Tracer(fx.Tracer):
         return forward(*args, **kwargs) if self._running else super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
-        return attr_val if self._running else super().getattr(attr, attr_val, parameter_proxy_cache)
+        if self._running or issubclass(type(attr_val), fx.Proxy):
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         return bool(obj.node.meta["value"])
 
     def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
-        return iter([cast(Any, obj)[i] for i in range(len(obj.node.meta["value"]))])
+        size = len(obj.node.meta["value"])
+        if size == MANY:
+            raise ConvertError(self.inside(), "it goes through the images of a batch one by one")
+        return iter([cast(Any, obj)[i] for i in range(size)])
+
+    def inside(self) -> str:
+        """The module whose code is being followed."""
+        return next(reversed(self.module_stack), "the model") if hasattr(self, "module_stack") else "the model"
 
 
 def _reads_mode(module: nn.Module) -> bool:
@@ -125,8 +178,23 @@ def known(arguments: Any) -> Any:
 def trace(network: nn.Module, example: Tensor) -> fx.Graph:
     """Graph of ``network`` in evaluation mode; ``node.meta["value"]`` is a meta tensor or a plain value.
 
-    Raises :class:`ConvertError` where the code cannot be followed.
+    The values are those of a batch of :data:`MANY` images like ``example``. Raises :class:`ConvertError` where the code
+    cannot be followed.
     """
+    images = torch.empty(MANY, *example.shape[1:], dtype=example.dtype, device="meta")
+    try:
+        graph = _followed(network, images)
+    except ConvertError as error:
+        if error.__cause__ is None:
+            raise
+        _followed(network, example.to("meta"))
+        raise ConvertError(error.layer, f"it can be followed on {len(example)} images, but not on any number") from None
+    plain_graph = fx.Graph()  # knows nothing of this tracer, so that the network can be pickled
+    plain_graph.output(plain_graph.graph_copy(graph, {}))
+    return plain_graph
+
+
+def _followed(network: nn.Module, images: Tensor) -> fx.Graph:
     plain = copy.deepcopy(network).to("meta").eval()
     others = list(inspect.signature(type(plain).forward).parameters.values())[2:]
     defaults = {
@@ -135,29 +203,67 @@ def trace(network: nn.Module, example: Tensor) -> fx.Graph:
     needed = [name for name, default in defaults.items() if default is inspect.Parameter.empty]
     if needed:
         raise ConvertError("the network", f"besides images it reads {', '.join(needed)}: wrap it in one that does not")
-    tracer = _Tracer(example.to("meta"), *defaults.values())
+    tracer = _Tracer(images, *defaults.values())
     try:
         graph = tracer.trace(plain, concrete_args=defaults or None)
+    except ConvertError:
+        raise
     except Exception as error:
-        module = next(reversed(tracer.module_stack), "the model") if hasattr(tracer, "module_stack") else "the model"
         raise ConvertError(
-            module,
-            f"its code cannot be followed on images {tuple(example.shape)} ({type(error).__name__}: {error}); "
+            tracer.inside(),
+            f"its code cannot be followed on images {tuple(images.shape)} ({type(error).__name__}: {error}); "
             "if such images do not fit, pass some that do as `example`",
         ) from error
-    for name in tracer.tensor_attrs.values():
-        if hasattr(plain, name) and not hasattr(network, name):  # made by the code itself
-            setattr(network, name, getattr(plain, name))
+    made = {name: getattr(plain, name) for name in tracer.tensor_attrs.values() if hasattr(plain, name)}
+    made = {name: value for name, value in made.items() if not hasattr(network, name)}  # by the code itself
     for node in graph.nodes:
         if node.op != "placeholder" and not node.args and "input" in node.kwargs:
             given = dict(node.kwargs)
             node.args, node.kwargs = (given.pop("input"),), given
     for node in list(graph.nodes)[1 : 1 + len(defaults)]:
         _erase(graph, node)
-    _without_mutation(graph, network)
-    plain_graph = fx.Graph()  # knows nothing of this tracer, so that the network can be pickled
-    plain_graph.output(plain_graph.graph_copy(graph, {}))
-    return plain_graph
+    without_writes(graph, network)
+    if len(images) == MANY:
+        _with_any_batch(graph, made, tracer.counts_images)
+    for name, value in made.items():
+        setattr(network, name, value)
+    return graph
+
+
+def _with_any_batch(graph: fx.Graph, made: dict[str, Tensor], counted: bool) -> None:
+    """Numbers and constants that the code ``made`` from that of the images follow it, where it ``counted`` them."""
+    images, kept = next(iter(graph.nodes)), dict(made)
+    with graph.inserting_after(images):
+        number = graph.call_method("size", (images, 0))
+    number.meta["value"] = MANY
+    for node in list(graph.nodes)[2:]:
+
+        def follow(value: Any, node: fx.Node = node) -> Any:
+            if type(value) is not int or value <= 0 or value % MANY:
+                return value
+            if value == MANY:
+                return number
+            with graph.inserting_before(node):
+                several = graph.call_function(operator.mul, (number, value // MANY))
+            several.meta["value"] = value
+            return several
+
+        if counted:
+            node.args, node.kwargs = fx.node.map_aggregate((node.args, node.kwargs), follow)
+        if node.op == "get_attr" and node.target in kept:
+            rows = kept[node.target]
+            for axis in (axis for axis, size in enumerate(rows.shape) if size == MANY):
+                one = rows.narrow(axis, 0, 1)
+                if not torch.equal(one.expand_as(rows), rows):
+                    raise ConvertError(name_of(node), "it makes a constant with values of its own for each image")
+                made[node.target] = one.clone()
+                sizes = [number if other == axis else -1 for other in range(rows.dim())]
+                with graph.inserting_after(node):
+                    spread = graph.call_method("expand", (node, *sizes))
+                spread.meta = dict(node.meta)
+                node.replace_all_uses_with(spread, delete_user_cb=lambda user, spread=spread: user is not spread)
+    if not number.users:
+        graph.erase_node(number)
 
 
 def _erase(graph: fx.Graph, node: fx.Node) -> None:
@@ -165,21 +271,3 @@ def _erase(graph: fx.Graph, node: fx.Node) -> None:
     for reader in list(node.users):
         _erase(graph, reader)
     graph.erase_node(node)
-
-
-def _without_mutation(graph: fx.Graph, network: nn.Module) -> None:
-    """In-place operations become plain ones, and later readers of what they change read their results."""
-    for module in network.modules():
-        if getattr(module, "inplace", False):
-            cast(nn.ReLU, module).inplace = False
-    order = {node: i for i, node in enumerate(graph.nodes)}
-    for node in graph.nodes:
-        in_place = False
-        if node.op == "call_function" and node.target in IN_PLACE:
-            node.target, in_place = IN_PLACE[node.target], True
-        elif node.op == "call_method" and node.target.endswith("_") and hasattr(Tensor, node.target[:-1]):
-            node.target, in_place = node.target[:-1], True
-        elif node.kwargs.get("inplace"):
-            node.kwargs, in_place = {**node.kwargs, "inplace": False}, True
-        if in_place:
-            node.args[0].replace_all_uses_with(node, delete_user_cb=lambda user, at=order[node]: order[user] > at)

@@ -1,0 +1,71 @@
+"""What the windows of the original see beyond its maps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Pad(NamedTuple):
+    """Samples that the original puts around a map; ``counts`` says whether an average divides by their number too."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    mode: str = "constant"
+    value: float = 0.0
+    counts: bool = True
+
+
+@dataclass(frozen=True)
+class Border:
+    """The paddings in front of a layer, from the first to its own, and ``fill`` beyond them.
+
+    A converted layer keeps the size of its map. An ``exact`` one has the size that the original had, for which
+    ``ceil`` is the stride of a pooling in ``ceil_mode``.
+    """
+
+    pads: tuple[Pad, ...] = ()
+    fill: float = 0.0
+    ceil: int = 0
+    exact: bool = field(default=False, compare=False)
+
+    def space(self, x: Tensor, reach: Sequence[int], stride: int = 1) -> list[int]:
+        """Size of the output, for windows that span ``reach`` samples beside their first."""
+        if not self.exact:
+            return [size // stride for size in x.shape[2:]]
+        out = []
+        for axis, (size, span) in enumerate(zip(x.shape[2:], reach, strict=True)):
+            padded = size + sum(pad.before[axis] + pad.after[axis] for pad in self.pads)
+            last = padded - span - 1
+            if self.ceil:  # the last window has to begin in front of the padding behind the map
+                last = self.ceil * -(-last // self.ceil)
+                last -= self.ceil * (last >= padded - self.pads[-1].after[axis])
+            out.append(last // stride + 1)
+        return out
+
+    def around(self, x: Tensor, after: Sequence[int]) -> Tensor:
+        """``x`` with its border, which at the far ends is made ``after`` samples wide."""
+        sizes = x.shape[2:]
+        for pad in self.pads:
+            amounts = _amounts(pad.before, pad.after)
+            if any(amounts):
+                x = F.pad(x, amounts, pad.mode, pad.value if pad.mode == "constant" else None)
+        missing = [
+            size + sum(pad.before[axis] for pad in self.pads) + wide - x.shape[2 + axis]
+            for axis, (size, wide) in enumerate(zip(sizes, after, strict=True))
+        ]
+        return F.pad(x, _amounts((0,) * len(missing), missing), value=self.fill) if any(missing) else x
+
+    def counted(self, x: Tensor, after: Sequence[int]) -> Tensor:
+        """Ones where a sample of ``x`` with its border counts in an average, else zeros: ``(1, 1, *space)``."""
+        pads = tuple(pad._replace(mode="constant", value=float(pad.counts)) for pad in self.pads)
+        ones = torch.ones(1, 1, *x.shape[2:], dtype=x.dtype, device=x.device)
+        return replace(self, pads=pads, fill=0.0).around(ones, after)
+
+
+def _amounts(before: Sequence[int], after: Sequence[int]) -> list[int]:
+    """In the order of ``F.pad``: the last axis first."""
+    return [amount for pair in zip(reversed(before), reversed(after), strict=True) for amount in pair]
