@@ -49,6 +49,13 @@ class Plan:
         inside = f"{stack[-1][0]}." if stack and stack[-1][0] else ""
         return f"{inside}{node.name}"
 
+    def path(self, node: fx.Node) -> str:
+        """Where to put a layer for a call: at the path of what it calls, or at one that is free."""
+        owner, dot, name = self.name(node).rpartition(".")
+        while node.op != "call_module" and hasattr(self.network.get_submodule(owner), name):
+            name += "_"
+        return f"{owner}{dot}{name}"
+
     def refuse(self, node: fx.Node, reason: str) -> NoReturn:
         raise ConvertError(self.name(node), reason)
 
@@ -78,7 +85,7 @@ class Plan:
 
     def swap(self, node: fx.Node, module: nn.Module) -> None:
         """Let ``node`` call ``module``, at the path of what it called; a module called twice is converted once."""
-        path = self.name(node)
+        path = self.path(node)
         if path not in self.originals:
             self.originals[path] = self.module(node) or module
             self.install(path, module)
