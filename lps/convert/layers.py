@@ -206,13 +206,14 @@ def _gelu(x: Tensor, gelu: nn.GELU) -> Tensor:
 
 
 def _elu(x: Tensor, alpha: float, width: float = 1.0) -> Tensor:
-    below = (x.clamp_max(0) / width).expm1_()
-    return x.clamp_min(0).add_(below, alpha=alpha)
+    above = x.relu()
+    return torch.add(above, ((x - above) / width).expm1_(), alpha=alpha)
 
 
 def _softplus(x: Tensor, softplus: nn.Softplus) -> Tensor:
     z = softplus.beta * x
-    y = (-z.abs()).exp_().log1p().add_(z.clamp_min(0)).div_(softplus.beta)
+    apart = z.abs()
+    y = ((-apart).exp_().log1p() + (z + apart) / 2) / softplus.beta
     return y if softplus.threshold >= 20 else torch.where(z > softplus.threshold, x, y)
 
 
@@ -258,9 +259,9 @@ def _power(x: Tensor, exponent: Any) -> Tensor:
         return reduce(torch.mul, [x] * exponent)
     x, exponent = (torch.as_tensor(value, dtype=torch.float64) for value in (x, exponent))
     y = (exponent * x.abs().clamp_min(torch.finfo(x.dtype).tiny).log()).exp()
-    y = torch.where(x == 0, torch.where(exponent < 0, torch.inf, 0.0), y)
-    y = torch.where(x < 0, torch.where(exponent % 1 == 0, 1 - 2 * (exponent % 2), torch.nan) * y, y)
-    return torch.where(exponent == 0, 1.0, y)
+    y = torch.where(x == 0, torch.where(exponent < 0, torch.inf, (exponent == 0).double()), y)
+    sign = torch.where(x < 0, torch.where(exponent % 1 == 0, 1 - 2 * (exponent % 2), torch.nan), 1.0)
+    return sign * y
 
 
 def _logit(x: Tensor, eps: float | None = None) -> Tensor:
@@ -330,6 +331,10 @@ class Linear(nn.Module):
             return y.movedim(1, -1).unflatten(1, x.shape[1:-1])
         y = torch.bmm(x[:, None], weight.t().expand(x.shape[0], -1, -1))[:, 0]
         return y if bias is None else y + bias
+
+
+SUMS = ("mean", "sum", "nanmean", "nansum", "logsumexp")
+"""Reductions that a CPU makes of several positions at a time."""
 
 
 class AcrossChannels(nn.Module):

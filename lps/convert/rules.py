@@ -17,6 +17,7 @@ from .grids import Grid, Map, Step, total
 from .layers import (
     AVG_POOL,
     MAX_POOL,
+    SUMS,
     AcrossChannels,
     Convolution,
     Elementwise,
@@ -33,7 +34,8 @@ from .layers import (
 )
 from .plan import Plan, Raised, Rule, arguments, tensors
 from .report import ConvertError
-from .trace import known
+from .trace import called as _called
+from .trace import known, rounds_by_place
 
 REMEDY = 'convert(..., head="pool") replaces it by global pooling and sums the weights over the positions'
 
@@ -267,15 +269,11 @@ def reduction(plan: Plan, node: fx.Node) -> Map | None:
     return None
 
 
-SUMS = ("mean", "sum", "nanmean", "nansum", "logsumexp")
-"""Reductions that a CPU makes of several positions at a time."""
-
-
 def softmax(plan: Plan, node: fx.Node, method: str) -> Map | None:
-    x, place = _input(plan, node)
-    module = plan.module(node)
+    source = cast(fx.Node, node.args[0])
+    x, place, module = source.meta["value"], plan.places[source], plan.module(node)
     dim = -3 if isinstance(module, nn.Softmax2d) else (vars(module) if module else arguments(node, "dim")).get("dim")
-    if dim is None or dim % x.dim() in place.axes:
+    if dim is None or (place and dim % x.dim() in place.axes):
         plan.refuse(node, "over positions it weighs them against each other; over channels it has to name their axis")
     plan.swap(node, AcrossChannels(method, (dim % x.dim(),), keepdim=True))
     return place
@@ -563,18 +561,6 @@ WINDOW_RULES = (convolution, MODULES[nn.MaxPool2d], MODULES[nn.AvgPool2d])
 FUNCTIONAL_CONVOLUTIONS = {torch.conv1d, torch.conv2d, torch.conv3d}
 
 
-ALIASES = {
-    "arctanh": "atanh", "arctan2": "atan2", "expit": "sigmoid", "gammainc": "igamma", "gammaincc": "igammac",
-    "subtract": "sub",
-}  # fmt: skip
-
-
-def _called(node: fx.Node) -> str:
-    name = str(node.target if node.op == "call_method" else getattr(node.target, "__name__", node.target))
-    name = name.removeprefix("special_")
-    return ALIASES.get(name, name)
-
-
 def rule_of(plan: Plan, node: fx.Node) -> Rule:
     """The rule for a call; a function with a layer of its own becomes that layer."""
     module = plan.module(node)
@@ -588,7 +574,8 @@ def rule_of(plan: Plan, node: fx.Node) -> Rule:
 def _as_layer(plan: Plan, node: fx.Node) -> None:
     layer = LAYERS.get(_called(node))
     if layer is None:
-        if _rounds_by_place(node):
+        value = node.meta["value"]
+        if isinstance(value, Tensor) and value.is_floating_point() and rounds_by_place(node):
             node.op, node.target = "call_module", plan.install(plan.path(node), Elementwise(_called(node)))
         return
     args, kwargs = known((node.args[1:], node.kwargs))
@@ -596,20 +583,6 @@ def _as_layer(plan: Plan, node: fx.Node) -> None:
     module = layer(*args, **{name: value for name, value in kwargs.items() if name not in ("training", "inplace")})
     path = plan.install(plan.path(node), _rounding_alike(module) or module)
     node.op, node.target, node.args, node.kwargs = "call_module", path, node.args[:1], {}
-
-
-def _rounds_by_place(node: fx.Node) -> bool:
-    value, given = node.meta["value"], arguments(node, "exponent")
-    if _called(node) not in Elementwise.EXACT or not isinstance(value, Tensor) or not value.is_floating_point():
-        return False
-    if _called(node) in ("add", "sub", "rsub"):
-        return "alpha" in given
-    exponent = given.get("exponent")
-    return not (isinstance(exponent, int | float) and exponent in EVEN_POWERS)
-
-
-EVEN_POWERS = [0.5, 1, 2, 3, -1, -2]
-"""Those that a CPU computes by exactly rounded operations."""
 
 
 def refuse_hooks(network: nn.Module) -> None:
@@ -654,20 +627,25 @@ def apply_rules(plan: Plan) -> None:
     for node in list(plan.graph.nodes):
         if node.op == "placeholder" or not from_images.isdisjoint(node.all_input_nodes):
             from_images.add(node)
-            _each_row_alike(plan, node, from_images)
+            if next(plan.maps(node), None) is None:
+                _each_row_alike(plan, node, from_images)
 
 
 def _each_row_alike(plan: Plan, node: fx.Node, from_images: set[fx.Node]) -> None:
-    """Products of vectors ``(N, C)`` with weights."""
-    value, layer = node.meta.get("value"), plan.module(node)
-    if not isinstance(value, Tensor) or value.dim() != 2:
+    """What mixes the features of each image, ``(N, C)`` or ``(N, ..., C)``, once positions are gone."""
+    layer, value, name = plan.module(node), node.meta.get("value"), _called(node)
+    if not isinstance(value, Tensor) or not node.args or not isinstance(node.args[0], fx.Node):
         return
-    if type(layer) is nn.Linear or (layer is None and _called(node) == "linear"):
+    rule = MODULES.get(type(layer)) if layer else FUNCTIONS.get(name)
+    if isinstance(rule, partial) and rule.func is softmax and value.dim() > 2:
+        rule(plan, node)
+    elif value.dim() == 2 and rule is linear:
         _row_by_row(plan, node)
-    elif layer is None and _called(node) in ("matmul", "mm"):
-        x, weight = node.args
-        if x in from_images and weight not in from_images and cast(fx.Node, x).meta["value"].dim() == 2:
+    elif value.dim() == 2 and name in ("matmul", "mm") and node.args[0] in from_images:
+        weight = cast(fx.Node, node.args[1])
+        if weight not in from_images:
             with plan.graph.inserting_before(node):
                 rows = plan.graph.call_method("t", (weight,))
+            rows.meta["value"], plan.places[rows] = weight.meta["value"].t(), None
             plan.swap(node, Linear(None))
-            node.args = (x, rows)
+            node.args = (node.args[0], rows)

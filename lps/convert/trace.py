@@ -9,12 +9,27 @@ from typing import Any, cast
 from torch import Tensor, fx, nn
 from torch.nn.modules import conv, pooling
 
+from .layers import SUMS, Elementwise, Pointwise
 from .report import ConvertError
 
 WINDOWS = (conv._ConvNd, pooling._MaxPoolNd, pooling._AvgPoolNd)
 """Layers that look at windows of a map."""
 
 IN_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
+
+ALIASES = {
+    "arctanh": "atanh", "arctan2": "atan2", "expit": "sigmoid", "gammainc": "igamma", "gammaincc": "igammac",
+    "subtract": "sub",
+}  # fmt: skip
+
+REPLACED = {
+    *SUMS, "softmax", "log_softmax", "softmin", "linear", "matmul", "conv1d", "conv2d", "conv3d",
+    *(layer.__name__.lower() for layer in Pointwise.EXACT),
+}  # fmt: skip
+"""Functions that another layer takes the place of."""
+
+EVEN_POWERS = [0.5, 1, 2, 3, -1, -2]
+"""Those that a CPU computes by exactly rounded operations."""
 
 
 class _Known:
@@ -108,7 +123,31 @@ def _reads_mode(module: nn.Module) -> bool:
 
 
 def _computes(module: nn.Module) -> bool:
-    return any(isinstance(part, (*WINDOWS, nn.Linear)) for part in module.modules())
+    """Is there something in ``module`` that another layer takes the place of?"""
+    if any(isinstance(part, (*WINDOWS, nn.Linear)) for part in module.modules()):
+        return True
+    try:
+        calls = fx.Tracer().trace(copy.deepcopy(module).eval()).nodes
+    except Exception:  # then it stays whole, and is left to the check
+        return False
+    calls = [call for call in calls if call.op in ("call_function", "call_method")]
+    return any(called(call) in REPLACED or rounds_by_place(call) for call in calls)
+
+
+def called(node: fx.Node) -> str:
+    """Name of the function or method that a node calls."""
+    name = str(node.target if node.op == "call_method" else getattr(node.target, "__name__", node.target))
+    name = name.removeprefix("special_")
+    return ALIASES.get(name, name)
+
+
+def rounds_by_place(node: fx.Node) -> bool:
+    """Does it depend on where in memory a sample lies how this function of single samples rounds?"""
+    if called(node) in ("add", "sub", "rsub"):
+        return "alpha" in node.kwargs
+    exponent = dict(zip(("base", "exponent"), node.args, strict=False)).get("exponent", node.kwargs.get("exponent"))
+    even = called(node) == "pow" and isinstance(exponent, int | float) and exponent in EVEN_POWERS
+    return called(node) in Elementwise.EXACT and not even
 
 
 def followed_in_evaluation(network: nn.Module) -> list[str]:
