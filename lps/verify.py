@@ -1,8 +1,8 @@
 """Is a network exactly equivariant to circular shifts, and if it is not, which layer breaks it, and why?
 
-Nothing is assumed of the network. Every shifted image goes through all of it, in one batch with the image itself. The
-map of a shifted image has to be a shifted copy of the map of the image; by how much it is shifted is read off the two
-maps, so it need not be known which phases were selected on the way.
+Nothing is assumed of the network. Every shifted image goes through all of it, in one batch with the image itself, and
+some alone. The map of a shifted image has to be a shifted copy of the map of the image; by how much it is shifted is
+read off the two maps, so it need not be known which phases were selected on the way.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,6 +40,9 @@ REAL = 1e-9
 
 WITNESSES = 8
 """Shifts of the worst image with which the layers are judged."""
+
+ALONE = 32
+"""Shifts for which images run alone: so many of a single image, and one at least of each of many."""
 
 Size = tuple[int, ...]
 
@@ -97,7 +100,8 @@ class Report:
 
     ``labels`` counts equal labels: of images for a classifier, of pixels moved back for a segmenter. ``difference`` is
     the largest absolute difference of an output, ``max |f(x) - f(T x)|``, moved back for a segmenter. ``worst`` is the
-    image and the shift where it was found, ``None`` for an exact network. ``choices`` is what each layer that selects
+    image and the shift where it was found, ``None`` for an exact network, and ``alone`` whether that image was not in
+    a batch. ``choices`` is what each layer that selects
     chose, by its name. ``broken`` is the layer to blame: ``None`` for an exact network, and where it is no single one.
     """
 
@@ -112,6 +116,7 @@ class Report:
     choices: Mapping[str, Choices]
     broken: Break | None
     seconds: float
+    alone: bool = False
 
     @property
     def exact(self) -> bool:
@@ -128,7 +133,8 @@ class Report:
         return {"exact": self.exact, **asdict(self)}
 
     def __str__(self) -> str:
-        place = "" if self.worst is None else f"  (image {self.worst[0]}, shift {self.worst[1]})"
+        alone = ", alone" if self.alone else ""
+        place = "" if self.worst is None else f"  (image {self.worst[0]}, shift {self.worst[1]}{alone})"
         lines = [
             f"{self.model}, {self.dtype}: {self.images:,} images of {'x'.join(map(str, self.size))}, "
             f"{self.shifts:,} circular shifts of each, {self.seconds:.0f} s",
@@ -158,16 +164,22 @@ def verify(
     ``model`` is any classifier, with outputs ``(N, classes)``, or segmenter, ``(N, classes, H, W)``, also under the
     key ``"out"`` as in torchvision. It runs in evaluation mode on the device of its parameters and gets its modes
     back; an autocast around the call applies. ``shifts`` are all ``H * W``, or as many distinct ones drawn from
-    ``seed``, or pairs of rows and columns. An image and its shifts share a batch of at most ``batch_size``, so that
-    both sides of a comparison are computed alike; an image that runs alone is not tried. ``progress`` wraps the list of
-    batches, as ``tqdm`` does.
+    ``seed``, or pairs of rows and columns. An image and its shifts share a batch of at most ``batch_size``, laid out in
+    memory as ``images`` are, so that both sides of a comparison are computed alike. Some of the shifts, drawn from
+    ``seed``, are tried once more with each image alone, as it is, and then as ``torch.roll`` returns it. ``progress``
+    wraps the list of batches, as ``tqdm`` does.
 
-    Raises ``ValueError`` for images or outputs of other shapes, for NaN, and for shifts that do not exist.
+    Raises ``ValueError`` for images or outputs of other shapes, for NaN, for shifts that do not exist, and for
+    images none of which a shift changes.
     """
     if images.dim() != 4 or 0 in images.shape:
         raise ValueError(f"expected images (N, C, H, W), got {tuple(images.shape)}")
     if images.isnan().any():
         raise ValueError("the images hold NaN")
+    if (images == images[:, :, :1, :1]).all():
+        raise ValueError(
+            f"no shift changes images that are constant, and all {len(images)} are, which proves nothing: give others"
+        )
     if batch_size < 2:
         raise ValueError(
             f"a batch holds an image and a shifted one at least: expected a size above 1, got {batch_size}"
@@ -181,11 +193,14 @@ def verify(
         with _watching(model, found.watch):
             for index, chunk in progress(_batches(len(images), moves, batch_size)):
                 found.compare(model, images[index], index, chunk)
+            for i in range(len(images)):
+                some = torch.randperm(len(moves), generator=torch.Generator().manual_seed(seed + i))
+                found.compare_alone(model, images[i : i + 1], i, moves[some[: max(1, ALONE // len(images))]])
         if found.worst is not None:
             case, shift = found.worst
             witnesses = torch.cat([torch.tensor([shift]), moves[: WITNESSES - 1]])
             flipped = {name for name, choices in found.choices.items() if choices.flipped}
-            broken = _first_break(model, images[case : case + 1], witnesses, flipped)
+            broken = _first_break(model, images[case : case + 1], witnesses, flipped, found.alone)
     return Report(
         type(model).__name__,
         str(found.dtype).removeprefix("torch."),
@@ -198,6 +213,7 @@ def verify(
         found.choices,
         broken,
         perf_counter() - began,
+        found.alone,
     )
 
 
@@ -224,11 +240,19 @@ def _batches(count: int, shifts: Tensor, size: int) -> list[Batch]:
 
 
 def _orbit(images: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
-    """Images ``(G, C, H, W)`` and all their shifted copies, ``((1 + S) * G, C, H, W)``, and by how much each is moved,
-    ``(1 + S, G, 2)``."""
+    """Images ``(G, C, H, W)`` and all their shifted copies, ``((1 + S) * G, C, H, W)``, with the axes in memory as in
+    the images, and by how much each is moved, ``(1 + S, G, 2)``."""
     moves = torch.cat([torch.zeros(1, 2, dtype=torch.int64), shifts])[:, None].expand(-1, len(images), -1)
     moves = moves.to(images.device)
-    return shift_each(images.repeat(len(moves), 1, 1, 1), moves.flatten(0, 1)).contiguous(), moves
+    batch = shift_each(images.repeat(len(moves), 1, 1, 1), moves.flatten(0, 1))
+    order = [0, *sorted((1, 2, 3), key=images.stride, reverse=True)]
+    return batch.permute(order).contiguous().permute([order.index(axis) for axis in range(4)]), moves
+
+
+def _copies(image: Tensor, shifts: Tensor) -> tuple[list[Tensor], Tensor]:
+    """An image ``(1, C, H, W)`` as it is and shifted as ``torch.roll`` does it, and by how much, ``(1 + S, 1, 2)``."""
+    moves = torch.cat([torch.zeros(1, 2, dtype=torch.int64), shifts])[:, None]
+    return [image, *(image.roll(shift, (2, 3)) for shift in shifts.tolist())], moves.to(image.device)
 
 
 @contextmanager
@@ -264,6 +288,7 @@ class _Findings:
         self.labels = Count()
         self.difference = 0.0
         self.worst: tuple[int, tuple[int, ...]] | None = None
+        self.alone = False
         self.choices: dict[str, Choices] = {}
         self.dtype = torch.get_default_dtype()
         self._copies, self._batch = 1, 1
@@ -274,26 +299,38 @@ class _Findings:
         """Run the images ``(G, C, H, W)``, of these indices, together with their copies shifted by ``(S, 2)``."""
         batch, moves = _orbit(images, shifts)
         self._copies, self._batch, self._flipped = len(moves), len(batch), []
-        y = _output(model, batch)
+        y, differences = self._difference(_output(model, batch), moves)
+        labels = y.argmax(2)
+        self.labels += Count.of(labels[1:] == labels[:1])
+        # a flipped selection without a consequence comes after every difference
+        tiny = torch.finfo(torch.float64).tiny
+        self._rank(torch.stack([differences, *(tiny * f.double() for f in self._flipped)]).amax(0), index, shifts)
+
+    def compare_alone(self, model: nn.Module, image: Tensor, index: int, shifts: Tensor) -> None:
+        """Run an image ``(1, C, H, W)``, and each copy of it that is shifted by one of ``(S, 2)``."""
+        copies, moves = _copies(image, shifts)
+        self._batch = 0
+        _, differences = self._difference(torch.cat([_output(model, x) for x in copies]), moves)
+        self._rank(differences, torch.tensor([index]), shifts, alone=True)
+
+    def _difference(self, y: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs moved back, ``(1 + S, G, ...)``, and how far those of shifted images are off, ``(S, G)``."""
         if y.dim() == 4:
             y = shift_each(y, -moves.flatten(0, 1))
         self.dtype = y.dtype
         y = y.unflatten(0, moves.shape[:2])
-        labels = y.argmax(2)
-        self.labels += Count.of(labels[1:] == labels[:1])
         differences = _differences(y[1:], y[:1])
         self.difference = max(self.difference, float(differences.max()))
-        # a flipped selection without a consequence comes after every difference
-        rank = torch.stack([differences, *(torch.finfo(torch.float64).tiny * f.double() for f in self._flipped)]).amax(
-            0
-        )
+        return y, differences
+
+    def _rank(self, rank: Tensor, index: Tensor, shifts: Tensor, alone: bool = False) -> None:
         if rank.max() > self._worst:
-            self._worst = float(rank.max())
-            shift, image = divmod(int(rank.argmax()), len(images))
+            self._worst, self.alone = float(rank.max()), alone
+            shift, image = divmod(int(rank.argmax()), len(index))
             self.worst = int(index[image]), tuple(shifts[shift].tolist())
 
     def watch(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        """Count the selections of a layer."""
+        """Count the selections of a layer in a batch."""
         if not isinstance(output, Selection) or output.phase is None or len(output.phase) != self._batch:
             return
         flipped = _flipped([*args, *kwargs.values()][0], output, self._copies)[0].unflatten(0, (self._copies, -1))[1:]
@@ -375,8 +412,8 @@ def _flipped(x: Tensor, selection: Selection, copies: int) -> tuple[Tensor, Tens
     return flipped, due
 
 
-def _first_break(model: nn.Module, image: Tensor, shifts: Tensor, flipped: set[str]) -> Break | None:
-    """The layer to blame for what shifts ``(S, 2)`` do to an image ``(1, C, H, W)``.
+def _first_break(model: nn.Module, image: Tensor, shifts: Tensor, flipped: set[str], alone: bool) -> Break | None:
+    """The layer to blame for what shifts ``(S, 2)`` do to an image ``(1, C, H, W)``, in a batch or ``alone``.
 
     It is looked for in float64, where only the architecture can be at fault, and then among the bits of the run.
     Float64 rounds too: a selection that it flips and the run did not, a tie, is set right. ``flipped`` names the
@@ -386,20 +423,24 @@ def _first_break(model: nn.Module, image: Tensor, shifts: Tensor, flipped: set[s
     with torch.autocast(batch.device.type, enabled=False):
         real = batch.double() if batch.is_floating_point() else batch
         try:
-            broken = _search(deepcopy(model).double(), real, moves, flipped, REAL)
+            broken = _search(deepcopy(model).double(), [real], moves, flipped, REAL)
         except RuntimeError:  # the network casts its maps to a type of its own
             broken = None
-    return broken or _search(model, batch, moves, flipped)
+    return broken or _search(model, *(_copies(image, shifts[:2]) if alone else ([batch], moves)), flipped)
 
 
-def _search(model: nn.Module, batch: Tensor, moves: Tensor, flipped: set[str], tolerance: float = 0.0) -> Break | None:
+def _search(
+    model: nn.Module, runs: Sequence[Tensor], moves: Tensor, flipped: set[str], tolerance: float = 0.0
+) -> Break | None:
     """The first call of a module that turns shifted copies into something else; inner modules end first.
 
-    Without a ``tolerance`` copies have to be equal, and rounding is the only cause.
+    ``runs`` are one batch, or copies that run one by one. Without a ``tolerance`` copies have to be equal, and rounding
+    is the only cause.
     """
     found: list[Break] = []
     padded: dict[int, tuple[Tensor, Size]] = {}
-    sound: Size = tuple(batch.shape[2:])
+    size, count = tuple(runs[0].shape[2:]), moves[..., 0].numel()
+    sound: Size = size
     gap: tuple[Size, Size] | None = None
     tiny = torch.finfo(torch.float64).tiny
 
@@ -408,12 +449,12 @@ def _search(model: nn.Module, batch: Tensor, moves: Tensor, flipped: set[str], t
             return 0.0
         maps = (x if x.dim() == 4 else x[..., None, None]).unflatten(0, moves.shape[:2])
         # only a map of another size than the images may be moved by something else than they are
-        left = _remainder(maps, moves if x.shape[2:] == batch.shape[2:] else displacement(maps))
+        left = _remainder(maps, moves if x.shape[2:] == size else displacement(maps))
         return float(left.max() / maps.abs().amax().double().clamp_min(tiny))
 
     def judge(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Selection | None:
         nonlocal sound, gap
-        before, after = ([x for x in _maps(value) if len(x) == len(batch)] for value in ([args, kwargs], output))
+        before, after = ([x for x in _maps(value) if len(x) == count] for value in ([args, kwargs], output))
         if found or not before:
             return None
         space = max(padded[id(x)][1] if id(x) in padded else tuple(x.shape[2:]) for x in before)
@@ -438,9 +479,33 @@ def _search(model: nn.Module, batch: Tensor, moves: Tensor, flipped: set[str], t
             sound, gap = kept, None
         return None
 
-    with _watching(model, judge):
-        model(batch)
+    if len(runs) == 1:
+        with _watching(model, judge):
+            model(runs[0])
+        return found[0] if found else None
+    calls: list[list[tuple[Any, ...]]] = [[] for _ in runs]
+    for x, made in zip(runs, calls, strict=True):
+        with _watching(model, lambda *call, made=made: made.append(call)):
+            model(x)
+    joined: dict[tuple[int, ...], Tensor] = {}
+    for same in zip(*calls, strict=False):
+        name, module, *_ = same[0]
+        judge(name, module, *(_join(values, joined) for values in list(zip(*same, strict=True))[2:]))
     return found[0] if found else None
+
+
+def _join(values: Sequence[Any], joined: dict[tuple[int, ...], Tensor]) -> Any:
+    """Nested arguments or outputs of runs one by one, as those of one batch; the same ones are ``joined`` once."""
+    first = values[0]
+    if isinstance(first, Tensor) and first.dim():
+        key = tuple(map(id, values))
+        if key not in joined:
+            joined[key] = torch.cat(list(values))
+        return joined[key]
+    if isinstance(first, tuple | list):
+        parts = [_join(part, joined) for part in zip(*values, strict=True)]
+        return type(first)(*parts) if isinstance(first, Selection) else parts
+    return {key: _join([v[key] for v in values], joined) for key in first} if isinstance(first, Mapping) else first
 
 
 def _set_right(selection: Selection, flipped: Tensor, due: Tensor) -> Selection:

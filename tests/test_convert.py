@@ -390,7 +390,9 @@ def test_a_convolution_rounds_alike_everywhere(
 
 
 class Centred(nn.Module):
-    """Reads its mode, and so is not taken apart: a sum over channels that nobody puts in order."""
+    """A layer of torch by its name, and so not taken apart: a sum over channels that nobody puts in order."""
+
+    __module__ = "torch.nn"
 
     def forward(self, x: Tensor) -> Tensor:
         return x if self.training else x - x.mean(1, keepdim=True)

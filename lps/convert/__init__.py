@@ -17,7 +17,7 @@ from ..convolution import Conv2d, Padding
 from ..filters import AdaptiveLowPass, LowPass
 from ..sampling import Downsample, Sampling, Source
 from ..selection import LearnedPhase, MaxNorm
-from .check import require_invariance
+from .check import require_any_size, require_invariance
 from .grids import total
 from .layers import Entry
 from .plan import Plan
@@ -92,6 +92,7 @@ def convert(
         for name in followed_in_evaluation(network)
     )
     apply_rules(plan)
+    require_any_size(plan, example)
     before = {id(parameter) for parameter in network.parameters()}
     dims = example.dim() - 2
     sampling = partial(_sampling, method, antialias, padding, hidden_divisor, select_from, dims)

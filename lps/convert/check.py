@@ -1,21 +1,55 @@
 """The proof by running: a converted network and circular shifts of random images."""
 
 import copy
-from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..verify import verify
+from .plan import Plan
 from .report import ConvertError
+from .values import tensors
 
 SHIFTS = 6
 """An odd number of images, so that they lie differently in memory."""
 
 Size = tuple[int, ...]
+
+
+class _EveryPosition(fx.Interpreter):
+    """A planned network before it samples: each of its maps has the size of the images."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(copy.deepcopy(plan.network).to("meta").eval(), graph=plan.graph)
+        self.plan = plan
+        self.size: Size = ()
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        self.size = tuple(args[0].shape[2:])
+        return super().run(*args, **kwargs)
+
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            out = super().run_node(n)
+        except Exception as error:
+            self.plan.refuse(n, f"on images twice as large, in a larger batch, it fails: {error}".partition("\n")[0])
+        place = self.plan.places.get(n)
+        found = tuple(tensors(out)[0].shape[axis] for axis in place.axes) if place else self.size
+        if found != self.size:
+            self.plan.refuse(
+                n, f"its code holds a size, {found} where images have {self.size}, and there is no proof at another"
+            )
+        return out
+
+
+def require_any_size(plan: Plan, example: Tensor) -> None:
+    """Raise :class:`ConvertError` at the first call that knows the size of ``example``, or the number of images."""
+    count, channels, *size = example.shape
+    with torch.no_grad():
+        _EveryPosition(plan).run(example.new_empty(count + 1, channels, *(2 * n for n in size), device="meta"))
 
 
 def _sizes(stride: int, dims: int) -> tuple[Size, Size]:
@@ -49,7 +83,7 @@ def _require_invariance(network: nn.Module, image: Tensor, generator: torch.Gene
     axes = tuple(range(2, image.dim()))
     batch = torch.cat([image, *(image.roll(shift, axes) for shift in shifts)])
     with torch.inference_mode():
-        outputs = list(_tensors(network(batch)))
+        outputs = tensors(network(batch))
     for y in outputs:
         if not y.isfinite().all():
             raise ConvertError("the network", "its outputs on random images are not finite, so nothing can be checked")
@@ -87,16 +121,6 @@ def drawn(network: nn.Module, images: Tensor, signs: bool = False) -> nn.Module:
 
 def _alike(values: Tensor) -> bool:
     return bool((values == values.flatten()[0]).all())
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _tensors(part)
 
 
 def _moves(y: Tensor, moved: Tensor, shift: list[int], size: tuple[int, ...]) -> bool:

@@ -1,8 +1,8 @@
 """Layers of a converted network: those of the original on a circle, and with sums that do not depend on the order."""
 
 from collections.abc import Callable, Sequence
-from functools import reduce
-from math import pi
+from functools import partial, reduce
+from math import e, log, pi
 from typing import Any, ClassVar, cast
 
 import torch
@@ -56,6 +56,7 @@ def convolve(
     """
     reach = [d * (k - 1) for k, d in zip(weight.shape[2:], dilation, strict=True)]
     space, after = _windows(x, before, reach, border, stride)
+    x = x.contiguous() if x.device.type == "cpu" else x
     x = wrap(x, before, after, padding, border)
     outputs = weight.shape[0] // groups
     x, weight, bias = _evened(_widened(x, space, stride), weight, bias, groups)
@@ -234,7 +235,7 @@ class Pooling(Bordered):
 
 
 def _sigmoid(x: Tensor) -> Tensor:
-    return 0.5 * (0.5 * x).tanh() + 0.5
+    return (0.5 * x).tanh_().mul(0.5).add_(0.5)
 
 
 def _glu(x: Tensor, glu: nn.GLU) -> Tensor:
@@ -243,19 +244,40 @@ def _glu(x: Tensor, glu: nn.GLU) -> Tensor:
 
 
 def _mish(x: Tensor) -> Tensor:
-    e = x.clamp_max(20).exp()
-    n = e * (e + 2)
+    y = x.clamp_max(20).exp()
+    n = y * (y + 2)
     return x * n / (n + 2)
 
 
-def _gelu_tanh(x: Tensor) -> Tensor:
-    return 0.5 * x * (1 + ((2 / pi) ** 0.5 * (x + 0.044715 * x * x * x)).tanh())
+def _gelu(x: Tensor, gelu: nn.GELU) -> Tensor:
+    if gelu.approximate == "tanh":
+        return 0.5 * x * (1 + ((2 / pi) ** 0.5 * (x + 0.044715 * x * x * x)).tanh())
+    return (0.5**0.5 * x).erf_().add_(1).mul(x).mul_(0.5)
+
+
+def _elu(x: Tensor, alpha: float, width: float = 1.0) -> Tensor:
+    above = x.relu()
+    return torch.add(above, ((x - above) / width).expm1_(), alpha=alpha)
+
+
+def _softplus(x: Tensor, softplus: nn.Softplus) -> Tensor:
+    z = softplus.beta * x
+    apart = z.abs()
+    y = ((-apart).exp_().log1p() + (z + apart) / 2) / softplus.beta
+    return y if softplus.threshold >= 20 else torch.where(z > softplus.threshold, x, y)
+
+
+def _local_response(x: Tensor, norm: nn.LocalResponseNorm) -> Tensor:
+    squares = F.pad(x.square().flatten(2)[:, None], (0, 0, norm.size // 2, (norm.size - 1) // 2))
+    means = F.avg_pool2d(squares, (norm.size, 1), 1).view_as(x)
+    return x / _power((norm.k + norm.alpha * means).double(), norm.beta).to(x.dtype)
 
 
 class Pointwise(nn.Module):
     """An activation that rounds alike wherever a sample lies in memory, in evaluation.
 
-    On a CPU the last few samples of a tensor go another way through these functions, but not through tanh and exp.
+    On a CPU the last few samples of a tensor, or of what one thread gets of it, go another way through these functions,
+    and all of them where they do not lie one behind the other; but not through tanh, exp, expm1, log, log1p and erf.
     """
 
     EXACT: ClassVar[dict[type[nn.Module], Callable[[Tensor, Any], Tensor]]] = {
@@ -263,7 +285,12 @@ class Pointwise(nn.Module):
         nn.SiLU: lambda x, _: x * _sigmoid(x),
         nn.GLU: _glu,
         nn.Mish: lambda x, _: _mish(x),
-        nn.GELU: lambda x, _: _gelu_tanh(x),
+        nn.GELU: _gelu,
+        nn.ELU: lambda x, elu: _elu(x, elu.alpha),
+        nn.CELU: lambda x, celu: _elu(x, celu.alpha, celu.alpha),
+        nn.SELU: lambda x, _: _elu(x, 1.6732632423543772).mul_(1.0507009873554805),
+        nn.Softplus: _softplus,
+        nn.LocalResponseNorm: _local_response,
     }
 
     def __init__(self, activation: nn.Module) -> None:
@@ -273,24 +300,91 @@ class Pointwise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             return cast(Tensor, self.activation(x))
-        return self.EXACT[type(self.activation)](x, self.activation)
+        full = x.to(torch.promote_types(x.dtype, torch.float32))
+        return self.EXACT[type(self.activation)](full, self.activation).to(x.dtype)
+
+
+def _power(x: Tensor, exponent: Any) -> Tensor:
+    if isinstance(exponent, int) and 0 < exponent <= 8:
+        return reduce(torch.mul, [x] * exponent)
+    x, exponent = (torch.as_tensor(value, dtype=torch.float64) for value in (x, exponent))
+    y = (exponent * x.abs().clamp_min(torch.finfo(x.dtype).tiny).log()).exp()
+    y = torch.where(x == 0, torch.where(exponent < 0, torch.inf, (exponent == 0).double()), y)
+    sign = torch.where(x < 0, torch.where(exponent % 1 == 0, 1 - 2 * (exponent % 2), torch.nan), 1.0)
+    return sign * y
+
+
+def _logit(x: Tensor, eps: float | None = None) -> Tensor:
+    x = x if eps is None else x.clamp(eps, 1 - eps)
+    return x.log() - (-x).log1p()
+
+
+def _logaddexp(x: Tensor, other: Tensor, base: float = e) -> Tensor:
+    apart = (x - other).abs().nan_to_num(0.0)  # equal infinities
+    return torch.maximum(x, other) + (-log(base) * apart).exp().log1p() / log(base)
+
+
+class Elementwise(nn.Module):
+    """A function of torch of one or two maps that rounds alike likewise, in evaluation."""
+
+    EXACT: ClassVar[dict[str, Callable[..., Tensor]]] = {
+        "pow": _power,
+        "exp2": lambda x: (log(2) * x).exp(),
+        "atanh": lambda x: (x.log1p() - (-x).log1p()) / 2,
+        "logit": _logit,
+        "logaddexp": _logaddexp,
+        "logaddexp2": partial(_logaddexp, base=2.0),
+        "rsqrt": torch.rsqrt,
+        "add": torch.add,
+        "sub": torch.sub,
+        "rsub": torch.rsub,
+    }
+    """In float64, whose sums and logarithms are the same everywhere."""
+    HALF = ("rsqrt", "add", "sub", "rsub")
+    """Those that fall short in half precision alone."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, *operands: Any, **settings: Any) -> Tensor:
+        half = operands[0].dtype in (torch.bfloat16, torch.float16) if self.name in self.HALF else True
+        if self.training or not half:
+            return cast(Tensor, getattr(torch, self.name)(*operands, **settings))
+        double = [value.double() if isinstance(value, Tensor) else value for value in operands]
+        y = self.EXACT[self.name](*double, **settings)
+        return y.to(torch.result_type(*operands) if len(operands) == 2 else operands[0].dtype)
+
+    def extra_repr(self) -> str:
+        return self.name
 
 
 class Linear(nn.Module):
     """A linear layer on vectors ``(N, C)``: in evaluation each row of a batch is a product of its own.
 
-    In the product of a whole batch the order of a row's sums may depend on which row it is.
+    In the product of a whole batch the order of a row's sums may depend on which row it is. On maps ``(N, ..., C)`` a
+    CPU makes it a convolution, since threads share the positions of a product as they like. Weights that belong to no
+    layer come with the input.
     """
 
-    def __init__(self, linear: nn.Module) -> None:
+    def __init__(self, linear: nn.Module | None) -> None:
         super().__init__()
-        self.weight, self.bias = cast(Tensor, linear.weight), cast(Tensor | None, linear.bias)
+        self.weight = None if linear is None else cast(Tensor, linear.weight)
+        self.bias = None if linear is None else cast(Tensor | None, linear.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training or x.dim() > 2:
-            return F.linear(x, self.weight, self.bias)
-        y = torch.bmm(x[:, None], self.weight.t().expand(x.shape[0], -1, -1))[:, 0]
-        return y if self.bias is None else y + self.bias
+    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        weight, bias = (cast(Tensor, self.weight), self.bias) if weight is None else (weight, bias)
+        if self.training or (x.dim() > 2 and x.device.type != "cpu"):
+            return F.linear(x, weight, bias)
+        if x.dim() > 2:
+            y = convolve(x.flatten(1, -2).movedim(-1, 1), weight[..., None], bias, (0,), (1,))
+            return y.movedim(1, -1).unflatten(1, x.shape[1:-1])
+        y = torch.bmm(x[:, None], weight.t().expand(x.shape[0], -1, -1))[:, 0]
+        return y if bias is None else y + bias
+
+
+SUMS = ("mean", "sum", "nanmean", "nansum", "logsumexp")
+"""Reductions that a CPU makes of several positions at a time."""
 
 
 class AcrossChannels(nn.Module):
@@ -306,7 +400,7 @@ class AcrossChannels(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         last = tuple(range(-len(self.dims), 0))
         rows = x.movedim(self.dims, last).flatten(-len(last)).contiguous()
-        y = getattr(rows, self.method)(-1)
+        y = (-rows).softmax(-1) if self.method == "softmin" else getattr(rows, self.method)(-1)
         if y.dim() == rows.dim():
             return y.unflatten(-1, [x.shape[d] for d in self.dims]).movedim(last, self.dims).contiguous()
         for axis in sorted(self.dims) if self.keepdim else ():
@@ -446,7 +540,9 @@ class Spread(nn.Module):
 class Entry(nn.Module):
     """Where images ``(N, C, *space)`` come in, and where the report of the conversion is kept.
 
-    Raises ``ValueError`` unless ``stride`` divides every spatial size.
+    In evaluation they go on in one layout in memory, whatever theirs is: an image as numpy lays it out and a shifted
+    copy of it, which torch lays out otherwise, would go different ways through a convolution. Raises ``ValueError``
+    unless ``stride`` divides every spatial size.
     """
 
     report: Conversion | None = None
@@ -462,7 +558,7 @@ class Entry(nn.Module):
                 f"{tuple(x.shape[2:])}; resize or crop the images, or grow them once with "
                 f"lps.pad_to_multiple(x, {self.stride})"
             )
-        return x
+        return x if self.training else x.contiguous()
 
     def extra_repr(self) -> str:
         return f"stride={self.stride}"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from ..convolution import Padding
 from .borders import Pad
@@ -48,6 +48,13 @@ class Plan:
     def name(self, node: fx.Node) -> str:
         return name_of(node)
 
+    def path(self, node: fx.Node) -> str:
+        """Where to put a layer for a call: at the path of what it calls, or at one that is free."""
+        owner, dot, name = self.name(node).rpartition(".")
+        while node.op != "call_module" and hasattr(self.network.get_submodule(owner), name):
+            name += "_"
+        return f"{owner}{dot}{name}"
+
     def refuse(self, node: fx.Node, reason: str) -> NoReturn:
         raise ConvertError(self.name(node), reason)
 
@@ -77,7 +84,7 @@ class Plan:
 
     def swap(self, node: fx.Node, module: nn.Module) -> None:
         """Let ``node`` call ``module``, at the path of what it called; a module called twice is converted once."""
-        path = self.name(node)
+        path = self.path(node)
         if path not in self.originals:
             self.originals[path] = self.module(node) or module
             self.install(path, module)
@@ -94,13 +101,6 @@ class Plan:
 
 def _settings(module: nn.Module) -> tuple[str, Any]:
     return repr(module), getattr(module, "border", None)
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """Tensors in a value: itself, or the members of a sequence."""
-    if isinstance(value, Tensor):
-        return [value]
-    return [part for part in value if isinstance(part, Tensor)] if isinstance(value, tuple | list) else []
 
 
 def arguments(node: fx.Node, *names: str) -> dict[str, Any]:

@@ -18,8 +18,10 @@ from .grids import Grid, Map, Step, total
 from .layers import (
     AVG_POOL,
     MAX_POOL,
+    SUMS,
     AcrossChannels,
     Convolution,
+    Elementwise,
     Every,
     GroupNorm,
     Interpolation,
@@ -32,9 +34,11 @@ from .layers import (
     Spread,
     TransposedConvolution,
 )
-from .plan import Plan, Raised, Rule, arguments, tensors
+from .plan import Plan, Raised, Rule, arguments
 from .report import ConvertError
-from .trace import known
+from .trace import called as _called
+from .trace import known, rounds_by_place
+from .values import tensors
 
 REMEDY = 'convert(..., head="pool") replaces it by global pooling and sums the weights over the positions'
 
@@ -288,15 +292,11 @@ def reduction(plan: Plan, node: fx.Node) -> Map | None:
     return None
 
 
-SUMS = ("mean", "sum", "logsumexp")
-"""Reductions that a CPU makes of several positions at a time."""
-
-
 def softmax(plan: Plan, node: fx.Node, method: str) -> Map | None:
-    x, place = _input(plan, node)
-    module = plan.module(node)
+    source = cast(fx.Node, node.args[0])
+    x, place, module = source.meta["value"], plan.places[source], plan.module(node)
     dim = -3 if isinstance(module, nn.Softmax2d) else (vars(module) if module else arguments(node, "dim")).get("dim")
-    if dim is None or dim % x.dim() in place.axes:
+    if dim is None or (place and dim % x.dim() in place.axes):
         plan.refuse(node, "over positions it weighs them against each other; over channels it has to name their axis")
     plan.swap(node, AcrossChannels(method, (dim % x.dim(),), keepdim=True))
     return place
@@ -492,13 +492,32 @@ def linear(plan: Plan, node: fx.Node) -> Map | None:
     x, place = _input(plan, node)
     if x.dim() - 1 in place.axes:
         plan.refuse(node, "it mixes positions with weights of their own")
+    _row_by_row(plan, node)
     return place
+
+
+def _row_by_row(plan: Plan, node: fx.Node) -> None:
+    module = plan.module(node)
+    operands = [node.args[0]] if module is not None else _operands(node, 1, "weight", "bias")
+    plan.swap(node, Linear(module))
+    node.args = tuple(operands)
 
 
 def layer_norm(plan: Plan, node: fx.Node) -> Map | None:
     norm = plan.module(node)
     given = arguments(node, "normalized_shape") if norm is None else vars(norm)
     return channels_only(plan, node, len(given["normalized_shape"]))
+
+
+def rms_norm(plan: Plan, node: fx.Node) -> Map | None:
+    """A sum over channels, which have to lie one behind the other for that."""
+    place = layer_norm(plan, node)
+    source = cast(fx.Node, node.args[0])
+    with plan.graph.inserting_before(node):
+        rows = plan.graph.call_method("contiguous", (source,))
+    rows.meta["value"], plan.places[rows] = source.meta["value"], place
+    node.replace_input_with(source, rows)
+    return place
 
 
 def norm_over_space(plan: Plan, node: fx.Node) -> Map | None:
@@ -527,6 +546,7 @@ def refused(plan: Plan, node: fx.Node, reason: str) -> Map | None:
 
 mixes = partial(refused, reason="it mixes positions by their content or place, and equal bits cannot be promised")
 shuffles = partial(refused, reason="it trades positions for channels, phase by phase")
+rounds = partial(refused, reason="on a CPU its rounding depends on where in memory a position lies")
 
 MODULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), convolution),
@@ -553,9 +573,12 @@ MODULES: dict[type[nn.Module], Rule] = {
     ),
     **dict.fromkeys((nn.Softmax, nn.Softmax2d), partial(softmax, method="softmax")),
     nn.LogSoftmax: partial(softmax, method="log_softmax"),
+    nn.Softmin: partial(softmax, method="softmin"),
     nn.LayerNorm: layer_norm,
+    nn.RMSNorm: rms_norm,
+    nn.CosineSimilarity: rounds,
     nn.Linear: linear,
-    nn.MultiheadAttention: mixes,
+    **dict.fromkeys((nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer), mixes),
 }
 
 LAYERS: dict[str, type[nn.Module]] = {
@@ -572,29 +595,28 @@ LAYERS: dict[str, type[nn.Module]] = {
     "dropout3d": nn.Dropout3d,
     "alpha_dropout": nn.AlphaDropout,
     "feature_alpha_dropout": nn.FeatureAlphaDropout,
-    "sigmoid": nn.Sigmoid,
-    "silu": nn.SiLU,
-    "glu": nn.GLU,
-    "mish": nn.Mish,
-    "gelu": nn.GELU,
+    "local_response_norm": nn.LocalResponseNorm,
+    **{layer.__name__.lower(): layer for layer in Pointwise.EXACT},
 }
 """Functions that do what a layer does, with the same arguments; a call of one becomes a call of that layer."""
 
 FUNCTIONS: dict[str, Rule] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), functional_convolution),
-    **dict.fromkeys(("mean", "sum", "amax", "amin", "norm", "var", "std", "prod", "logsumexp"), reduction),
+    **dict.fromkeys((*SUMS, "amax", "amin", "norm", "var", "std", "prod"), reduction),
     **dict.fromkeys(("flatten", "reshape", "view", "permute", "transpose", "movedim", "swapaxes"), view),
     **dict.fromkeys(("unflatten", "squeeze", "unsqueeze"), view),
     **dict.fromkeys(("matmul", "bmm", "einsum", "scaled_dot_product_attention", "multi_head_attention_forward"), mixes),
     **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle", "unfold", "fold", "instance_norm"), shuffles),
     **dict.fromkeys(("size", "dim", "getattr"), lambda plan, node: None),
-    **{name: partial(softmax, method=name) for name in ("softmax", "log_softmax")},
+    **{name: partial(softmax, method=name) for name in ("softmax", "log_softmax", "softmin")},
     **dict.fromkeys(("new_empty", "new_full", "new_ones", "new_zeros"), constant),
+    **dict.fromkeys(("atan2", "ldexp", "igamma", "igammac", "float_power", "cosine_similarity", "renorm"), rounds),
     "pad": padding,
     "interpolate": upsampling,
     "getitem": item,
     "write_into": written,
     "layer_norm": layer_norm,
+    "rms_norm": rms_norm,
     "group_norm": functional_group_norm,
     "linear": linear,
 }
@@ -602,10 +624,6 @@ FUNCTIONS: dict[str, Rule] = {
 SPREADING = ("interpolate", "expand", "expand_as")
 WINDOW_RULES = (convolution, MODULES[nn.MaxPool2d], MODULES[nn.AvgPool2d])
 FUNCTIONAL_CONVOLUTIONS = {torch.conv1d, torch.conv2d, torch.conv3d}
-
-
-def _called(node: fx.Node) -> str:
-    return str(node.target if node.op == "call_method" else getattr(node.target, "__name__", node.target))
 
 
 def rule_of(plan: Plan, node: fx.Node) -> Rule:
@@ -621,13 +639,16 @@ def rule_of(plan: Plan, node: fx.Node) -> Rule:
 def _as_layer(plan: Plan, node: fx.Node) -> None:
     layer = LAYERS.get(_called(node))
     if layer is None:
+        value = node.meta["value"]
+        if isinstance(value, Tensor) and value.is_floating_point() and rounds_by_place(node):
+            node.op, node.target = "call_module", plan.install(plan.path(node), Elementwise(_called(node)))
         return
     args, kwargs = known((node.args[1:], node.kwargs))
     if issubclass(layer, _DropoutNd):
         module = _dropout(plan, node, layer)
     else:
         module = layer(*args, **{name: value for name, value in kwargs.items() if name != "inplace"})
-    path = plan.install(plan.name(node), _rounding_alike(module) or module)
+    path = plan.install(plan.path(node), _rounding_alike(module) or module)
     node.op, node.target, node.args, node.kwargs = "call_module", path, node.args[:1], {}
 
 
@@ -669,8 +690,7 @@ def round_alike(network: nn.Module) -> None:
 
 
 def _rounding_alike(module: nn.Module) -> Pointwise | None:
-    exact = type(module) in Pointwise.EXACT and getattr(module, "approximate", "tanh") == "tanh"
-    return Pointwise(module) if exact else None
+    return Pointwise(module) if type(module) in Pointwise.EXACT else None
 
 
 def apply_rules(plan: Plan) -> None:
@@ -686,6 +706,29 @@ def apply_rules(plan: Plan) -> None:
             plan.places[node] = spreading(plan, node) if _called(node) in SPREADING else None
         else:
             plan.places[node] = rule_of(plan, node)(plan, node)
+    from_images = set[fx.Node]()
     for node in list(plan.graph.nodes):
-        if type(plan.module(node)) is nn.Linear and node.meta["value"].dim() == 2:
-            plan.swap(node, Linear(cast(nn.Module, plan.module(node))))
+        if node.op == "placeholder" or not from_images.isdisjoint(node.all_input_nodes):
+            from_images.add(node)
+            if next(plan.maps(node), None) is None:
+                _each_row_alike(plan, node, from_images)
+
+
+def _each_row_alike(plan: Plan, node: fx.Node, from_images: set[fx.Node]) -> None:
+    """What mixes the features of each image, ``(N, C)`` or ``(N, ..., C)``, once positions are gone."""
+    layer, value, name = plan.module(node), node.meta.get("value"), _called(node)
+    if not isinstance(value, Tensor) or not node.args or not isinstance(node.args[0], fx.Node):
+        return
+    rule = MODULES.get(type(layer)) if layer else FUNCTIONS.get(name)
+    if isinstance(rule, partial) and rule.func is softmax and value.dim() > 2:
+        rule(plan, node)
+    elif value.dim() == 2 and rule is linear:
+        _row_by_row(plan, node)
+    elif value.dim() == 2 and name in ("matmul", "mm") and node.args[0] in from_images:
+        weight = cast(fx.Node, node.args[1])
+        if weight not in from_images:
+            with plan.graph.inserting_before(node):
+                rows = plan.graph.call_method("t", (weight,))
+            rows.meta["value"], plan.places[rows] = weight.meta["value"].t(), None
+            plan.swap(node, Linear(None))
+            node.args = (node.args[0], rows)

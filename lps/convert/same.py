@@ -19,9 +19,10 @@ from torch import Tensor, fx, nn
 from ..polyphase import components
 from ..sampling import Downsample
 from ..selection import Selection
-from .check import Size, _tensors, drawn
+from .check import Size, drawn
 from .layers import Align, Bordered, Entry, Interpolation
 from .report import ConvertError
+from .values import tensors
 from .writes import name_of
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -38,7 +39,7 @@ class _First(nn.Module):
         super().__init__()
         self.stride, self.strides = layer.stride, not isinstance(layer, Align)
 
-    def forward(self, x: Tensor, *_: Any) -> tuple[Tensor, Selection]:
+    def forward(self, x: Tensor, **_: Any) -> tuple[Tensor, Selection]:
         z = x.new_zeros(x.shape[0], self.stride ** (x.dim() - 2))
         z[:, 0] = 1
         kept = components(x, self.stride)[0] if self.strides else x
@@ -113,7 +114,7 @@ def _original(model: nn.Module, images: Sequence[Tensor]) -> tuple[nn.Module, li
 
 def _outputs(network: nn.Module, images: Tensor) -> list[Tensor] | None:
     try:
-        return list(_tensors(network(images.clone())))
+        return tensors(network(images.clone()))
     except Exception:
         return None
 
@@ -129,7 +130,7 @@ def _compare(
             continue
         watch = _Watch(plain)
         try:
-            found = list(_tensors(watch.run(batch.to(dtype))))
+            found = tensors(watch.run(batch.to(dtype)))
         except Exception as error:
             where = f"on {len(batch)} images {tuple(batch.shape[2:])}"
             return ConvertError(watch.at(), f"what it became fails {where} ({type(error).__name__}: {error})")
@@ -185,7 +186,7 @@ class _Watch(fx.Interpreter):
 
 
 def _first(value: Any) -> Tensor | None:
-    return next(_tensors(value), None)
+    return next(iter(tensors(value)), None)
 
 
 def _blame(original: nn.Module, plain: fx.GraphModule, images: Tensor, tolerance: float) -> ConvertError:
@@ -225,8 +226,8 @@ def _blame(original: nn.Module, plain: fx.GraphModule, images: Tensor, tolerance
         gap = _gap_where_kept(y, gave[path].pop(0))
         if gap > tolerance:
             return differs(path, "its output", gap)
-    expected = list(_tensors(original(images.clone())))
-    pairs = zip_longest(_tensors(_Watch(plain).run(images)), expected)
+    expected = tensors(original(images.clone()))
+    pairs = zip_longest(tensors(_Watch(plain).run(images)), expected)
     outputs = next(node for node in plain.graph.nodes if node.op == "output").all_input_nodes
     layer = name_of(outputs[0]) if len(outputs) == 1 else "the network"
     return differs(layer, "its output", max(_gap(*pair) for pair in pairs))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules import conv, pooling
 
+from .layers import SUMS, Elementwise, Pointwise
 from .report import ConvertError
 from .writes import OPERATORS, name_of, watched, without_writes
 
@@ -21,6 +22,20 @@ MANY = 211
 
 FACTORIES = (torch.arange, torch.empty, torch.eye, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros)
 """Functions that make tensors of sizes that may be those of a map."""
+
+ALIASES = {
+    "arctanh": "atanh", "arctan2": "atan2", "expit": "sigmoid", "gammainc": "igamma", "gammaincc": "igammac",
+    "subtract": "sub",
+}  # fmt: skip
+
+REPLACED = {
+    *SUMS, "softmax", "log_softmax", "softmin", "linear", "matmul", "conv1d", "conv2d", "conv3d",
+    *(layer.__name__.lower() for layer in Pointwise.EXACT),
+}  # fmt: skip
+"""Functions that another layer takes the place of."""
+
+EVEN_POWERS = [0.5, 1, 2, 3, -1, -2]
+"""Those that a CPU computes by exactly rounded operations."""
 
 
 class _Known:
@@ -161,7 +176,31 @@ def _reads_mode(module: nn.Module) -> bool:
 
 
 def _computes(module: nn.Module) -> bool:
-    return any(isinstance(part, (*WINDOWS, nn.Linear)) for part in module.modules())
+    """Is there something in ``module`` that another layer takes the place of?"""
+    if any(isinstance(part, (*WINDOWS, nn.Linear)) for part in module.modules()):
+        return True
+    try:
+        nodes = fx.Tracer().trace(copy.deepcopy(module).eval()).nodes
+    except Exception:  # then it stays whole, and is left to the check
+        return False
+    calls = [call for call in nodes if call.op in ("call_function", "call_method")]
+    return any(called(call) in REPLACED or rounds_by_place(call) for call in calls)
+
+
+def called(node: fx.Node) -> str:
+    """Name of the function or method that a node calls."""
+    name = str(node.target if node.op == "call_method" else getattr(node.target, "__name__", node.target))
+    name = name.removeprefix("special_")
+    return ALIASES.get(name, name)
+
+
+def rounds_by_place(node: fx.Node) -> bool:
+    """Does it depend on where in memory a sample lies how this function of single samples rounds?"""
+    if called(node) in ("add", "sub", "rsub"):
+        return "alpha" in node.kwargs
+    exponent = dict(zip(("base", "exponent"), node.args, strict=False)).get("exponent", node.kwargs.get("exponent"))
+    even = called(node) == "pow" and isinstance(exponent, int | float) and exponent in EVEN_POWERS
+    return called(node) in Elementwise.EXACT and not even
 
 
 def followed_in_evaluation(network: nn.Module) -> list[str]:

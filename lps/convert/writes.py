@@ -14,8 +14,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 
-from .check import _tensors
 from .report import ConvertError
+from .values import tensors
 
 OPERATORS: dict[Callable[..., Any], Callable[..., Any]] = {
     getattr(operator, f"i{name.rstrip('_')}"): getattr(operator, name)
@@ -52,7 +52,7 @@ def name_of(node: fx.Node) -> str:
 
 def watched(node: fx.Node, run: Callable[[fx.Node], Any]) -> Any:
     """The value of ``node`` by ``run``; ``node.meta["written"]`` is the argument that this changes in place."""
-    sources = [(source, t) for source in node.all_input_nodes for t in _tensors(source.meta["value"])]
+    sources = [(source, t) for source in node.all_input_nodes for t in tensors(source.meta["value"])]
     before = [(t._version, t.shape, t.stride(), t.storage_offset()) for _, t in sources]
     value = run(node)
     changed = []
@@ -148,7 +148,7 @@ class _Writes:
         return target
 
     def _storages(self, node: fx.Node) -> set[int]:
-        return {t.untyped_storage()._cdata for t in _tensors(node.meta.get("value"))}
+        return {t.untyped_storage()._cdata for t in tensors(node.meta.get("value"))}
 
     def _viewed(self, node: fx.Node) -> list[fx.Node]:
         """The arguments whose memory the value of a node is in."""
