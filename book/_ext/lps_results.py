@@ -39,7 +39,11 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.domains.std import StandardDomain
 from sphinx.environment import BuildEnvironment
+from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from lps.companion.studies import STUDIES, read_study
+from lps.experiments.records import read_record
 
 DATA = {"cifar10": "real CIFAR-10", "drawn": "drawn data"}
 
@@ -152,7 +156,12 @@ class ResultDirective(SphinxDirective):
         for part in ("shipped", "local"):
             folder = root / part
             for path in sorted([*folder.glob("table*/*/*.json"), *folder.glob("*/table*/*/*.json")]):
-                record = self.load(path.as_posix())
+                self.env.note_dependency(str(path))
+                study = path.parents[2].name in STUDIES
+                try:
+                    record = (read_study if study else read_record)(path)
+                except ValueError as error:
+                    raise ExtensionError(str(error)) from error
                 identity = path.relative_to(folder).with_suffix("").as_posix()
                 record["path"] = path.relative_to(root.parent).as_posix()
                 records[f"{part}/{identity}" if identity in records else identity] = record
@@ -372,7 +381,7 @@ class Records(ResultDirective):
         )
         file += nodes.literal(text=record["path"])
         node += [paragraph(["The command that repeats it (record: ", file, "):"]), listing(record["command"])]
-        skipped = ("history", "command", "experiment", "profile", "seed", "path")
+        skipped = ("history", "command", "experiment", "profile", "seed", "path", "id")
         facts = flat({key: value for key, value in record.items() if key not in skipped})
         node += fields(((key, plain(value)) for key, value in facts), "lps-dense")
         return node

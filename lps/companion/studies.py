@@ -24,13 +24,15 @@ from ..experiments.profiles import load_profile, profile_names
 from ..experiments.records import code_version, determinism, now, read_record, write_json
 from ..experiments.rows import matching
 from ..experiments.run import PACKAGES, DataCache, Run, default_jobs, plan, run_all
+from ..experiments.schema import COUNT, REAL, Number, Shape, conform
 from ..experiments.weights import load_weights
 from ..machine import hardware, versions
 from ..metrics import Count, accuracy
 from ..polyphase import polyphase
 from ..sampling import Downsample
 from ..selection import LearnedPhase, MaxNorm, Selection
-from .evidence import HIGH, LOW, labels_kept, margins, summary
+from .evidence import BINS, HIGH, LOW, RATES, labels_kept, margins, summary
+from .evidence import DIRECTIONS as SHIFTED
 from .paths import LOCAL
 from .statistics import wilson
 from .tables import is_full_scale
@@ -230,7 +232,7 @@ def study(
     path = run.results / kind / run.experiment.name / f"{run.id}.json"
     full, fingerprint = data(run.experiment.data)
     count = len(full.test) if STUDIES[kind].whole else min(images, len(full.test))
-    if path.exists() and (record := _read(path))["data"]["test"] >= count:
+    if path.exists() and (record := read_study(path))["data"]["test"] >= count:
         return record
     began = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -258,17 +260,45 @@ def study(
         f" --images {images}",
     }
     write_json(path, content)
-    return _read(path)
+    return read_study(path)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    record = read_record(path)
-    return {**record, "id": f"{path.parents[2].name}/{record['id']}"}
+def _shifts_held(record: Any, where: str) -> None:
+    conform(record, {"kept": dict.fromkeys(SHIFTED, [COUNT])})
+    for name, kept in record["kept"].items():
+        said = record["metrics"].get(f"kept, {name}", {})
+        if (sum(kept[1:]), record["data"]["test"] * len(kept[1:])) != (said.get("agree"), said.get("total")):
+            raise ValueError(f"kept.{name} does not make the metric of that name")
+
+
+def _margins_held(record: Any, where: str) -> None:
+    bars = dict.fromkeys(("lead", "rounding", "moved"), [COUNT] * BINS)
+    conform(record, {"powers_of_ten": [Number(int)] * 2, "layers": [{"name": str, **bars}]})
+    for place, layer in enumerate(record["layers"], 1):
+        if any(sum(layer[name]) != record["data"]["test"] for name in bars):
+            raise ValueError(f"layers[{place - 1}] does not count each of {record['data']['test']} images once")
+        conform(record["metrics"], dict.fromkeys((f"{name}, layer {place}" for name in RATES), dict), "metrics")
+
+
+SHAPES: dict[str, Shape] = {
+    "section53": {"metrics": dict.fromkeys(("acc", "acc_max_norm", "max_norm", "max_norm, layer 1"), dict)},
+    "figure4": {"maps": [{"components": [[[[REAL]]]], "kept": COUNT, "largest": COUNT}]},
+    "shifts": _shifts_held,
+    "margins": _margins_held,
+}
+"""What the records of each kind hold besides."""
+
+
+def read_study(path: Path) -> dict[str, Any]:
+    """A record of a study, in the folder of its kind, with its id."""
+    kind = path.parents[2].name
+    record = read_record(path, SHAPES[kind])
+    return {**record, "id": f"{kind}/{record['id']}"}
 
 
 def read(*folders: Path, kind: str = "section53") -> list[dict[str, Any]]:
     """The records of all studies of a kind below the folders."""
-    return [_read(path) for folder in folders for path in sorted((folder / kind).glob("table*/*/*.json"))]
+    return [read_study(path) for folder in folders for path in sorted((folder / kind).glob("table*/*/*.json"))]
 
 
 # Verdicts ----------------------------------------------------------------------------------------------------

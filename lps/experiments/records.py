@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from .config import Experiment, Task
+from .schema import Both, Shape, check, conform
 
 PACKAGE = Path(__file__).resolve().parents[1]
 _NETWORK = (
@@ -98,13 +99,34 @@ def write_json(path: Path, content: Any) -> None:
     partial.replace(path)
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """A record with its id (``<row>/<file stem>``) added. Raises ``ValueError`` for a file that is none."""
+def read_record(path: Path, more: Shape = dict) -> dict[str, Any]:
+    """A record with its id (``<row>/<file stem>``) added, checked once and here; ``more`` is what else it holds.
+
+    Raises ``ValueError`` for a file that is none, that has another place than its content, or that contradicts itself.
+    """
+    record = read_json(path, Both(check, more))
+    found, place = f"{record['experiment']}/{record['profile']}-seed{record['seed']}-", "/".join(path.parts[-3:])
+    identity = f"{record['experiment']}/{path.stem}"
+    if not place.startswith(found) or record.get("run", identity) != identity:
+        raise ValueError(_UNREADABLE.format(path, f"it is the record of {record.get('run', found)}"))
+    return {**record, "id": identity}
+
+
+_UNREADABLE = "{} is no readable record; copy it again, or remove it: {}"
+
+
+def read_json(path: Path, shape: Shape) -> Any:
+    """The content of a file of results, of a shape. Raises ``ValueError`` for another content, with the file."""
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"it holds {word}, which is no number")
+
     try:
-        record = json.loads(path.read_text())
-        return {**record, "id": f"{record['experiment']}/{path.stem}"}
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is no readable record; copy it again, or remove it") from error
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        conform(content, shape)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(_UNREADABLE.format(path, error)) from error
+    return content
 
 
 def read_records(*folders: Path) -> list[dict[str, Any]]:
