@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from .companion.paths import LOCAL, SHIPPED
+from .data import Size, other_size
 from .experiments.config import Experiment, parse_changes
-from .experiments.profiles import load_profile, profile_names
+from .experiments.profiles import PAPER, load_profile, profile_names
 from .experiments.records import code_hash, read_record, read_records
 from .experiments.rows import ROWS, Row, matching
 from .experiments.run import DataCache, RunsFailed, leads, measure_again, plan, run_all
@@ -112,6 +113,7 @@ def run_main(options: argparse.Namespace) -> int:
     runs = plan(matching(options.patterns), experiment_of, seeds, options.results, data)
     quiet = options.quiet or not leads()
     if not quiet:
+        print("".join(sorted({_scale(run.experiment, data) for run in runs})), end="", file=sys.stderr)
         print(overview(runs, read_records(LOCAL, SHIPPED, options.results)), file=sys.stderr)
     try:
         left = run_all(runs, data, changes, options.budget, quiet, options.jobs, options.threads)
@@ -126,6 +128,14 @@ def run_main(options: argparse.Namespace) -> int:
         print(f"{run.experiment.name:<36} seed {run.seed}  {_values(metrics)}")
     print(f"{sum(run.done for run in runs)} of {len(runs)} runs recorded in {options.results}")
     return code
+
+
+def _scale(experiment: Experiment, data: DataCache) -> str:
+    """A line where a run is of the profile that has the paper's settings, and its data are not of the paper's size."""
+    images, _ = data(experiment.data)
+    found = Size(len(images.train), len(images.test), len(images.classes))
+    words = other_size(experiment.data.name, found) if experiment.profile == PAPER else ""
+    return f"{images.name} has {words}: its runs count as runs at reduced scale\n" if words else ""
 
 
 def _values(metrics: Mapping[str, Mapping[str, Any]]) -> str:

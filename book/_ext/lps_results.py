@@ -45,8 +45,6 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 from lps.companion.studies import STUDIES, read_study
 from lps.experiments.records import read_record
 
-DATA = {"cifar10": "real CIFAR-10", "drawn": "drawn data"}
-
 TITLES = {"claims": "The ledger", "audit": "The audit", "seeds": "What our seeds tell"}
 
 FORMATS = {"csv": "CSV", "json": "JSON", "tex": "LaTeX"}
@@ -504,7 +502,7 @@ class Seeds(ResultDirective):
             return self.absent("What our seeds tell", "make claims")
         groups = defaultdict(list)
         for line in lines:
-            groups[f"{DATA.get(line['data'], line['data'])}, profile {line['profile']}"].append(line)
+            groups[line["label"]].append(line)
         head = [[Cell(self.HEAD[0]), *(Cell(title, ("lps-number",)) for title in self.HEAD[1:])]]
         return [
             table(f"Accuracy of LPS over APS, in points; {label}.", head, [("", self.row(line)) for line in members])

@@ -56,7 +56,7 @@ NONE = "\N{EN DASH}"
 # Records
 
 
-_QUARTILES = {name: POSITIVE for name in ("q1", "median", "q3")}
+_QUARTILES = dict.fromkeys(("q1", "median", "q3"), POSITIVE)
 
 
 def _case(value: Any, where: str) -> None:

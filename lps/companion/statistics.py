@@ -5,7 +5,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from statistics import NormalDist, mean, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mpmath
 
@@ -70,7 +70,7 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
     return Interval(centre, centre - half, centre + half)
 
 
-def paired(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[Interval, int]:
+def paired(a: Mapping[Any, float], b: Mapping[Any, float]) -> tuple[Interval, int]:
     """Mean of ``a - b`` over the seeds that both have, with its t interval, and the number of those seeds."""
     common = sorted(a.keys() & b.keys())
     if not common:

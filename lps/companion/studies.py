@@ -35,7 +35,7 @@ from .evidence import BINS, HIGH, LOW, RATES, labels_kept, margins, summary
 from .evidence import DIRECTIONS as SHIFTED
 from .paths import LOCAL
 from .statistics import wilson
-from .tables import is_full_scale
+from .tables import grouped, is_full_scale
 
 METHODS = ("baseline", "lpf", "ddac", "aps", "lps")
 
@@ -248,7 +248,8 @@ def study(
         "profile": run.experiment.profile,
         "seed": run.seed,
         "config": {section: settings[section] for section in ("data", "model", "train")},
-        "data": {"name": full.name, "source": full.source, "fingerprint": fingerprint, "test": count},
+        "data": {"name": full.name, "source": full.source, "fingerprint": fingerprint}
+        | {"train": len(full.train), "test": count, "classes": list(full.classes)},
         "metrics": {name: as_dict(count) for name, count in found["metrics"].items()},
         "code": code_version(),
         "versions": versions(PACKAGES),
@@ -264,7 +265,7 @@ def study(
 
 
 def _shifts_held(record: Any, where: str) -> None:
-    conform(record, {"kept": dict.fromkeys(SHIFTED, [COUNT])})
+    conform(record, {"kept": {name: [COUNT] for name in SHIFTED}})
     for name, kept in record["kept"].items():
         said = record["metrics"].get(f"kept, {name}", {})
         if (sum(kept[1:]), record["data"]["test"] * len(kept[1:])) != (said.get("agree"), said.get("total")):
@@ -272,7 +273,7 @@ def _shifts_held(record: Any, where: str) -> None:
 
 
 def _margins_held(record: Any, where: str) -> None:
-    bars = dict.fromkeys(("lead", "rounding", "moved"), [COUNT] * BINS)
+    bars = {name: [COUNT] * BINS for name in ("lead", "rounding", "moved")}
     conform(record, {"powers_of_ten": [Number(int)] * 2, "layers": [{"name": str, **bars}]})
     for place, layer in enumerate(record["layers"], 1):
         if any(sum(layer[name]) != record["data"]["test"] for name in bars):
@@ -315,7 +316,7 @@ LIMITS = "in every network; direction only at most, and undecided below full sca
 
 
 def judge(name: str, studied: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Fields of a ledger entry, each network counted once.
+    """Fields of a ledger entry, each network counted once, of the profile and data with the most of them.
 
     A study of other networks than the paper's earns *direction only* at most. Where the direction is absent it is
     *undecided*, and *fails* only where it is absent from a network trained at full scale.
@@ -323,7 +324,8 @@ def judge(name: str, studied: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     command = "python -m lps run 'table1/lps*' --profile reduced; python -m lps study 'table1/lps*' --profile reduced"
     fields = {"rule": f"{DIRECTIONS[name]}, {LIMITS}", "command": command, "ours": None}
     studied = one_per_run(studied)
-    found = [record for record in studied if record["data"]["name"] != "drawn"]
+    real = grouped(record for record in studied if record["data"]["name"] != "drawn")
+    found = max(real.values(), key=lambda made: (any(map(is_full_scale, made)), len(made)), default=[])
     if not found:
         drawn = f"; on drawn data: {_value(name, studied)}" if studied else ""
         return {**fields, "verdict": "not run", "evidence": f"no study of a network trained on real images{drawn}"}

@@ -1,6 +1,6 @@
 """Profiles: how large the companion's experiments are, one YAML file each."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
@@ -99,3 +99,21 @@ def recorded(row: str, profile: str, config: Mapping[str, Mapping[str, Any]]) ->
         defaults = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
         parts[section] = build(cls, defaults | dict(values), f"config.{section}")
     return replace(load_profile(profile).row(found), **parts)
+
+
+def changed(
+    record: Mapping[str, Any],
+    experiment: Experiment,
+    sections: Iterable[str] = ("data", "model", "train", "evaluate"),
+) -> list[str]:
+    """Settings that a record names and that are others in ``experiment``; the code of an older one had the rest fixed.
+
+    How the machine is used (``engine``) makes no other experiment.
+    """
+    settings = experiment.as_dict()
+    return [
+        f"{section}.{name}"
+        for section in sections
+        for name, value in record["config"].get(section, {}).items()
+        if settings[section].get(name) != value
+    ]

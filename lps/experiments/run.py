@@ -95,7 +95,13 @@ class DataCache:
 
     def _load(self, data: Data) -> Any:
         if not isinstance(data, Photographs):
-            return load(data.name, data.train, data.test, data.seed, self.root)
+            images = load(data.name, data.train, data.test, data.seed, self.root)
+            if data.name == "cifar10":
+                from ..data import cifar10
+
+                all_of = (part for part in ("train", "test") if getattr(data, part) is None)
+                cifar10.require_whole(images, data_root(self.root), all_of)
+            return images
         from ..data import photographs
 
         chosen = (data.name, data.folder, data.train, data.test, data.seed, data.resize)

@@ -48,7 +48,7 @@ class Both:
 COUNT, SOME = Number(int, 0), Number(int, 1)
 REAL, POSITIVE, PERCENT = Number(float), Number(float, 0), Number(float, 0, 100)
 
-_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "an object", list: "a list"}
+_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "{...}", list: "[...]"}
 
 
 def conform(value: Any, shape: Shape, where: str = "") -> None:
@@ -204,7 +204,7 @@ def check(record: Any, where: str = "") -> None:
         if metrics[name]["total"] != totals[name]:
             raise ValueError(f"metrics.{name}.total is {metrics[name]['total']}; the images make {totals[name]}")
     if "miou" in metrics and len(metrics["miou"]["classes"]) != len(data["classes"]):
-        raise ValueError(f"metrics.miou is of {len(metrics['miou']['classes'])} classes, data of {len(data['classes'])}")
+        raise ValueError(f"metrics.miou is not of the {len(data['classes'])} classes of data")
     history = record["history"]
     if [line["epoch"] for line in history] != list(range(1, experiment.train.epochs + 1)):
         raise ValueError(f"history is not that of {experiment.train.epochs} epochs")
