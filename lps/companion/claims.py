@@ -94,9 +94,9 @@ def _theorem(item: Mapping[str, str], check: Check) -> Entry:
 
 def cell_entries(records: Sequence[Record], timed: Sequence[Record] = ()) -> list[Entry]:
     """Every value that the paper prints in Tables 1 to 6."""
-    comparable, runs = comparable_records(records), _runs(records)
+    found, runs = best_records(records), _runs(records)
     return [
-        _cell(name, row, metric, best_records(comparable, row["row"]), runs.get(row["row"], []), timed)
+        _cell(name, row, metric, found.get(row["row"], []), runs.get(row["row"], []), timed)
         for name, table in TABLES.items()
         for row in paper_table(name)
         for metric in table.metrics
@@ -195,7 +195,7 @@ def _at_any_scale(entry: Entry, metric: str, runs: Iterable[Record]) -> Entry:
     return replace(entry, evidence=f"{entry.evidence}; {words}")
 
 
-def comparable_records(records: Iterable[Record]) -> list[Found]:
+def comparable_records(records: Iterable[Record]) -> list[dict[str, list[Record]]]:
     """Records that the ledger judges by, of full scale or of the reduced schedule on real images, by row.
 
     Those of one profile and data are together, for nothing else is compared: full scale first, then the most. There is
@@ -219,9 +219,9 @@ def _by_row(records: Iterable[Record]) -> dict[str, list[Record]]:
     return {row: one_per_seed(made) for row, made in rows.items()}
 
 
-def best_records(comparable: Iterable[Found], row: str) -> Sequence[Record]:
-    """The records that say most about one row."""
-    return next((found[row] for found in comparable if row in found), [])
+def best_records(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """The records that say most about each row by itself, the first of :func:`comparable_records`."""
+    return {row: made for found in reversed(comparable_records(records)) for row, made in found.items()}
 
 
 def _measured(

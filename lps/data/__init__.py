@@ -34,8 +34,8 @@ def other_size(layout: str, found: Size) -> str:
     whole = WHOLE.get(layout, found)
     if found == whole:
         return ""
-    here, paper = ("{:,} images to train and {:,} to test on, of {:,} classes".format(*size) for size in (found, whole))
-    return f"{here} (the paper: {paper})"
+    here = f"{found.train:,} images to train and {found.test:,} to test on, of {found.classes:,} classes"
+    return f"{here} (the paper: {whole.train:,}, {whole.test:,} and {whole.classes:,})"
 
 
 class Described(Protocol):

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -87,8 +87,12 @@ def _shape(node: Any) -> str:
 
 def run_id(experiment: Experiment, seed: int, fingerprint: str, code: str) -> str:
     """``<profile>-seed<k>-<hash>``: the hash covers every setting, the seed, the data and the code."""
-    content = json.dumps([experiment.as_dict(), seed, fingerprint, code], sort_keys=True)
-    return f"{experiment.profile}-seed{seed}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
+    return f"{experiment.profile}-seed{seed}-{short_hash([experiment.as_dict(), seed, fingerprint, code])}"
+
+
+def short_hash(content: Any) -> str:
+    """The first digits of a hash of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -136,17 +140,44 @@ def read_records(*folders: Path) -> list[dict[str, Any]]:
 
 def code_version(task: Task = "images") -> dict[str, Any]:
     """Commit of the checkout, whether it had uncommitted changes, and the hash of the sources behind a result."""
+    return {**commit(), "hash": code_hash(task)}
 
-    def git(*arguments: str) -> str | None:
-        try:
-            answer = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return answer.stdout.strip()
 
-    commit = git("rev-parse", "HEAD")
-    changed = git("status", "--porcelain", "--", str(PACKAGE)) if commit else None
-    return {"commit": commit, "dirty": None if commit is None else bool(changed), "hash": code_hash(task)}
+def commit(package: Path = PACKAGE) -> dict[str, Any]:
+    """The commit of the git repository that tracks the package, and whether there are changes since; or why there is
+    none, as ``no_commit``: a package may lie in a repository of another project without being part of it."""
+
+    def none(reason: str) -> dict[str, Any]:
+        return {"commit": None, "dirty": None, "no_commit": reason}
+
+    # the repository around the package, whatever another program has set, and git's words in English
+    environment = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE} | {"LC_ALL": "C"}
+
+    def git(*arguments: str) -> str:
+        options: Any = {"cwd": package, "env": environment, "capture_output": True, "check": True}
+        answer = subprocess.run(["git", *arguments], encoding="utf-8", errors="replace", **options)
+        return cast(str, answer.stdout).strip()
+
+    try:
+        git("rev-parse", "--git-dir")
+    except OSError:
+        return none("git cannot be run")
+    except subprocess.CalledProcessError as error:
+        if "dubious ownership" in error.stderr:
+            return none("git refuses the repository for its dubious ownership: name it in git's setting safe.directory")
+        return none("the package is in no git repository")
+    try:
+        git("ls-files", "--error-unmatch", "--", "__init__.py", str(Path(__file__).relative_to(PACKAGE)))
+    except subprocess.CalledProcessError:
+        return none("the git repository around the package does not track it")
+    try:
+        found = git("rev-parse", "--verify", "HEAD")
+    except subprocess.CalledProcessError:
+        return none("the git repository has no commit yet")
+    return {"commit": found, "dirty": bool(git("status", "--porcelain", "--untracked-files=all", "--", "."))}
+
+
+_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE")
 
 
 def now() -> str:

@@ -142,7 +142,7 @@ def _among(known: Callable[[], list[str]]) -> Callable[[Any, str], None]:
 
 
 MADE_WITH: Shape = {
-    "code": {"commit": Maybe(str), "dirty": Maybe(bool), "hash": str},
+    "code": {"commit": Maybe(str), "dirty": Maybe(bool), "no_commit?": str, "hash": str},
     "versions": Both(Each(Maybe(str)), {"torch": str}),
     "hardware": {"cpu": str, "cores": Maybe(SOME), "gpu": Maybe(str)},
     "determinism": {"threads": SOME},
@@ -170,7 +170,7 @@ RUN: Shape = STUDY | {
     "history": [Both(Each(REAL), EPOCH | {"loss": REAL, "lr": REAL})],
     "parameters": SOME,
     "backbone?": Maybe(str),
-    "weights?": {"sha256": str},
+    "weights?": {"sha256": str, "precision": str, "backbone?": str},
 }
 """A run."""
 

@@ -74,7 +74,8 @@ def made(
         "experiment": row.name,
         "run": run,
         "config": config,
-        "data": {"name": name},
+        "profile": profile,
+        "data": {"name": name, "fingerprint": "0", "train": 50_000, "test": 10_000, "classes": ["a class"] * 10},
         "metrics": metrics,
     }
 
