@@ -115,7 +115,7 @@ class ResultDirective(SphinxDirective):
         """Content of a JSON file, or ``None`` where it has not been made yet."""
         path = self.path(name)
         self.env.note_dependency(str(path))
-        return json.loads(path.read_text()) if path.is_file() else None
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def absent(self, what: str, command: str) -> list[nodes.Node]:
         """What stands in place of a result that is not there."""
@@ -534,7 +534,7 @@ class Items(ResultDirective):
 
         path = self.path("results/paper/items.yml")
         self.env.note_dependency(str(path))
-        body = [("", self.row(item)) for item in yaml.safe_load(path.read_text())[self.arguments[0]]]
+        body = [("", self.row(item)) for item in yaml.safe_load(path.read_text(encoding="utf-8"))[self.arguments[0]]]
         head = [[Cell("Item", ("lps-place",)), Cell("Says"), Cell("Page"), Cell("Code")]]
         return [table(" ".join(self.content), head, body, "lps-items")]
 
@@ -568,7 +568,7 @@ def source_line(env: BuildEnvironment, name: str) -> nodes.Node:
     label = nodes.literal(text=inside or module.__name__)
     api = Path(env.srcdir, "book", "api.md")
     env.note_dependency(str(api))
-    if f":: {module.__name__}\n" not in api.read_text():  # then there is no listing of its source
+    if f":: {module.__name__}\n" not in api.read_text(encoding="utf-8"):  # then there is no listing of its source
         return span([label, f" ({text})"])
     uri = env.app.builder.get_relative_uri(env.docname, "_modules/" + module.__name__.replace(".", "/"))
     target = nodes.reference("", "", internal=True, refuri=f"{uri}#{inside}" if inside else uri)
@@ -637,7 +637,7 @@ class PaperValue(SphinxRole):
             file, key, column = self.text.split(":")
             path = Path(self.env.srcdir, "results", "paper", f"{file}.csv")
             self.env.note_dependency(str(path))
-            with path.open(newline="") as stream:
+            with path.open(encoding="utf-8", newline="") as stream:
                 row = next(row for row in csv.DictReader(stream) if row["row"].rpartition("/")[2] == key)
             value, deviation = row[column], row.get(f"{column}_std")
         except (ValueError, KeyError, StopIteration, OSError) as error:

@@ -516,9 +516,9 @@ def scoreboard(entries: Iterable[Mapping[str, Any]]) -> str:
 
 def write_readme() -> None:
     """Put the scoreboard of what is shipped between its marks in the README."""
-    before, _, after = README.read_text().split(MARK)
+    before, _, after = README.read_text(encoding="utf-8").split(MARK)
     table = scoreboard(ledger(folders=(SHIPPED,))["entries"])
-    README.write_text(f"{before}{MARK}\n\n{table}\n\n{MARK}{after}")
+    README.write_text(f"{before}{MARK}\n\n{table}\n\n{MARK}{after}", encoding="utf-8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

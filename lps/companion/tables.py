@@ -19,7 +19,7 @@ from ..experiments.profiles import changed, load_profile
 from ..experiments.records import code_hash, read_records, write_json
 from ..experiments.rows import TABLE1, Row, matching
 from .paths import BUILD, LOCAL, PAPER, SHIPPED
-from .statistics import Sample, detectable, paired, seeds_needed
+from .statistics import Sample, detectable, paired, paired_power, seeds_needed
 
 PAPER_SEEDS = 5
 MARGIN = 0.46
@@ -88,7 +88,7 @@ METRICS = TABLES["table1"].metrics
 
 def paper_table(name: str) -> list[dict[str, str]]:
     """Rows of ``results/paper/<name>.csv`` as text; an empty cell is a value that the text copy has lost."""
-    with (PAPER / f"{name}.csv").open(newline="") as file:
+    with (PAPER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -341,7 +341,7 @@ def table(name: str) -> dict[str, Any]:
 def seeds_table(records: Sequence[Record]) -> list[dict[str, Any]]:
     """What our seeds tell about LPS against APS in Table 1: paired differences, by profile, data and filter.
 
-    ``gap`` is the smallest true difference that as many seeds find with a chance of 80 %, at the deviations that the
+    ``gap`` is the smallest true difference that as many pairs find with a chance of 80 %, at the deviations that the
     paper prints; ``needed`` is the number of seeds that the paper's own difference takes.
     """
     lines = []
@@ -364,7 +364,7 @@ def seeds_table(records: Sequence[Record]) -> list[dict[str, Any]]:
                     "difference": interval.value if n else None,
                     "low": interval.low if n > 1 else None,
                     "high": interval.high if n > 1 else None,
-                    "gap": detectable(lps.std, aps.std, n) if n > 1 else None,
+                    "gap": detectable(lps.std, aps.std, n, test=paired_power) if n > 1 else None,
                 }
             )
     return lines
@@ -383,7 +383,7 @@ def write_tables(entries: Sequence[Mapping[str, Any]], folder: Path = BUILD / "t
         metrics = content["columns"]
         titles = [f"{title} ({whose})" for whose in ("paper", "here") for title in metrics.values()]
         parts = [(group["label"], [_latex_row(row, metrics) for row in group["rows"]]) for group in content["groups"]]
-        (folder / f"{name}.tex").write_text(latex(["Method", "Anti-alias", *titles], parts))
+        (folder / f"{name}.tex").write_text(latex(["Method", "Anti-alias", *titles], parts), encoding="utf-8")
     write_table4(entries, folder)
 
 
@@ -410,7 +410,7 @@ def _lines(content: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _write_csv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, lines[0].keys())
         writer.writeheader()
         writer.writerows(lines)
@@ -461,5 +461,5 @@ def write_table4(entries: Iterable[Mapping[str, Any]], folder: Path) -> None:
     head = ("method", "antialias", "column", "paper", "ours", "verdict")
     body = [[line[key] or "" for key in head] for line in lines]
     (folder / "table4.tex").write_text(
-        latex(("Method", "Anti-alias", "Column", "Paper", "Here", "Verdict"), [("", body)])
+        latex(("Method", "Anti-alias", "Column", "Paper", "Here", "Verdict"), [("", body)]), encoding="utf-8"
     )

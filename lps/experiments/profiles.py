@@ -76,7 +76,7 @@ def load_profile(name: str) -> Profile:
     """Read ``lps/profiles/<name>.yml``; ``ValueError`` names the known profiles."""
     if name not in profile_names():
         raise ValueError(f"unknown profile {name!r}; known: {', '.join(profile_names())}")
-    content = yaml.safe_load((_FOLDER / f"{name}.yml").read_text())
+    content = yaml.safe_load((_FOLDER / f"{name}.yml").read_text(encoding="utf-8"))
     experiments, notebooks = content["experiments"], content["notebooks"]
     if "like" in content:
         like = load_profile(content["like"])

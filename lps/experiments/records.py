@@ -68,7 +68,7 @@ def network_hash(package: Path = PACKAGE) -> str:
 def _hash(names: Iterable[str], package: Path) -> str:
     digest = hashlib.sha256()
     for name in names:
-        tree = ast.parse((package / name).read_text())
+        tree = ast.parse((package / name).read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
                 node.body = node.body[1:]
@@ -99,7 +99,7 @@ def write_json(path: Path, content: Any) -> None:
     """Write ``content`` to ``path`` so that a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     partial.replace(path)
 
 

@@ -32,7 +32,12 @@ def record(row: str = "table1/lps", profile: str = "full", seed: int = 0, acc: i
         "profile": profile,
         "seed": seed,
         "config": tables.experiment_settings(experiment),
-        "data": {"name": experiment.data.name, "source": "somewhere", "fingerprint": "f", **whole(experiment.data.name)},
+        "data": {
+            "name": experiment.data.name,
+            "source": "somewhere",
+            "fingerprint": "f",
+            **whole(experiment.data.name),
+        },
         "metrics": {
             name: {"value": agree / 100, "agree": agree, "total": 10_000}
             for name, agree in {"acc": acc, "c_cons": c_cons, "c_cons_original": c_cons}.items()
