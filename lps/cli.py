@@ -17,6 +17,7 @@ from .experiments.profiles import PAPER, load_profile, profile_names
 from .experiments.records import code_hash, read_record, read_records
 from .experiments.rows import ROWS, Row, matching
 from .experiments.run import DataCache, RunsFailed, leads, measure_again, plan, run_all
+from .experiments.weights import about
 
 
 def _common(parser: argparse.ArgumentParser, patterns: str) -> None:
@@ -162,6 +163,8 @@ def evaluate_main(options: argparse.Namespace) -> int:
 
     for run in plan(matching(options.patterns), experiment_of, [options.seed], options.results, data):
         print(f"{run.title}  {_values(measure_again(run, data, parse_changes(options.changes)))}")
+        if (precision := about(run.weights)["precision"]) != "float32":
+            print(f"with weights in {precision}: counts may differ from those of the record by some images")
     return 0
 
 

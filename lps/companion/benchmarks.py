@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import log
 from pathlib import Path
 from statistics import linear_regression
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..experiments.records import network_hash, read_json
-from ..experiments.schema import MADE_WITH, POSITIVE, SOME, Each, Shape, conform, moment
+from ..experiments.schema import MADE_WITH, POSITIVE, SOME, Each, Shape, among, conform, moment
 from .figures import COLORS, INK, MUTED, RULE
 from .paths import LOCAL, SHIPPED
 from .tables import Record, paper_table
@@ -71,7 +71,13 @@ def _case(value: Any, where: str) -> None:
 _FORM: Shape = {
     "group": str,
     "date": moment,
-    "config": {"device": str, "precision": str, "compiled": bool, "channels_last": bool, "batch?": SOME},
+    "config": {
+        "device": among(lambda: get_args(Device)),
+        "precision": str,
+        "compiled": bool,
+        "channels_last": bool,
+        "batch?": SOME,
+    },
     "cases": Each(_case),
     "turns_ms": [Each(POSITIVE)],
     **MADE_WITH,

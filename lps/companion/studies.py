@@ -25,7 +25,7 @@ from ..experiments.records import code_version, determinism, now, read_record, w
 from ..experiments.rows import matching
 from ..experiments.run import PACKAGES, DataCache, Run, default_jobs, plan, run_all
 from ..experiments.schema import COUNT, REAL, Number, Shape, conform
-from ..experiments.weights import load_weights
+from ..experiments.weights import about, load_weights
 from ..machine import hardware, versions
 from ..metrics import Count, accuracy
 from ..polyphase import polyphase
@@ -251,6 +251,7 @@ def study(
         "data": {"name": full.name, "source": full.source, "fingerprint": fingerprint}
         | {"train": len(full.train), "test": count, "classes": list(full.classes)},
         "metrics": {name: as_dict(count) for name, count in found["metrics"].items()},
+        "weights": about(run.weights),
         "code": code_version(),
         "versions": versions(PACKAGES),
         "hardware": hardware(),
@@ -262,6 +263,13 @@ def study(
     }
     write_json(path, content)
     return read_study(path)
+
+
+def _section53_held(record: Any, where: str) -> None:
+    conform(record["metrics"], dict.fromkeys(("acc", "acc_max_norm", "max_norm", "max_norm, layer 1"), dict), "metrics")
+    layers = [metric for name, metric in record["metrics"].items() if name.startswith("max_norm, ")]
+    if any(sum(layer[key] for layer in layers) != record["metrics"]["max_norm"][key] for key in ("agree", "total")):
+        raise ValueError("metrics.max_norm is not the sum of its layers")
 
 
 def _shifts_held(record: Any, where: str) -> None:
@@ -282,7 +290,7 @@ def _margins_held(record: Any, where: str) -> None:
 
 
 SHAPES: dict[str, Shape] = {
-    "section53": {"metrics": dict.fromkeys(("acc", "acc_max_norm", "max_norm", "max_norm, layer 1"), dict)},
+    "section53": _section53_held,
     "figure4": {"maps": [{"components": [[[[REAL]]]], "kept": COUNT, "largest": COUNT}]},
     "shifts": _shifts_held,
     "margins": _margins_held,

@@ -1,11 +1,14 @@
 """What a record has to hold: checked once, when its file is read."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import torch
+
+from ..segmentation import Confusion
 from .config import SECTIONS
 from .profiles import profile_names, recorded
 from .rows import ROWS
@@ -45,7 +48,7 @@ class Both:
     second: Shape
 
 
-COUNT, SOME = Number(int, 0), Number(int, 1)
+COUNT, SOME = Number(int, 0, 2**53), Number(int, 1, 2**53)
 REAL, POSITIVE, PERCENT = Number(float), Number(float, 0), Number(float, 0, 100)
 
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "{...}", list: "[...]"}
@@ -112,11 +115,16 @@ def _equal(value: float, expected: float, where: str, words: str) -> None:
 
 def _miou(value: Any, where: str) -> None:
     conform(value, {"value": PERCENT, "classes": [Maybe(PERCENT)], "confusion": [[COUNT]]}, where)
-    known = [share for share in value["classes"] if share is not None]
-    _equal(value["value"], sum(known) / max(1, len(known)), f"{where}.value", "its classes make")
-    lengths = {len(line) for line in value["confusion"]} | {len(value["confusion"])}
-    if lengths != {len(value["classes"])}:
-        raise ValueError(f"{where}.confusion is no square of {len(value['classes'])} classes")
+    classes, lines = value["classes"], value["confusion"]
+    if {len(line) for line in lines} | {len(lines)} != {len(classes)}:
+        raise ValueError(f"{where}.confusion is no square of {len(classes)} classes")
+    made = Confusion(torch.tensor(lines))
+    _equal(value["value"], made.miou, f"{where}.value", "its counts make")
+    for number, (share, iou) in enumerate(zip(classes, made.iou.tolist(), strict=True)):
+        if (share is None) != math.isnan(iou):
+            raise ValueError(f"{where}.classes[{number}] is {share}, and its counts make {iou:g}")
+        if share is not None:
+            _equal(share, iou, f"{where}.classes[{number}]", "its counts make")
 
 
 def _metric(value: Any, where: str) -> None:
@@ -132,7 +140,9 @@ def moment(value: Any, where: str) -> None:
         raise ValueError(f"{where} is {value!r}; expected a time as in 2026-01-31T12:00:00+00:00") from None
 
 
-def _among(known: Callable[[], list[str]]) -> Callable[[Any, str], None]:
+def among(known: Callable[[], Collection[str]]) -> Callable[[Any, str], None]:
+    """A text that is one of those known."""
+
     def check(value: Any, where: str) -> None:
         conform(value, str, where)
         if value not in known():
@@ -151,12 +161,13 @@ MADE_WITH: Shape = {
 """What every record says of how it was made."""
 
 STUDY: Shape = {
-    "experiment": _among(lambda: [row.name for row in ROWS]),
-    "profile": _among(profile_names),
+    "experiment": among(lambda: [row.name for row in ROWS]),
+    "profile": among(profile_names),
     "seed": COUNT,
-    "config": Each(dict),
+    "config": {"data": dict, "model": dict, "train": dict},
     "data": {"name": str, "source": str, "fingerprint": str, "train?": SOME, "test": SOME, "classes?": [str]},
     "metrics": Each(_metric),
+    "weights?": {"sha256": str, "precision": str, "backbone?": str},
     "started": moment,
     "seconds": {"training": POSITIVE, "this_session": POSITIVE},
     **MADE_WITH,
@@ -170,7 +181,6 @@ RUN: Shape = STUDY | {
     "history": [Both(Each(REAL), EPOCH | {"loss": REAL, "lr": REAL})],
     "parameters": SOME,
     "backbone?": Maybe(str),
-    "weights?": {"sha256": str, "precision": str, "backbone?": str},
 }
 """A run."""
 
@@ -206,7 +216,8 @@ def check(record: Any, where: str = "") -> None:
     if "miou" in metrics and len(metrics["miou"]["classes"]) != len(data["classes"]):
         raise ValueError(f"metrics.miou is not of the {len(data['classes'])} classes of data")
     history = record["history"]
-    if [line["epoch"] for line in history] != list(range(1, experiment.train.epochs + 1)):
+    epochs = [line["epoch"] for line in history]
+    if len(epochs) != experiment.train.epochs or epochs != list(range(1, len(epochs) + 1)):
         raise ValueError(f"history is not that of {experiment.train.epochs} epochs")
     if any(line.keys() != history[0].keys() for line in history):
         raise ValueError("history has not the same columns in every epoch")
