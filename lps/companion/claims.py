@@ -272,7 +272,7 @@ def _apart(found: Sequence[Record], runs: Iterable[Record]) -> str:
     profile, *data = group(found[0])
     others = [group(r) for r in runs if r["profile"] == profile and not r["data"]["name"].startswith("drawn")]
     number = sum(data != other for _, *other in others)
-    return f"; {number} runs of this profile on other data stand apart" if number else ""
+    return f"; runs of this profile on other data, which stand apart: {number}" if number else ""
 
 
 def _bound(found: Iterable[Record], metric: str) -> str:

@@ -55,6 +55,19 @@ def test_profiles_stay_apart_machines_do_not_and_todays_code_comes_first(monkeyp
         assert profiles["short"][1] == 1
 
 
+def test_other_data_stand_apart() -> None:
+    made = [record("table1/lps", seed, 70.0 + seed) for seed in range(2)]
+    few = record("table1/lps", 2, 10.0) | {"data": {"name": "cifar10", "fingerprint": "0123456789"}}
+    found = retrospective.accuracies([few, *made])
+    assert found == {
+        "reduced": {"table1/lps": {0: 70.0, 1: 71.0}},
+        "reduced, data 01234567": {"table1/lps": {2: 10.0}},
+    }
+    lines = retrospective.guarantees([few, *made])
+    assert sorted((line["runs"], line["total"]) for line in lines) == [(1, 10), (2, 20)]
+    assert sorted(line["seeds"].total() for line in retrospective.shipped_runs([few, *made])) == [1, 1]
+
+
 def test_the_price_of_a_guarantee_is_paired_by_filter_and_seed() -> None:
     fixed = {"-": "Baseline", "Rect-2": "LPF", "Tri-3": "LPF", "Bin-5": "LPF", "Adapt-3": "DDAC"}
     names = {row.labels: row.name for row in TABLE1}

@@ -100,6 +100,14 @@ def test_a_study_earns_direction_only_at_most() -> None:
         assert studies.judge("share", [made(9000, 1000, share)])["verdict"] == expected, "below chance, or not"
 
 
+def test_studies_on_other_data_have_no_part_in_a_share() -> None:
+    several = [made(9000, 1000, 2000, run=run) for run in "ab"]
+    few = made(5000, 4000, 9000, run="c")
+    few["data"] = few["data"] | {"fingerprint": "other"}
+    for name in studies.DIRECTIONS:
+        assert studies.judge(name, [few, *several]) == studies.judge(name, several)
+
+
 def test_a_network_that_was_studied_twice_counts_once() -> None:
     shipped, again = made(9000, 1000, 2000), made(8000, 1000, 2000) | {"id": "local"}
     assert studies.judge("replaced", [shipped, again]) == studies.judge("replaced", [shipped])
