@@ -85,9 +85,9 @@ def write(path: Path, content: Any) -> None:
 def sample_results(tree: Path) -> None:
     """A ledger with every verdict, a record and a table that shows it, in the formats of the companion."""
     stem = "smoke-seed0-0123456789"
-    (row,) = matching(["table1/lps"])
+    (lps_row,) = matching(["table1/lps"])
     changes = {"train.epochs": "1", "data.train": "50", "data.test": "100", "evaluate.pairs": "1"}
-    settings = load_profile("smoke").row(row).override(changes).as_dict()
+    settings = load_profile("smoke").row(lps_row).override(changes).as_dict()
     record = {
         "experiment": "table1/lps",
         "profile": "smoke",

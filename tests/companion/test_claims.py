@@ -118,7 +118,7 @@ def test_full_scale_is_that_of_each_data_set_of_the_paper(layout: str) -> None:
     name = {"cifar10": "table1/lps", "imagenet": "table2/lps", "voc": "table5/lps-adapt-3"}[layout]
     (row,) = matching([name])
     settings = tables.experiment_settings(load_profile("full").row(row))
-    whole_set = {"experiment": name, "config": settings, "data": {"name": layout, **whole(layout)}}
+    whole_set: dict[str, Any] = {"experiment": name, "config": settings, "data": {"name": layout, **whole(layout)}}
     assert tables.is_full_scale(whole_set)
     for key, value in (("train", 1464), ("test", 1448), ("classes", ["a class"] * 11)):
         assert not tables.is_full_scale(whole_set | {"data": whole_set["data"] | {key: value}})

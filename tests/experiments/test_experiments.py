@@ -507,7 +507,8 @@ def test_a_record_holds_the_hash_of_its_weights_and_use_checks_it(finished: Run,
 
 
 def test_shipped_weights_are_those_of_the_list(tmp_path: Path) -> None:
-    listed = dict(reversed(line.split("  ")) for line in (SHIPPED / HASHES).read_text().splitlines())
+    lines = (line.split("  ") for line in (SHIPPED / HASHES).read_text().splitlines())
+    listed = {name: digest for digest, name in lines}
     paths = {path.relative_to(SHIPPED).as_posix(): path for path in SHIPPED.rglob("*.pt")}
     assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()} == listed
     name, path = next(iter(paths.items()))
