@@ -181,6 +181,7 @@ def ship_main(options: argparse.Namespace) -> int:
             target = SHIPPED / row.name / path.name
             if target.exists():
                 continue
+            read_record(path)  # what is shipped is a record
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, target)
             shipped += 1

@@ -506,6 +506,19 @@ def test_a_record_holds_the_hash_of_its_weights_and_use_checks_it(finished: Run,
     assert measure_again(run, DataCache(None), {})  # an older record does not know
 
 
+def test_weights_in_half_precision_say_so_where_they_are_measured(
+    finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = replace(finished, results=tmp_path)
+    shutil.copytree(finished.results, tmp_path, dirs_exist_ok=True)
+    torch.save({k: v.half() if v.is_floating_point() else v for k, v in weights(run).items()}, run.weights)
+    listed = run.weights.relative_to(tmp_path).as_posix()
+    (tmp_path / HASHES).write_text(f"{hashlib.sha256(run.weights.read_bytes()).hexdigest()}  {listed}\n")
+    changes = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
+    assert main(["evaluate", "table1/lps-tri-3", "--profile", "smoke", "--results", str(tmp_path), *changes]) == 0
+    assert "with weights in float16: counts may differ from those of the record" in capsys.readouterr().out
+
+
 def test_shipped_weights_are_those_of_the_list(tmp_path: Path) -> None:
     lines = (line.split("  ") for line in (SHIPPED / HASHES).read_text().splitlines())
     listed = {name: digest for digest, name in lines}
