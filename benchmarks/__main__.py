@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from lps.__main__ import print_any_character
 from lps.cli import seconds
 from lps.companion.paths import LOCAL
 from lps.experiments.records import code_version, determinism, now, write_json
@@ -78,6 +79,7 @@ def compile_ahead(groups: Sequence[Group], options: argparse.Namespace) -> None:
 
 def main() -> int:
     """Spend the budget on the groups, each its share of what is left; 3 where time ran out first, 1 after an error."""
+    print_any_character()
     options = arguments().parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from io import TextIOWrapper
 from typing import NamedTuple
 
 
@@ -35,7 +36,14 @@ VERBS = {
 }
 
 
+def print_any_character() -> None:
+    """Let a terminal that lacks a character show its number, where ``print`` would raise an error."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def main(arguments: list[str] | None = None) -> int:
+    print_any_character()
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m lps", description="Learnable polyphase sampling: the companion.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from .companion.paths import LOCAL, SHIPPED
+from .data import Size, other_size
 from .experiments.config import Experiment, parse_changes
-from .experiments.profiles import load_profile, profile_names
+from .experiments.profiles import PAPER, load_profile, profile_names
 from .experiments.records import is_current, read_record, read_records
 from .experiments.rows import ROWS, Row, matching
 from .experiments.run import DataCache, RunsFailed, leads, measure_again, plan, run_all
+from .experiments.weights import about
 
 
 def _common(parser: argparse.ArgumentParser, patterns: str) -> None:
@@ -111,6 +113,7 @@ def run_main(options: argparse.Namespace) -> int:
     runs = plan(matching(options.patterns), experiment_of, seeds, options.results, data)
     quiet = options.quiet or not leads()
     if not quiet:
+        print("".join(sorted({_scale(run.experiment, data) for run in runs})), end="", file=sys.stderr)
         print(overview(runs, read_records(LOCAL, SHIPPED, options.results)), file=sys.stderr)
     try:
         left = run_all(runs, data, changes, options.budget, quiet, options.jobs, options.threads)
@@ -125,6 +128,14 @@ def run_main(options: argparse.Namespace) -> int:
         print(f"{run.experiment.name:<36} seed {run.seed}  {_values(metrics)}")
     print(f"{sum(run.done for run in runs)} of {len(runs)} runs recorded in {options.results}")
     return code
+
+
+def _scale(experiment: Experiment, data: DataCache) -> str:
+    """A line where a run is of the profile that has the paper's settings, and its data are not of the paper's size."""
+    images, _ = data(experiment.data)
+    found = Size(len(images.train), len(images.test), len(images.classes))
+    words = other_size(experiment.data.name, found) if experiment.profile == PAPER else ""
+    return f"{images.name} has {words}: its runs count as runs at reduced scale\n" if words else ""
 
 
 def _values(metrics: Mapping[str, Mapping[str, Any]]) -> str:
@@ -151,6 +162,8 @@ def evaluate_main(options: argparse.Namespace) -> int:
 
     for run in plan(matching(options.patterns), experiment_of, [options.seed], options.results, data):
         print(f"{run.title}  {_values(measure_again(run, data, parse_changes(options.changes)))}")
+        if (precision := about(run.weights)["precision"]) != "float32":
+            print(f"with weights in {precision}: counts may differ from those of the record by some images")
     return 0
 
 
@@ -167,6 +180,7 @@ def ship_main(options: argparse.Namespace) -> int:
             target = SHIPPED / row.name / path.name
             if target.exists():
                 continue
+            read_record(path)  # what is shipped is a record
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, target)
             shipped += 1

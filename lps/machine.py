@@ -23,12 +23,13 @@ def versions(packages: Iterable[str]) -> dict[str, str | None]:
 def hardware() -> dict[str, str | int | None]:
     """Processor, cores and GPUs of this machine, without its name."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     gpus: list[str] = []
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        gpus = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+        said = subprocess.run(query, capture_output=True, encoding="utf-8", errors="replace", check=False)
+        gpus = said.stdout.splitlines()
     return {
         "cpu": models[0] if models else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

@@ -81,7 +81,7 @@ def substitute_executed(app: Sphinx, docname: str, content: list[str]) -> None:
             docname, app.config.lps_profile, app.config.lps_profile, name, location=docname,
         )  # fmt: skip
         return
-    notebook = json.loads(executed.read_text())
+    notebook = json.loads(executed.read_text(encoding="utf-8"))
     line = "```{lps-provenance}\n```"
     notebook["cells"].insert(1, {"cell_type": "markdown", "id": "provenance", "metadata": {}, "source": line})
     content[0] = json.dumps(notebook)

@@ -39,9 +39,11 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.domains.std import StandardDomain
 from sphinx.environment import BuildEnvironment
+from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-DATA = {"cifar10": "real CIFAR-10", "drawn": "drawn data"}
+from lps.companion.studies import STUDIES, read_study
+from lps.experiments.records import read_record
 
 TITLES = {"claims": "The ledger", "audit": "The audit", "seeds": "What our seeds tell"}
 
@@ -113,7 +115,7 @@ class ResultDirective(SphinxDirective):
         """Content of a JSON file, or ``None`` where it has not been made yet."""
         path = self.path(name)
         self.env.note_dependency(str(path))
-        return json.loads(path.read_text()) if path.is_file() else None
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def absent(self, what: str, command: str) -> list[nodes.Node]:
         """What stands in place of a result that is not there."""
@@ -152,7 +154,12 @@ class ResultDirective(SphinxDirective):
         for part in ("shipped", "local"):
             folder = root / part
             for path in sorted([*folder.glob("table*/*/*.json"), *folder.glob("*/table*/*/*.json")]):
-                record = self.load(path.as_posix())
+                self.env.note_dependency(str(path))
+                study = path.parents[2].name in STUDIES
+                try:
+                    record = (read_study if study else read_record)(path)
+                except ValueError as error:
+                    raise ExtensionError(str(error)) from error
                 identity = path.relative_to(folder).with_suffix("").as_posix()
                 record["path"] = path.relative_to(root.parent).as_posix()
                 records[f"{part}/{identity}" if identity in records else identity] = record
@@ -372,7 +379,7 @@ class Records(ResultDirective):
         )
         file += nodes.literal(text=record["path"])
         node += [paragraph(["The command that repeats it (record: ", file, "):"]), listing(record["command"])]
-        skipped = ("history", "command", "experiment", "profile", "seed", "path")
+        skipped = ("history", "command", "experiment", "profile", "seed", "path", "id")
         facts = flat({key: value for key, value in record.items() if key not in skipped})
         node += fields(((key, plain(value)) for key, value in facts), "lps-dense")
         return node
@@ -495,7 +502,7 @@ class Seeds(ResultDirective):
             return self.absent("What our seeds tell", "make claims")
         groups = defaultdict(list)
         for line in lines:
-            groups[f"{DATA.get(line['data'], line['data'])}, profile {line['profile']}"].append(line)
+            groups[line["label"]].append(line)
         head = [[Cell(self.HEAD[0]), *(Cell(title, ("lps-number",)) for title in self.HEAD[1:])]]
         return [
             table(f"Accuracy of LPS over APS, in points; {label}.", head, [("", self.row(line)) for line in members])
@@ -527,7 +534,7 @@ class Items(ResultDirective):
 
         path = self.path("results/paper/items.yml")
         self.env.note_dependency(str(path))
-        body = [("", self.row(item)) for item in yaml.safe_load(path.read_text())[self.arguments[0]]]
+        body = [("", self.row(item)) for item in yaml.safe_load(path.read_text(encoding="utf-8"))[self.arguments[0]]]
         head = [[Cell("Item", ("lps-place",)), Cell("Says"), Cell("Page"), Cell("Code")]]
         return [table(" ".join(self.content), head, body, "lps-items")]
 
@@ -561,7 +568,7 @@ def source_line(env: BuildEnvironment, name: str) -> nodes.Node:
     label = nodes.literal(text=inside or module.__name__)
     api = Path(env.srcdir, "book", "api.md")
     env.note_dependency(str(api))
-    if f":: {module.__name__}\n" not in api.read_text():  # then there is no listing of its source
+    if f":: {module.__name__}\n" not in api.read_text(encoding="utf-8"):  # then there is no listing of its source
         return span([label, f" ({text})"])
     uri = env.app.builder.get_relative_uri(env.docname, "_modules/" + module.__name__.replace(".", "/"))
     target = nodes.reference("", "", internal=True, refuri=f"{uri}#{inside}" if inside else uri)
@@ -630,7 +637,7 @@ class PaperValue(SphinxRole):
             file, key, column = self.text.split(":")
             path = Path(self.env.srcdir, "results", "paper", f"{file}.csv")
             self.env.note_dependency(str(path))
-            with path.open(newline="") as stream:
+            with path.open(encoding="utf-8", newline="") as stream:
                 row = next(row for row in csv.DictReader(stream) if row["row"].rpartition("/")[2] == key)
             value, deviation = row[column], row.get(f"{column}_std")
         except (ValueError, KeyError, StopIteration, OSError) as error:

@@ -5,12 +5,12 @@ from typing import Any
 
 from docutils import nodes
 from lps_nodes import NONE, Cell, paragraph, table
-from lps_results import DATA, ResultDirective, duration
+from lps_results import ResultDirective, duration
 from sphinx.application import Sphinx
 
 from lps.companion import retrospective
 from lps.companion.statistics import Interval
-from lps.companion.tables import paper_number
+from lps.companion.tables import SHOWN_DATA, paper_number
 
 
 def numbers(*texts: str) -> list[Cell]:
@@ -179,7 +179,7 @@ class Shipped(Retrospective):
         rows, runs = found["seeds"].total(), found["machines"].total()
         where = f"Table {found['table'].removeprefix('table')}, profile {found['profile']}"
         old = f", {found['stale']} of them made before `lps` last changed" if found["stale"] else ""
-        data = DATA.get(found["data"], found["data"])
+        data = SHOWN_DATA.get(found["data"], found["data"])
         return f"{where}, {data}: {rows} of {found['rows']} rows ({seeds}); {runs} runs ({machines}){old}."
 
 

@@ -3,20 +3,20 @@
 A time is judged as a ratio: every case of a record took turns with the others in one process on one machine.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
 from statistics import linear_regression
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..experiments.records import is_current
+from ..experiments.records import is_current, read_json
+from ..experiments.schema import MADE_WITH, POSITIVE, SOME, Each, Shape, among, conform, moment
 from .figures import COLORS, INK, MUTED, RULE
 from .paths import LOCAL, SHIPPED
 from .tables import Record, paper_table
@@ -56,10 +56,45 @@ NONE = "\N{EN DASH}"
 # Records
 
 
+_QUARTILES = dict.fromkeys(("q1", "median", "q3"), POSITIVE)
+
+
+def _case(value: Any, where: str) -> None:
+    times = dict.fromkeys(("ms", "ratio", "cpu_ms", "cpu_ratio"), _QUARTILES)
+    memory = dict.fromkeys(("memory_ratio", "allocated_mb", "peak_mb"), POSITIVE)
+    conform(value, {"against": str, **times, **memory, "gmac?": POSITIVE, "shape?": [SOME]}, where)
+    for name in times:
+        if not value[name]["q1"] <= value[name]["median"] <= value[name]["q3"]:
+            raise ValueError(f"{where}.{name} has its median outside its quartiles")
+
+
+_FORM: Shape = {
+    "group": str,
+    "date": moment,
+    "config": {
+        "device": among(lambda: get_args(Device)),
+        "precision": str,
+        "compiled": bool,
+        "channels_last": bool,
+        "batch?": SOME,
+    },
+    "cases": Each(_case),
+    "turns_ms": [Each(POSITIVE)],
+    **MADE_WITH,
+}
+
+
+def _measured(record: Any, where: str) -> None:
+    conform(record, _FORM)
+    for place, turn in enumerate(record["turns_ms"]):
+        if odd := sorted(turn.keys() ^ record["cases"].keys()):
+            raise ValueError(f"turns_ms[{place}] and cases are not of the same cases: {odd[0]}")
+
+
 def read(*folders: Path) -> list[dict[str, Any]]:
     """All benchmark records below the folders (default: shipped and the reader's own), newest first."""
     paths = [path for folder in folders or (SHIPPED, LOCAL) for path in (folder / "benchmarks").glob("*.json")]
-    records = [{**json.loads(path.read_text()), "id": f"benchmarks/{path.stem}"} for path in paths]
+    records = [{**read_json(path, _measured), "id": f"benchmarks/{path.stem}"} for path in paths]
     return sorted(records, key=lambda record: record["date"], reverse=True)
 
 

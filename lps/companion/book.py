@@ -30,7 +30,7 @@ def sources(profile: str) -> Iterable[str]:
 def main(options: argparse.Namespace) -> int:
     """Write the ledger and the tables, then run jupyter-book with warnings as errors; its exit status."""
     content = {"profile": options.profile, "hash": files_hash(ROOT, sources(options.profile))}
-    if STAMP.exists() and (HTML / "index.html").exists() and json.loads(STAMP.read_text()) == content:
+    if STAMP.exists() and (HTML / "index.html").exists() and json.loads(STAMP.read_text(encoding="utf-8")) == content:
         print("The book is up to date: build/html/index.html")
         return 0
     from .claims import ledger, write

@@ -192,7 +192,7 @@ def gains(confidence: float = CONFIDENCE, chance: float = POWER, most: int = 30)
     right.axhline(chance, color=COLORS["LPS"], linewidth=1, linestyle="--")
     right.axvline(PAPER_SEEDS, color=COLORS["APS"], linewidth=1, linestyle=":")
     right.text(PAPER_SEEDS + 0.3, 0.02, "the paper's seeds", color=COLORS["APS"])
-    right.set(xlabel="seeds of each method", ylabel="chance to find the gain", ylim=(0, 1.02))
+    right.set(xlabel="seeds of each method", ylabel="chance to find the gain (approx.)", ylim=(0, 1.02))
     right.legend(loc="center right")
     return figure
 

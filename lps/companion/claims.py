@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 
@@ -23,7 +23,10 @@ from .tables import (
     Verdict,
     age,
     as_profile,
+    by_seed,
     command,
+    group,
+    grouped,
     is_full_scale,
     judge,
     measured,
@@ -131,7 +134,7 @@ def _cell(
         return replace(entry, **benchmarks.time_cell(row["row"], timed))
     if metric == "time_ms_std":
         return replace(entry, verdict="not checkable", evidence="the paper does not name the device", command="")
-    entry = _measured(entry, row, metric, found)
+    entry = _measured(entry, row, metric, found, runs)
     return _at_any_scale(entry, metric, runs) if _exact(row, metric) else entry
 
 
@@ -192,21 +195,38 @@ def _at_any_scale(entry: Entry, metric: str, runs: Iterable[Record]) -> Entry:
     return replace(entry, evidence=f"{entry.evidence}; {words}")
 
 
-def best_records(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """Records that say most about each row: of full scale, else of the reduced schedule on real images.
+def comparable_records(records: Iterable[Record]) -> list[dict[str, list[Record]]]:
+    """Records that the ledger judges by, of full scale or of the reduced schedule on real images, by row.
 
-    There is one for each seed, by :func:`~lps.companion.tables.one_per_seed`.
+    Those of one profile and data are together, for nothing else is compared: full scale first, then the most. There is
+    one record for each seed, by :func:`~lps.companion.tables.one_per_seed`.
     """
-    found: dict[str, dict[bool, list[Record]]] = {}
+    real = [r for r in records if not r["data"]["name"].startswith("drawn")]
+    full = grouped(filter(is_full_scale, real)).values()
+    reduced = (r for r in real if r["profile"] in SMALL and as_profile(r) and not is_full_scale(r))
+    return [_by_row(members) for members in (*full, *grouped(reduced).values())]
+
+
+SMALL = ("reduced", "full")
+"""Profiles whose runs are judged as reduced ones where they are not of full scale, the paper's settings on fewer images
+among them."""
+
+
+def _by_row(records: Iterable[Record]) -> dict[str, list[Record]]:
+    rows: dict[str, list[Record]] = {}
     for record in records:
-        full = is_full_scale(record)
-        reduced = record["profile"] == "reduced" and as_profile(record)
-        if not record["data"]["name"].startswith("drawn") and (full or reduced):
-            found.setdefault(record["experiment"], {True: [], False: []})[full].append(record)
-    return {row: one_per_seed(by_scale[True] or by_scale[False]) for row, by_scale in found.items()}
+        rows.setdefault(record["experiment"], []).append(record)
+    return {row: one_per_seed(made) for row, made in rows.items()}
 
 
-def _measured(entry: Entry, row: Mapping[str, str], metric: str, found: Sequence[Record]) -> Entry:
+def best_records(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """The records that say most about each row by itself, the first of :func:`comparable_records`."""
+    return {row: made for found in reversed(comparable_records(records)) for row, made in found.items()}
+
+
+def _measured(
+    entry: Entry, row: Mapping[str, str], metric: str, found: Sequence[Record], runs: Iterable[Record]
+) -> Entry:
     ours = measured(found, metric)
     if ours is None:
         return entry
@@ -219,7 +239,7 @@ def _measured(entry: Entry, row: Mapping[str, str], metric: str, found: Sequence
         entry,
         ours=f"{ours['mean']:.2f} (n = {ours['n']}, {scale})",
         verdict=judge(metric, paper, found),
-        evidence=counts + _other_protocols(metric, found) + age(found),
+        evidence=counts + _other_protocols(metric, found) + age(found) + _apart(found, runs),
         run=[r["id"] for r in found],
     )
 
@@ -245,6 +265,14 @@ def _other_protocols(metric: str, found: Sequence[Record]) -> str:
         if all(f"{metric}_{ending}" in r["metrics"] for r in found)
     }
     return "".join(f"; {words} {c['agree']:,} of {c['total']:,}" for words, c in counted.items() if c)
+
+
+def _apart(found: Sequence[Record], runs: Iterable[Record]) -> str:
+    """A remark on runs of the same profile that saw other data, and so have no part in a mean."""
+    profile, *data = group(found[0])
+    others = [group(r) for r in runs if r["profile"] == profile and not r["data"]["name"].startswith("drawn")]
+    number = sum(data != other for _, *other in others)
+    return f"; runs of this profile on other data, which stand apart: {number}" if number else ""
 
 
 def _bound(found: Iterable[Record], metric: str) -> str:
@@ -274,8 +302,8 @@ def _counted(entry: Entry, row: Mapping[str, str], metric: str) -> Entry:
 
 def ordering_entries(records: Sequence[Record], timed: Sequence[Record] = ()) -> list[Entry]:
     """Statements that one method beats another: paired over seeds, never from one seed; times, in a benchmark."""
-    found = best_records(records)
-    return [_ordering(item, found, timed) for item in listed("orderings")]
+    comparable = comparable_records(records)
+    return [_ordering(item, comparable, timed) for item in listed("orderings")]
 
 
 _WORDS = {
@@ -285,7 +313,7 @@ _WORDS = {
 }
 
 
-def _ordering(item: Mapping[str, Any], found: Found, timed: Sequence[Record]) -> Entry:
+def _ordering(item: Mapping[str, Any], comparable: Sequence[Found], timed: Sequence[Record]) -> Entry:
     compared, relation = list(pairs(item)), item.get("relation", "above")
     tables = sorted({pair.better.split("/")[0] for pair in compared})
     entry = Entry(
@@ -304,26 +332,26 @@ def _ordering(item: Mapping[str, Any], found: Found, timed: Sequence[Record]) ->
     )
     if all(pair.metric == "time_ms" for pair in compared):
         return replace(entry, **benchmarks.slower([pair.better for pair in compared], timed))  # all over LPF
-    results = {pair: _difference(pair, found) for pair in compared}
-    known = {pair: result for pair, result in results.items() if result[1] >= MIN_SEEDS}
-    against = [pair for pair, (i, _) in known.items() if agrees(relation, i.low, i.high) is False]
-    if any(all(map(is_full_scale, _behind([pair], found))) for pair in against):
+    results = {pair: _compare(pair, relation, comparable) for pair in compared}
+    known = {pair: result for pair, result in results.items() if result.n >= MIN_SEEDS}
+    against = [result for result in known.values() if result.agrees is False]
+    behind = list({r["id"]: r for result in results.values() for r in result.behind}.values())
+    if any(result.full for result in against):
         verdict: Verdict = "fails"
-    elif len(known) == len(results) and all(agrees(relation, i.low, i.high) for i, _ in known.values()):
-        verdict = "holds" if all(map(is_full_scale, _behind(compared, found))) else "direction only"
+    elif len(known) == len(results) and all(result.agrees for result in known.values()):
+        verdict = "holds" if all(result.full for result in results.values()) else "direction only"
     else:
-        verdict = "undecided" if any(n for _, n in results.values()) else "not run"
+        verdict = "undecided" if any(result.n for result in results.values()) else "not run"
     words = "; ".join(
-        f"{pair.better} - {pair.worse}, {pair.metric}: {interval.value:+.2f} "
-        f"[{interval.low:+.2f}, {interval.high:+.2f}], n = {n}"
-        for pair, (interval, n) in known.items()
+        f"{pair.better} - {pair.worse}, {pair.metric}: {r.interval.value:+.2f} "
+        f"[{r.interval.low:+.2f}, {r.interval.high:+.2f}], n = {r.n}"
+        for pair, r in known.items()
     )
     needed = f"{len(known)} of {len(results)} comparisons have {MIN_SEEDS} paired seeds"
     if against and verdict == "undecided":
         needed += f", and the direction of {len(against)} is not seen at this scale"
     elif len(known) == len(results) and verdict == "undecided":
         needed = "the intervals do not decide it"
-    behind = _behind(compared, found)
     return replace(
         entry,
         verdict=verdict,
@@ -339,16 +367,32 @@ def _in_print(compared: Sequence[Pair], relation: statements.Relation) -> str:
     return f"{held} of {len(values)} in print, least {min(values):+.2f}"
 
 
-def _behind(compared: Iterable[Pair], found: Found) -> list[Record]:
-    rows = dict.fromkeys(row for pair in compared for row in (pair.better, pair.worse))
-    return [record for row in rows for record in found.get(row, [])]
+class Compared(NamedTuple):
+    """The difference of a pair over its common seeds, their number, whether it agrees, and the records behind it."""
+
+    interval: Interval
+    n: int
+    agrees: bool | None
+    behind: list[Record]
+
+    @property
+    def full(self) -> bool:
+        return all(map(is_full_scale, self.behind))
 
 
-def _difference(pair: Pair, found: Found) -> tuple[Interval, int]:
-    better, worse = (
-        {r["seed"]: r["metrics"][pair.metric]["value"] for r in found.get(row, [])} for row in (pair.better, pair.worse)
-    )
-    return paired(better, worse)
+def _compare(pair: Pair, relation: statements.Relation, comparable: Iterable[Found]) -> Compared:
+    """A pair within the group that contradicts it at full scale, else that compares it over enough seeds."""
+
+    def within(found: Found) -> Compared:
+        better, worse = (list(found.get(row, [])) for row in (pair.better, pair.worse))
+        interval, n = paired(by_seed(better, pair.metric), by_seed(worse, pair.metric))
+        return Compared(interval, n, agrees(relation, interval.low, interval.high), [*better, *worse])
+
+    def weight(made: Compared) -> tuple[bool, int, bool]:
+        enough = made.n >= MIN_SEEDS
+        return enough and made.agrees is False and made.full, min(made.n, MIN_SEEDS), bool(made.behind)
+
+    return max((within(found) for found in (*comparable, {})), key=weight)
 
 
 # Consistencies and sentences ---------------------------------------------------------------------------------
@@ -356,11 +400,11 @@ def _difference(pair: Pair, found: Found) -> tuple[Interval, int]:
 
 def consistency_entries(records: Sequence[Record]) -> list[Entry]:
     """Statements that predictions agree under every shift, or need not."""
-    best, runs = best_records(records), _runs(records)
-    return [_consistency(item, best, runs) for item in listed("consistencies")]
+    comparable, runs = comparable_records(records), _runs(records)
+    return [_consistency(item, comparable, runs) for item in listed("consistencies")]
 
 
-def _consistency(item: Mapping[str, Any], best: Found, runs: Found) -> Entry:
+def _consistency(item: Mapping[str, Any], comparable: Sequence[Found], runs: Found) -> Entry:
     rows, table, metric = select(item["table"], item["rows"]), TABLES[item["table"]], item["metric"]
     values = [float(row[metric]) for row in rows if row[metric]]
     exact = item["kind"] == "exact"
@@ -377,7 +421,8 @@ def _consistency(item: Mapping[str, Any], best: Found, runs: Found) -> Entry:
         command=command(f"{item['table']}/*"),
         page=table.page,
     )
-    found = {row["row"]: made for row in rows if (made := best.get(row["row"]))}
+    by_group = [{row["row"]: made for row in rows if (made := of.get(row["row"]))} for of in (*comparable, {})]
+    found = max(by_group, key=len)
     every = [run for row in rows for run in runs.get(row["row"], [])]
     if not found:
         return _at_any_scale(entry, metric, every) if exact else entry
@@ -471,9 +516,9 @@ def scoreboard(entries: Iterable[Mapping[str, Any]]) -> str:
 
 def write_readme() -> None:
     """Put the scoreboard of what is shipped between its marks in the README."""
-    before, _, after = README.read_text().split(MARK)
+    before, _, after = README.read_text(encoding="utf-8").split(MARK)
     table = scoreboard(ledger(folders=(SHIPPED,))["entries"])
-    README.write_text(f"{before}{MARK}\n\n{table}\n\n{MARK}{after}")
+    README.write_text(f"{before}{MARK}\n\n{table}\n\n{MARK}{after}", encoding="utf-8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from ..experiments.profiles import profile_names
 from ..experiments.records import read_records
 from .paths import LOCAL, SHIPPED
-from .tables import CONSISTENCIES, TABLES, measured, paper_table
+from .tables import CONSISTENCIES, TABLES, group, measured, paper_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def relation(mine: Mapping[str, Any], shipped: list[dict[str, Any]], metric: str) -> str:
     """How a run stands to the shipped runs of the same settings: equal, within the seeds' spread, or outside."""
     twins = [
-        r for r in shipped if (r["config"], r["data"]["fingerprint"]) == (mine["config"], mine["data"]["fingerprint"])
+        r
+        for r in shipped
+        if r["experiment"] == mine["experiment"] and r["config"] == mine["config"] and group(r) == group(mine)
     ]
     if not twins:
         return "nothing shipped"
@@ -33,14 +35,15 @@ def relation(mine: Mapping[str, Any], shipped: list[dict[str, Any]], metric: str
 
 
 def environment_differences(mine: Mapping[str, Any], shipped: list[dict[str, Any]]) -> list[str]:
-    """What differs between this machine and the one of the shipped record with the same row and seed."""
-    twin = next((r for r in shipped if (r["experiment"], r["seed"]) == (mine["experiment"], mine["seed"])), None)
+    """What differs between this machine and the one of the shipped record with the same row, seed, profile and data."""
+    same = (r for r in shipped if (r["experiment"], r["seed"]) == (mine["experiment"], mine["seed"]))
+    twin = next((r for r in same if group(r) == group(mine)), None)
     if twin is None:
         return []
     found = []
     for section in ("versions", "hardware", "determinism", "code"):
         for name, value in mine[section].items():
-            if twin[section].get(name) != value and name not in ("commit", "dirty"):
+            if twin[section].get(name) != value and name not in ("commit", "dirty", "no_commit"):
                 found.append(f"{section}.{name}: {value} here, {twin[section].get(name)} there")
     return found
 

@@ -153,7 +153,7 @@ def about() -> dict[str, Any]:
 def record_families(path: Path, placement: Placement, pattern: str = "*") -> None:
     """Write a row for each family whose name matches; a row made by the code as it is stays."""
     made_by = about()
-    record = json.loads(path.read_text()) if path.exists() else {"rows": {}}
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": {}}
     rows = record["rows"] if is_current(record.get("code", {}), "convert") else {}
     for name in (f"{library}:{model}" for library, models in FAMILIES.items() for model in models):
         if name in rows or not fnmatch(name, pattern):
@@ -234,7 +234,7 @@ def finetuning(profile: str = "reduced") -> dict[str, Any]:
     The notebook's own code runs here, up to its curves.
     """
     parameters = load_profile(profile).notebooks["finetune"]
-    cells = json.loads((ROOT / "notebooks" / "finetune.ipynb").read_text())["cells"]
+    cells = json.loads((ROOT / "notebooks" / "finetune.ipynb").read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     made_by = about()
     started, began = now(), perf_counter()

@@ -55,7 +55,7 @@ SETTINGS = {
 @cache
 def items() -> list[dict[str, Any]]:
     """All entries of ``results/paper/items.yml``."""
-    sections: dict[str, list[dict[str, Any]]] = yaml.safe_load((PAPER / "items.yml").read_text())
+    sections: dict[str, list[dict[str, Any]]] = yaml.safe_load((PAPER / "items.yml").read_text(encoding="utf-8"))
     return [entry for section in sections.values() for entry in section]
 
 
@@ -76,7 +76,7 @@ def problems(listed: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 def pages() -> set[str]:
     """Names of the pages in the book's table of contents."""
-    contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     return {contents["root"], *(chapter["file"] for part in contents["parts"] for chapter in part["chapters"])}
 
 
@@ -93,7 +93,7 @@ def paper_values() -> set[str]:
     """Every number of the paper's tables and text, as it is printed."""
     values = set()
     for path in PAPER.glob("*.csv"):
-        with path.open(newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file:
             values |= {cell for line in csv.DictReader(file) for cell in line.values()}
     return values
 
@@ -102,8 +102,8 @@ def prose(page: str) -> str:
     """The written text of a page of the book."""
     path = ROOT / f"{page}.md"
     if path.exists():
-        return path.read_text()
-    cells = json.loads((ROOT / f"{page}.ipynb").read_text())["cells"]
+        return path.read_text(encoding="utf-8")
+    cells = json.loads((ROOT / f"{page}.ipynb").read_text(encoding="utf-8"))["cells"]
     return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
 
 

@@ -16,6 +16,9 @@ from ..selection import LearnedPhase, MaxNorm, Selection
 DIRECTIONS = {"diagonal": (1, 1), "rows": (1, 0), "columns": (0, 1)}
 """Circular shifts of a size go along both axes, or along one of them."""
 
+RATES = ("within", "turned", "turned_exact")
+"""What is counted of the choices of a layer, by the names of :class:`Margin`."""
+
 LOW, HIGH, BINS = -12, 1, 52
 """Histograms of relative sizes: powers of ten at the ends, four bins to each; what lies outside is in the end bins."""
 
@@ -124,7 +127,7 @@ def summary(found: Mapping[str, Margin]) -> tuple[dict[str, Count], list[dict[st
     """Of the margins of a network: counts for each layer and over all, and a histogram of each kind of size."""
     counts = {
         f"{kind}, layer {i}": Count.of(getattr(margin, kind))
-        for kind in ("within", "turned", "turned_exact")
+        for kind in RATES
         for i, margin in enumerate(found.values(), 1)
     }
     layers = [

@@ -13,7 +13,7 @@ from ..experiments.rows import TABLE1
 from .charts import MARKERS
 from .evidence import BINS, DIRECTIONS
 from .figures import COLORS, INK, MUTED, PHASES
-from .tables import Record
+from .tables import Record, grouped, named
 
 _LABELS = {row.name: row.labels for row in TABLE1}
 
@@ -57,16 +57,16 @@ def kept_by_shift(studied: Sequence[Record]) -> Figure:
 
 
 def accuracy_by_consistency(records: Sequence[Record]) -> Figure:
-    """C-Cons. against accuracy, one mark for each run, one panel for each profile."""
-    profiles = list(dict.fromkeys(record["profile"] for record in records))
-    figure, axes = plt.subplots(1, len(profiles), figsize=(1.6 + 3.7 * len(profiles), 3.6), squeeze=False)
-    for ax, profile in zip(axes[0], profiles, strict=True):
+    """C-Cons. against accuracy, one mark for each run, one panel for each profile and data set."""
+    groups = grouped(records)
+    figure, axes = plt.subplots(1, len(groups), figsize=(1.6 + 3.7 * len(groups), 3.6), squeeze=False)
+    for ax, (key, title) in zip(axes[0], named(groups).items(), strict=True):
         ax.axhline(100, color=MUTED, linewidth=0.8, linestyle="--")
-        for record in (record for record in records if record["profile"] == profile):
+        for record in groups[key]:
             method, antialias = _LABELS[record["experiment"]]
             accuracy, consistency = (record["metrics"][name]["value"] for name in ("acc", "c_cons"))
             ax.plot(accuracy, consistency, MARKERS[antialias], color=COLORS[method], markersize=6, alpha=0.8)
-        ax.set(title=f"profile {profile}", xlabel="accuracy (%)", ylabel="circular consistency (%)")
+        ax.set(title=title, xlabel="accuracy (%)", ylabel="circular consistency (%)")
     _legend(figure, records)
     return figure
 

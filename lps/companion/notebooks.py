@@ -163,7 +163,7 @@ def plan(
     sources = files_hash(root, SOURCES)
     jobs = []
     for name in only or known:
-        notebook = json.loads(known[name].read_text())
+        notebook = json.loads(known[name].read_text(encoding="utf-8"))
         defaults = declared_parameters(notebook)
         parameters = {**settings.get(name, {}), **parse_overrides(name, defaults, overrides)}
         check_parameters(name, defaults, parameters)
@@ -258,7 +258,7 @@ def start_worker(job: Job, jobs: int) -> subprocess.Popen[str]:
     log.parent.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // jobs)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-    with log.open("w") as stream:
+    with log.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(
             [sys.executable, "-P", worker.__file__],
             cwd=ROOT,
@@ -266,7 +266,7 @@ def start_worker(job: Job, jobs: int) -> subprocess.Popen[str]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stream,
-            text=True,
+            encoding="utf-8",
             start_new_session=True,  # Ctrl-C reaches this process alone, which ends the worker
         )
     assert process.stdin is not None

@@ -99,7 +99,7 @@ def paper_row(name: str | None) -> dict[str, str]:
     """The paper's values of a row, by metric."""
     if name is None:
         return {}
-    with (PAPER / f"{name.split('/')[0]}.csv").open(newline="") as file:
+    with (PAPER / f"{name.split('/')[0]}.csv").open(encoding="utf-8", newline="") as file:
         row = next(row for row in csv.DictReader(file) if row["row"] == name)
     return {title: row[column] for title, column in METRICS.items() if column in row}
 

@@ -12,7 +12,7 @@ from ..experiments.profiles import load_profile
 from ..experiments.rows import TABLE1, matching
 from .statistics import Interval, average_difference, difference, mean_interval, paired
 from .studies import direction, one_per_run
-from .tables import Record, paper_table, printed_samples, stale
+from .tables import Record, group, grouped, paper_table, printed_samples, stale
 
 
 def guaranteed(record: Record) -> bool:
@@ -46,17 +46,19 @@ def costs(records: Iterable[Record]) -> list[dict[str, Any]]:
 def guarantees(records: Iterable[Record]) -> list[dict[str, Any]]:
     """Pairs of shifts with equal predictions, of networks with the guarantee and of the others.
 
-    By table, profile, data and metric; ``exact`` is the number of runs in which all are equal.
+    By table, profile, data and metric, other data of one name apart; ``exact`` is the number of runs in which all are
+    equal.
     """
     groups = defaultdict(list)
     for record in records:
         for metric, value in record["metrics"].items():
             if metric.startswith(("c_cons", "mascc")):
-                key = record["experiment"].partition("/")[0], record["profile"], record["data"]["name"], metric
-                groups[(*key, guaranteed(record))].append(value)
+                profile, data, fingerprint = group(record)
+                key = record["experiment"].partition("/")[0], profile, data, metric
+                groups[(*key, guaranteed(record), fingerprint)].append(value)
     return [
         {
-            **dict(zip(("table", "profile", "data", "metric", "guaranteed"), key, strict=True)),
+            **dict(zip(("table", "profile", "data", "metric", "guaranteed", "fingerprint"), key, strict=True)),
             "runs": len(values),
             "exact": sum(v["agree"] == v["total"] for v in values),
             "agree": sum(v["agree"] for v in values),
@@ -69,14 +71,16 @@ def guarantees(records: Iterable[Record]) -> list[dict[str, Any]]:
 def accuracies(records: Iterable[Record]) -> dict[str, dict[str, dict[int, float]]]:
     """Accuracies of Table 1's rows on real images: by profile, row and seed, of today's code where there is a choice.
 
-    A seed counts once, on whatever machine it was trained: the profile makes the experiment, not the machine.
+    A seed counts once, on whatever machine it was trained: the profile makes the experiment, not the machine. Where a
+    profile has seen several data sets, the largest group has its name and the others one with their first bytes.
     """
     found: dict[str, dict[str, dict[int, float]]] = {}
     names = {row.name for row in TABLE1}
     chosen = [r for r in records if r["experiment"] in names and not r["data"]["name"].startswith("drawn")]
-    for record in sorted(chosen, key=stale, reverse=True):
-        rows = found.setdefault(record["profile"], {})
-        rows.setdefault(record["experiment"], {})[record["seed"]] = record["metrics"]["acc"]["value"]
+    for (profile, _, fingerprint), members in grouped(chosen).items():
+        rows = found.setdefault(f"{profile}, data {fingerprint[:8]}" if profile in found else profile, {})
+        for record in sorted(members, key=stale, reverse=True):
+            rows.setdefault(record["experiment"], {})[record["seed"]] = record["metrics"]["acc"]["value"]
     return found
 
 
@@ -173,10 +177,10 @@ def shipped_runs(records: Iterable[Record]) -> list[dict[str, Any]]:
     were made before ``lps`` last changed."""
     groups = defaultdict(list)
     for record in records:
-        groups[record["experiment"].partition("/")[0], record["profile"], record["data"]["name"]].append(record)
+        groups[record["experiment"].partition("/")[0], *group(record)].append(record)
     return [
         {
-            **dict(zip(("table", "profile", "data"), key, strict=True)),
+            **dict(zip(("table", "profile", "data", "fingerprint"), key, strict=True)),
             "rows": len(paper_table(key[0])),
             "seeds": Counter(Counter(row for row, _ in {(r["experiment"], r["seed"]) for r in made}).values()),
             "machines": Counter(map(machine, made)),

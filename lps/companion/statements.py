@@ -29,7 +29,7 @@ Relation = Literal["above", "not below", "close"]
 @cache
 def listed(section: str) -> list[dict[str, Any]]:
     """A section of ``claims.yml``: theorems, orderings, consistencies or sentences."""
-    sections: dict[str, list[dict[str, Any]]] = yaml.safe_load((PAPER / "claims.yml").read_text())
+    sections: dict[str, list[dict[str, Any]]] = yaml.safe_load((PAPER / "claims.yml").read_text(encoding="utf-8"))
     return sections[section]
 
 

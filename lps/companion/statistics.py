@@ -5,7 +5,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from statistics import NormalDist, mean, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mpmath
 
@@ -70,7 +70,7 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
     return Interval(centre, centre - half, centre + half)
 
 
-def paired(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[Interval, int]:
+def paired(a: Mapping[Any, float], b: Mapping[Any, float]) -> tuple[Interval, int]:
     """Mean of ``a - b`` over the seeds that both have, with its t interval, and the number of those seeds."""
     common = sorted(a.keys() & b.keys())
     if not common:
@@ -93,15 +93,25 @@ def average_difference(pairs: Sequence[tuple[Sample, Sample]], confidence: float
 
 
 def power(gap: float, std_a: float, std_b: float, seeds: int, confidence: float = CONFIDENCE) -> float:
-    """Chance that ``seeds`` runs of each of two methods show a true ``gap`` between their means.
+    """Chance that ``seeds`` runs of each of two methods, not paired, show a true ``gap`` between their means.
 
-    The two-sided Welch test, its degrees of freedom taken at the deviations given.
+    Approximate: it is that of the two-sided Welch test with its degrees of freedom known, and the test estimates them.
+    With equal deviations a chance of 80 % is one of 78 % for five seeds, of 69 % for three and of 48 % for two.
     """
     variances = [std_a**2 / seeds, std_b**2 / seeds]
     spread = sum(variances)
     freedom = spread**2 / (sum(v**2 for v in variances) / (seeds - 1))
+    return _passes(abs(gap) / math.sqrt(spread), freedom, confidence)
+
+
+def paired_power(gap: float, std_a: float, std_b: float, seeds: int, confidence: float = CONFIDENCE) -> float:
+    """The same for the interval of :func:`paired`, exactly, where the two runs of a pair vary independently."""
+    return _passes(abs(gap) / math.sqrt((std_a**2 + std_b**2) / seeds), seeds - 1, confidence)
+
+
+def _passes(shift: float, freedom: float, confidence: float) -> float:
+    """Chance that a t test decides where the truth is ``shift`` standard errors from zero: by the noncentral t."""
     threshold = t_quantile((1 + confidence) / 2, freedom)
-    shift = abs(gap) / math.sqrt(spread)
 
     def density(ratio: float) -> float:
         """Of the estimated over the true deviation, times the chance to pass the threshold."""
@@ -126,10 +136,13 @@ def seeds_needed(gap: float, std_a: float, std_b: float, chance: float = POWER, 
     return 2 + bisect_left(range(2, most), chance, key=lambda seeds: power(gap, std_a, std_b, seeds))
 
 
-def detectable(std_a: float, std_b: float, seeds: int, chance: float = POWER) -> float:
-    """Smallest true gap that ``seeds`` runs of each of two methods find with the given chance."""
+def detectable(
+    std_a: float, std_b: float, seeds: int, chance: float = POWER, test: Callable[..., float] = power
+) -> float:
+    """Smallest true gap that ``seeds`` runs of each of two methods find with the given chance, by ``power`` or
+    ``paired_power``."""
     most = 100 * (std_a + std_b)
-    return _crossing(lambda gap: power(gap, std_a, std_b, seeds) - chance, 0.0, most)
+    return _crossing(lambda gap: test(gap, std_a, std_b, seeds) - chance, 0.0, most)
 
 
 def wilson(agree: int, total: int, confidence: float = CONFIDENCE) -> Interval:

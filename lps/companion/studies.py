@@ -24,16 +24,18 @@ from ..experiments.profiles import load_profile, profile_names
 from ..experiments.records import code_version, determinism, now, read_record, write_json
 from ..experiments.rows import matching
 from ..experiments.run import PACKAGES, DataCache, Run, default_jobs, plan, run_all
-from ..experiments.weights import load_weights
+from ..experiments.schema import COUNT, REAL, Number, Shape, conform
+from ..experiments.weights import about, load_weights
 from ..machine import hardware, versions
 from ..metrics import Count, accuracy
 from ..polyphase import polyphase
 from ..sampling import Downsample
 from ..selection import LearnedPhase, MaxNorm, Selection
-from .evidence import HIGH, LOW, labels_kept, margins, summary
+from .evidence import BINS, HIGH, LOW, RATES, labels_kept, margins, summary
+from .evidence import DIRECTIONS as SHIFTED
 from .paths import LOCAL
 from .statistics import wilson
-from .tables import is_full_scale
+from .tables import grouped, is_full_scale
 
 METHODS = ("baseline", "lpf", "ddac", "aps", "lps")
 
@@ -230,7 +232,7 @@ def study(
     path = run.results / kind / run.experiment.name / f"{run.id}.json"
     full, fingerprint = data(run.experiment.data)
     count = len(full.test) if STUDIES[kind].whole else min(images, len(full.test))
-    if path.exists() and (record := _read(path))["data"]["test"] >= count:
+    if path.exists() and (record := read_study(path))["data"]["test"] >= count:
         return record
     began = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -246,8 +248,10 @@ def study(
         "profile": run.experiment.profile,
         "seed": run.seed,
         "config": {section: settings[section] for section in ("data", "model", "train")},
-        "data": {"name": full.name, "source": full.source, "fingerprint": fingerprint, "test": count},
+        "data": {"name": full.name, "source": full.source, "fingerprint": fingerprint}
+        | {"train": len(full.train), "test": count, "classes": list(full.classes)},
         "metrics": {name: as_dict(count) for name, count in found["metrics"].items()},
+        "weights": about(run.weights),
         "code": code_version("images"),
         "versions": versions(PACKAGES),
         "hardware": hardware(),
@@ -258,17 +262,52 @@ def study(
         f" --images {images}",
     }
     write_json(path, content)
-    return _read(path)
+    return read_study(path)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    record = read_record(path)
-    return {**record, "id": f"{path.parents[2].name}/{record['id']}"}
+def _section53_held(record: Any, where: str) -> None:
+    conform(record["metrics"], dict.fromkeys(("acc", "acc_max_norm", "max_norm", "max_norm, layer 1"), dict), "metrics")
+    layers = [metric for name, metric in record["metrics"].items() if name.startswith("max_norm, ")]
+    if any(sum(layer[key] for layer in layers) != record["metrics"]["max_norm"][key] for key in ("agree", "total")):
+        raise ValueError("metrics.max_norm is not the sum of its layers")
+
+
+def _shifts_held(record: Any, where: str) -> None:
+    conform(record, {"kept": {name: [COUNT] for name in SHIFTED}})
+    for name, kept in record["kept"].items():
+        said = record["metrics"].get(f"kept, {name}", {})
+        if (sum(kept[1:]), record["data"]["test"] * len(kept[1:])) != (said.get("agree"), said.get("total")):
+            raise ValueError(f"kept.{name} does not make the metric of that name")
+
+
+def _margins_held(record: Any, where: str) -> None:
+    bars = {name: [COUNT] * BINS for name in ("lead", "rounding", "moved")}
+    conform(record, {"powers_of_ten": [Number(int)] * 2, "layers": [{"name": str, **bars}]})
+    for place, layer in enumerate(record["layers"], 1):
+        if any(sum(layer[name]) != record["data"]["test"] for name in bars):
+            raise ValueError(f"layers[{place - 1}] does not count each of {record['data']['test']} images once")
+        conform(record["metrics"], dict.fromkeys((f"{name}, layer {place}" for name in RATES), dict), "metrics")
+
+
+SHAPES: dict[str, Shape] = {
+    "section53": _section53_held,
+    "figure4": {"maps": [{"components": [[[[REAL]]]], "kept": COUNT, "largest": COUNT}]},
+    "shifts": _shifts_held,
+    "margins": _margins_held,
+}
+"""What the records of each kind hold besides."""
+
+
+def read_study(path: Path) -> dict[str, Any]:
+    """A record of a study, in the folder of its kind, with its id."""
+    kind = path.parents[2].name
+    record = read_record(path, SHAPES[kind])
+    return {**record, "id": f"{kind}/{record['id']}"}
 
 
 def read(*folders: Path, kind: str = "section53") -> list[dict[str, Any]]:
     """The records of all studies of a kind below the folders."""
-    return [_read(path) for folder in folders for path in sorted((folder / kind).glob("table*/*/*.json"))]
+    return [read_study(path) for folder in folders for path in sorted((folder / kind).glob("table*/*/*.json"))]
 
 
 # Verdicts ----------------------------------------------------------------------------------------------------
@@ -285,7 +324,7 @@ LIMITS = "in every network; direction only at most, and undecided below full sca
 
 
 def judge(name: str, studied: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Fields of a ledger entry, each network counted once.
+    """Fields of a ledger entry, each network counted once, of the profile and data with the most of them.
 
     A study of other networks than the paper's earns *direction only* at most. Where the direction is absent it is
     *undecided*, and *fails* only where it is absent from a network trained at full scale.
@@ -293,7 +332,8 @@ def judge(name: str, studied: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     command = "python -m lps run 'table1/lps*' --profile reduced; python -m lps study 'table1/lps*' --profile reduced"
     fields = {"rule": f"{DIRECTIONS[name]}, {LIMITS}", "command": command, "ours": None}
     studied = one_per_run(studied)
-    found = [record for record in studied if record["data"]["name"] != "drawn"]
+    real = grouped(record for record in studied if record["data"]["name"] != "drawn")
+    found = max(real.values(), key=lambda made: (any(map(is_full_scale, made)), len(made)), default=[])
     if not found:
         drawn = f"; on drawn data: {_value(name, studied)}" if studied else ""
         return {**fields, "verdict": "not run", "evidence": f"no study of a network trained on real images{drawn}"}

@@ -3,6 +3,7 @@
 import csv
 import math
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,12 +13,13 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from ..data import Size, other_size
 from ..experiments.config import Experiment
-from ..experiments.profiles import load_profile
+from ..experiments.profiles import changed, load_profile
 from ..experiments.records import Subject, is_current, read_records, write_json
 from ..experiments.rows import TABLE1, Row, matching
 from .paths import BUILD, LOCAL, PAPER, SHIPPED
-from .statistics import Sample, detectable, paired, seeds_needed
+from .statistics import Sample, detectable, paired, paired_power, seeds_needed
 
 PAPER_SEEDS = 5
 MARGIN = 0.46
@@ -86,7 +88,7 @@ METRICS = TABLES["table1"].metrics
 
 def paper_table(name: str) -> list[dict[str, str]]:
     """Rows of ``results/paper/<name>.csv`` as text; an empty cell is a value that the text copy has lost."""
-    with (PAPER / f"{name}.csv").open(newline="") as file:
+    with (PAPER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -117,47 +119,77 @@ def experiment_settings(experiment: Experiment) -> dict[str, Any]:
 
 
 @cache
-def _full(row: Row) -> dict[str, Any]:
-    return experiment_settings(load_profile("full").row(row))
+def _full(row: Row) -> Experiment:
+    return load_profile("full").row(row)
+
+
+def size_of(record: Record) -> Size:
+    """Images and classes that a run has seen; an older study does not say it of training."""
+    data = record["data"]
+    return Size(data.get("train", 0), data["test"], len(data.get("classes", ())))
 
 
 def is_full_scale(record: Record) -> bool:
-    """Was the run made with every setting of the paper?"""
+    """Was the run made with every setting of the paper, on as many images of as many classes?"""
     (row,) = matching([record["experiment"]])
-    return _agrees(record, _full(row))
+    return not changed(record, _full(row)) and not other_size(record["config"]["data"]["name"], size_of(record))
 
 
 def as_profile(record: Record) -> bool:
     """Was the run made with the settings of its profile as it is now, without an override?"""
     (row,) = matching([record["experiment"]])
-    return _agrees(record, experiment_settings(load_profile(record["profile"]).row(row)))
-
-
-def _agrees(record: Record, settings: Mapping[str, Any]) -> bool:
-    """Every setting that the record names; the code of an older one had the others fixed."""
-    return all(
-        settings[section].get(name) == value
-        for section in settings
-        for name, value in record["config"].get(section, {}).items()
-    )
+    return not changed(record, load_profile(record["profile"]).row(row))
 
 
 def differences(record: Record) -> list[str]:
     """What sets a run apart from the paper's experiment, in words."""
     (row,) = matching([record["experiment"]])
-    paper = _full(row)
+    paper = _full(row).as_dict()
     words = [
         f"{section}.{name} is {_word(name, value)} (the paper's setting: {_word(name, paper[section][name])})"
-        for section in paper
+        for section in ("data", "model", "train")
         for name, value in record["config"][section].items()
-        if value != paper[section][name] and section != "evaluate"
+        if value != paper[section][name]
     ]
-    return [f"images: {record['data']['source']}", *words]
+    layout = record["config"]["data"]["name"]
+    size = other_size(layout, size_of(record)) if layout == paper["data"]["name"] else ""
+    return [f"images: {record['data']['source']}", *([size] if size else []), *words]
 
 
 def _word(name: str, value: Any) -> str:
     """``None`` is all images of a part, and otherwise a setting that is not used."""
     return str(value) if value is not None else "all" if name in ("train", "test") else "none"
+
+
+Group = tuple[str, str, str]
+
+
+def group(record: Record) -> Group:
+    """What records have in common that share a mean, a pair or an ordering: profile, name of the data, fingerprint."""
+    return record["profile"], record["data"]["name"], record["data"]["fingerprint"]
+
+
+def grouped(records: Iterable[Record]) -> dict[Group, list[Record]]:
+    """Records by :func:`group`, the largest groups first."""
+    groups: dict[Group, list[Record]] = {}
+    for record in records:
+        groups.setdefault(group(record), []).append(record)
+    return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
+
+
+def named(groups: Iterable[Group]) -> dict[Group, str]:
+    """Words for groups, ``real CIFAR-10, profile reduced``; the first bytes of the data tell apart what they do not."""
+    words = {key: f"{SHOWN_DATA.get(key[1], key[1])}, profile {key[0]}" for key in groups}
+    twice = {text for text, times in Counter(words.values()).items() if times > 1}
+    return {key: f"{text}, data {key[2][:8]}" if text in twice else text for key, text in words.items()}
+
+
+SHOWN_DATA = {"cifar10": "real CIFAR-10", "drawn": "drawn data"}
+
+
+def by_seed(records: Iterable[Record], metric: str) -> dict[tuple[Group, int], float]:
+    """Values of a metric, to be paired: by seed, within a group."""
+    return {(group(record), record["seed"]): record["metrics"][metric]["value"] for record in records}
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
@@ -249,30 +281,22 @@ def one_per_seed(records: Iterable[Record]) -> list[Record]:
     return list(found.values())
 
 
-def _groups(records: Iterable[Record]) -> dict[tuple[str, str, str], list[Record]]:
-    groups: dict[tuple[str, str, str], list[Record]] = {}
-    for record in records:
-        if as_profile(record):
-            key = (record["profile"], record["data"]["name"], record["data"]["fingerprint"])
-            groups.setdefault(key, []).append(record)
-    return groups
-
-
 def table_groups(name: str, records: Iterable[Record], label: str) -> list[dict[str, Any]]:
     """One group per profile and data set; records of variants (with overrides) are left out."""
     of_table = (record for record in records if record["experiment"].startswith(f"{name}/"))
+    found = grouped(filter(as_profile, of_table))
+    titles = named(found)
     groups = []
-    for (profile, data, _), members in sorted(_groups(of_table).items()):
+    for key, members in sorted(found.items()):
         rows = []
         for row in paper_table(name):
             rows.append(_row(name, row, one_per_seed(r for r in members if r["experiment"] == row["row"])))
-        shown = {"cifar10": "real CIFAR-10", "drawn": "drawn data"}.get(data, data)
         differs = sorted({words for record in members for words in differences(record)})
         groups.append(
             {
-                "label": f"{shown}, profile {profile} ({label})",
-                "profile": profile,
-                "data": data,
+                "label": f"{titles[key]} ({label})",
+                "profile": key[0],
+                "data": key[1],
                 "differs": differs,
                 "rows": rows,
             }
@@ -317,23 +341,22 @@ def table(name: str) -> dict[str, Any]:
 def seeds_table(records: Sequence[Record]) -> list[dict[str, Any]]:
     """What our seeds tell about LPS against APS in Table 1: paired differences, by profile, data and filter.
 
-    ``gap`` is the smallest true difference that as many seeds find with a chance of 80 %, at the deviations that the
+    ``gap`` is the smallest true difference that as many pairs find with a chance of 80 %, at the deviations that the
     paper prints; ``needed`` is the number of seeds that the paper's own difference takes.
     """
     lines = []
-    of_table = _groups(record for record in records if record["experiment"].startswith("table1/"))
-    for (profile, data, _), members in sorted(of_table.items()):
+    found = grouped(r for r in records if r["experiment"].startswith("table1/") and as_profile(r))
+    titles = named(found)
+    for key, members in sorted(found.items()):
         for antialias, (lps, aps) in printed_samples("LPS", "APS").items():
             tail = "" if antialias == "-" else f"-{antialias.lower()}"
-            values = [
-                {r["seed"]: r["metrics"]["acc"]["value"] for r in members if r["experiment"] == f"table1/{name}{tail}"}
-                for name in ("lps", "aps")
-            ]
-            interval, n = paired(*values)
+            pair = ([r for r in members if r["experiment"] == f"table1/{name}{tail}"] for name in ("lps", "aps"))
+            interval, n = paired(*(by_seed(one_per_seed(side), "acc") for side in pair))
             lines.append(
                 {
-                    "profile": profile,
-                    "data": data,
+                    "label": titles[key],
+                    "profile": key[0],
+                    "data": key[1],
                     "antialias": antialias,
                     "paper": lps.mean - aps.mean,
                     "needed": seeds_needed(lps.mean - aps.mean, lps.std, aps.std),
@@ -341,7 +364,7 @@ def seeds_table(records: Sequence[Record]) -> list[dict[str, Any]]:
                     "difference": interval.value if n else None,
                     "low": interval.low if n > 1 else None,
                     "high": interval.high if n > 1 else None,
-                    "gap": detectable(lps.std, aps.std, n) if n > 1 else None,
+                    "gap": detectable(lps.std, aps.std, n, test=paired_power) if n > 1 else None,
                 }
             )
     return lines
@@ -360,7 +383,7 @@ def write_tables(entries: Sequence[Mapping[str, Any]], folder: Path = BUILD / "t
         metrics = content["columns"]
         titles = [f"{title} ({whose})" for whose in ("paper", "here") for title in metrics.values()]
         parts = [(group["label"], [_latex_row(row, metrics) for row in group["rows"]]) for group in content["groups"]]
-        (folder / f"{name}.tex").write_text(latex(["Method", "Anti-alias", *titles], parts))
+        (folder / f"{name}.tex").write_text(latex(["Method", "Anti-alias", *titles], parts), encoding="utf-8")
     write_table4(entries, folder)
 
 
@@ -387,7 +410,7 @@ def _lines(content: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _write_csv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, lines[0].keys())
         writer.writeheader()
         writer.writerows(lines)
@@ -438,5 +461,5 @@ def write_table4(entries: Iterable[Mapping[str, Any]], folder: Path) -> None:
     head = ("method", "antialias", "column", "paper", "ours", "verdict")
     body = [[line[key] or "" for key in head] for line in lines]
     (folder / "table4.tex").write_text(
-        latex(("Method", "Anti-alias", "Column", "Paper", "Here", "Verdict"), [("", body)])
+        latex(("Method", "Anti-alias", "Column", "Paper", "Here", "Verdict"), [("", body)]), encoding="utf-8"
     )

@@ -43,7 +43,7 @@ class Job:
         """Whether the executed copy is there and was made from the same content."""
         if not (Path(self.target).exists() and self.sidecar.exists()):
             return False
-        made = json.loads(self.sidecar.read_text())
+        made = json.loads(self.sidecar.read_text(encoding="utf-8"))
         return made["hash"] == self.hash and made["records"] == self.records_hash()
 
     def records_hash(self) -> str | None:
@@ -125,7 +125,8 @@ def isolate_kernel(folder: Path, root: Path) -> None:
     kernel = folder / "kernels" / "python3"
     kernel.mkdir(parents=True)
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (kernel / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
+    about = {"argv": argv, "display_name": "Python 3", "language": "python"}
+    (kernel / "kernel.json").write_text(json.dumps(about), encoding="utf-8")
     os.environ |= {
         "JUPYTER_PATH": str(folder),
         "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),

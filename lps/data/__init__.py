@@ -5,12 +5,37 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ..metrics import Batches
+
+
+class Size(NamedTuple):
+    """Images to train and to test on, and their classes."""
+
+    train: int
+    test: int
+    classes: int
+
+
+WHOLE = {
+    "cifar10": Size(50_000, 10_000, 10),
+    "imagenet": Size(1_281_167, 50_000, 1000),
+    "voc": Size(10_582, 1_449, 21),
+}
+"""How large the paper's data sets are, by their layout: what a run at full scale has seen."""
+
+
+def other_size(layout: str, found: Size) -> str:
+    """In words, that a data set in the layout of one of the paper's is not of its size; empty where it is, or drawn."""
+    whole = WHOLE.get(layout, found)
+    if found == whole:
+        return ""
+    here = f"{found.train:,} images to train and {found.test:,} to test on, of {found.classes:,} classes"
+    return f"{here} (the paper: {whole.train:,}, {whole.test:,} and {whole.classes:,})"
 
 
 class Described(Protocol):

@@ -1,12 +1,13 @@
 """CIFAR-10 from torchvision's files or from a folder of images."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from . import ImageSet, Split
+from . import WHOLE, ImageSet, Split
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -36,8 +37,22 @@ def load(root: Path) -> ImageSet:
     return ImageSet("cifar10", "CIFAR-10, original pixels (torchvision)", CLASSES, *splits)
 
 
+def require_whole(images: ImageSet, root: Path, parts: Iterable[str]) -> None:
+    """Raise ``ValueError`` where a part, ``train`` or ``test``, lacks images or has too many, with their numbers."""
+    odd = {}
+    for part in parts:
+        expected = getattr(WHOLE["cifar10"], part) // len(CLASSES)
+        counts = zip(CLASSES, getattr(images, part).labels.bincount(minlength=len(CLASSES)).tolist(), strict=True)
+        if other := [f"{found:,} of {name}" for name, found in counts if found != expected]:
+            odd[part] = f"{root / 'cifar10' / part} holds {len(getattr(images, part)):,} images, {other[0]}, and "
+            odd[part] += f"CIFAR-10 has {expected * len(CLASSES):,}, {expected:,} of each class"
+    if odd:
+        said = " ".join(f"--set data.{part}={len(getattr(images, part))}" for part in odd)
+        raise ValueError(f"{'; '.join(odd.values())}: copy what is missing, or say with {said} that it is a subset")
+
+
 def _folder(folder: Path) -> Split:
-    files = [(path, label) for label, name in enumerate(CLASSES) for path in sorted((folder / name).glob("*.*"))]
+    files = [(path, label) for label, name in enumerate(CLASSES) for path in sorted((folder / name).glob("[!.]*"))]
     missing = set(range(len(CLASSES))) - {label for _, label in files}
     if missing:
         raise FileNotFoundError(f"{folder} holds no images of {', '.join(CLASSES[i] for i in sorted(missing))}")

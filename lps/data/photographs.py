@@ -290,7 +290,7 @@ def _voc(root: Path) -> Layout:
                 raise FileNotFoundError(f"{base / str(path)} is missing; the download is not complete")
     names_file = base / "classes.txt"
     if names_file.exists():
-        classes = tuple(names_file.read_text().splitlines())
+        classes = tuple(_text(names_file).splitlines())
     else:
         labels = torch.cat([_read(base / str(mask), None).unique() for mask in testing.targets])
         classes = tuple(str(label) for label in range(1 + int(labels[labels != IGNORED].amax())))
@@ -303,4 +303,11 @@ def _voc(root: Path) -> Layout:
 def _names(path: Path) -> list[str]:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; the download is not complete")
-    return path.read_text().split()
+    return _text(path).split()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8 ({error}); save it as such") from error

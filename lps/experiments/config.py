@@ -92,7 +92,8 @@ class Model:
 class Segmenter(Model):
     """DeepLabV3+ on the network. ``unpool`` brings maps back by LPU (LPS), otherwise bilinearly (LPD only).
 
-    ``backbone`` is ``random`` or the row of a classifier whose weights, of the same profile and seed, it starts from.
+    ``backbone`` is ``random``, the row of a classifier whose weights it starts from, made with the same profile, its
+    settings and the same seed, or one run of a classifier, by its name: ``table2/lps/full-seed0-0123456789``.
     """
 
     output_stride: OutputStride

@@ -83,7 +83,7 @@ class Logbook(Callback):
         line = {**learner.history[-1], **self.pending}
         self.lines.append(line)
         self.pending = {}
-        with self.path.open("w", newline="") as file:
+        with self.path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(name for known in self.lines for name in known)))
             writer.writeheader()
             writer.writerows(self.lines)

@@ -1,8 +1,8 @@
 """Profiles: how large the companion's experiments are, one YAML file each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -23,7 +23,7 @@ from .config import (
     Train,
     build,
 )
-from .rows import Row
+from .rows import ROWS, Row
 
 PAPER = "full"
 _FOLDER = files("lps") / "profiles"
@@ -76,9 +76,44 @@ def load_profile(name: str) -> Profile:
     """Read ``lps/profiles/<name>.yml``; ``ValueError`` names the known profiles."""
     if name not in profile_names():
         raise ValueError(f"unknown profile {name!r}; known: {', '.join(profile_names())}")
-    content = yaml.safe_load((_FOLDER / f"{name}.yml").read_text())
+    content = yaml.safe_load((_FOLDER / f"{name}.yml").read_text(encoding="utf-8"))
     experiments, notebooks = content["experiments"], content["notebooks"]
     if "like" in content:
         like = load_profile(content["like"])
         experiments, notebooks = like.experiments | experiments, like.notebooks | notebooks
     return Profile(name, content["about"], experiments, notebooks)
+
+
+def recorded(row: str, profile: str, config: Mapping[str, Mapping[str, Any]]) -> Experiment:
+    """The experiment of a record, its settings checked as any others are.
+
+    A section that the record does not have is the profile's. A setting may be missing only where it has a default.
+    """
+    (found,) = (known for known in ROWS if known.name == row)
+    classes = dict(zip(SECTIONS, _CLASSES[found.table], strict=True))
+    parts: dict[str, Any] = {}
+    for section, values in config.items():
+        if section not in classes:
+            raise ValueError(f"config.{section} is no section of settings; known: {', '.join(classes)}")
+        cls = classes[section]
+        defaults = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
+        parts[section] = build(cls, defaults | dict(values), f"config.{section}")
+    return replace(load_profile(profile).row(found), **parts)
+
+
+def changed(
+    record: Mapping[str, Any],
+    experiment: Experiment,
+    sections: Iterable[str] = ("data", "model", "train", "evaluate"),
+) -> list[str]:
+    """Settings that a record names and that are others in ``experiment``; the code of an older one had the rest fixed.
+
+    How the machine is used (``engine``) makes no other experiment.
+    """
+    settings = experiment.as_dict()
+    return [
+        f"{section}.{name}"
+        for section in sections
+        for name, value in record["config"].get(section, {}).items()
+        if settings[section].get(name) != value
+    ]

@@ -8,11 +8,12 @@ import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
 from .config import Experiment, Task
+from .schema import Both, Shape, check, conform
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -49,25 +50,50 @@ def run_id(experiment: Experiment, seed: int, fingerprint: str) -> str:
     """``<profile>-seed<k>-<hash>``: the hash covers every setting, the seed, the data and the version of results."""
     version = VERSION[experiment.task]
     made_by = _BEFORE_VERSIONS[experiment.task] if version == 1 else version
-    content = json.dumps([experiment.as_dict(), seed, fingerprint, made_by], sort_keys=True)
-    return f"{experiment.profile}-seed{seed}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
+    return f"{experiment.profile}-seed{seed}-{short_hash([experiment.as_dict(), seed, fingerprint, made_by])}"
+
+
+def short_hash(content: Any) -> str:
+    """The first digits of a hash of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` to ``path`` so that a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     partial.replace(path)
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """A record with its id (``<row>/<file stem>``) added. Raises ``ValueError`` for a file that is none."""
+def read_record(path: Path, more: Shape = dict) -> dict[str, Any]:
+    """A record with its id (``<row>/<file stem>``) added, checked once and here; ``more`` is what else it holds.
+
+    Raises ``ValueError`` for a file that is none, that has another place than its content, or that contradicts itself.
+    """
+    record = read_json(path, Both(check, more))
+    found, place = f"{record['experiment']}/{record['profile']}-seed{record['seed']}-", "/".join(path.parts[-3:])
+    identity = f"{record['experiment']}/{path.stem}"
+    if not place.startswith(found) or record.get("run", identity) != identity:
+        raise ValueError(_UNREADABLE.format(path, f"it is the record of {record.get('run', found)}"))
+    return {**record, "id": identity}
+
+
+_UNREADABLE = "{} is no readable record; copy it again, or remove it: {}"
+
+
+def read_json(path: Path, shape: Shape) -> Any:
+    """The content of a file of results, of a shape. Raises ``ValueError`` for another content, with the file."""
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"it holds {word}, which is no number")
+
     try:
-        record = json.loads(path.read_text())
-        return {**record, "id": f"{record['experiment']}/{path.stem}"}
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is no readable record; copy it again, or remove it") from error
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        conform(content, shape)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(_UNREADABLE.format(path, error)) from error
+    return content
 
 
 def read_records(*folders: Path) -> list[dict[str, Any]]:
@@ -77,17 +103,44 @@ def read_records(*folders: Path) -> list[dict[str, Any]]:
 
 def code_version(subject: Subject) -> dict[str, Any]:
     """Commit of the checkout, whether it had uncommitted changes, and the version of the results."""
+    return {**commit(), "version": VERSION[subject]}
 
-    def git(*arguments: str) -> str | None:
-        try:
-            answer = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return answer.stdout.strip()
 
-    commit = git("rev-parse", "HEAD")
-    changed = git("status", "--porcelain", "--", str(PACKAGE)) if commit else None
-    return {"commit": commit, "dirty": None if commit is None else bool(changed), "version": VERSION[subject]}
+def commit(package: Path = PACKAGE) -> dict[str, Any]:
+    """The commit of the git repository that tracks the package, and whether there are changes since; or why there is
+    none, as ``no_commit``: a package may lie in a repository of another project without being part of it."""
+
+    def none(reason: str) -> dict[str, Any]:
+        return {"commit": None, "dirty": None, "no_commit": reason}
+
+    # the repository around the package, whatever another program has set, and git's words in English
+    environment = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE} | {"LC_ALL": "C"}
+
+    def git(*arguments: str) -> str:
+        options: Any = {"cwd": package, "env": environment, "capture_output": True, "check": True}
+        answer = subprocess.run(["git", *arguments], encoding="utf-8", errors="replace", **options)
+        return cast(str, answer.stdout).strip()
+
+    try:
+        git("rev-parse", "--git-dir")
+    except OSError:
+        return none("git cannot be run")
+    except subprocess.CalledProcessError as error:
+        if "dubious ownership" in error.stderr:
+            return none("git refuses the repository for its dubious ownership: name it in git's setting safe.directory")
+        return none("the package is in no git repository")
+    try:
+        git("ls-files", "--error-unmatch", "--", "__init__.py", str(Path(__file__).relative_to(PACKAGE)))
+    except subprocess.CalledProcessError:
+        return none("the git repository around the package does not track it")
+    try:
+        found = git("rev-parse", "--verify", "HEAD")
+    except subprocess.CalledProcessError:
+        return none("the git repository has no commit yet")
+    return {"commit": found, "dirty": bool(git("status", "--porcelain", "--untracked-files=all", "--", "."))}
+
+
+_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE")
 
 
 def now() -> str:

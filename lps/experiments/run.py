@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ..data import data_root, load
 from ..machine import hardware, versions
 from .config import SECTIONS, Data, Experiment, Photographs
-from .records import code_version, command, determinism, now, run_id, write_json
+from .records import code_version, command, determinism, now, read_record, run_id, short_hash, write_json
 from .rows import Row, by_value
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
@@ -37,12 +37,43 @@ Stop = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Run:
-    """One experiment with one seed and its place on disk."""
+    """One experiment with one seed and its place on disk.
+
+    ``base`` stands for all of it but the weights that it starts from, ``start`` for these, by their SHA-256, once they
+    are settled: until then the id is that of the weights which are there.
+    """
 
     experiment: Experiment
     seed: int
-    id: str
+    base: str
     results: Path
+    start: str = ""
+
+    @property
+    def id(self) -> str:
+        return self._with(self.start or self.starts_from())
+
+    def _with(self, start: str) -> str:
+        return f"{self.base.rpartition('-')[0]}-{short_hash([self.base, start])}" if start else self.base
+
+    def starts_from(self) -> str:
+        """SHA-256 of the weights that it would start from now, or, where these are gone, of those of its newest record;
+        empty for random ones, and where there are none yet."""
+        if self.experiment.task != "segmentation":
+            return ""
+        from .segment import find_backbone
+        from .weights import sha256
+
+        try:
+            path = find_backbone(self.experiment, self.seed, self.results)
+            return sha256(path) if path else ""
+        except (ValueError, FileNotFoundError):  # told when it is trained
+            made = (self.results / self.experiment.name).glob(f"{self.base.rpartition('-')[0]}-*.json")
+            for path in sorted(made, key=lambda path: path.stat().st_mtime, reverse=True):
+                start = read_record(path).get("weights", {}).get("backbone", "")
+                if start and path.stem == self._with(start):
+                    return cast(str, start)
+            return ""
 
     @property
     def title(self) -> str:
@@ -94,7 +125,13 @@ class DataCache:
 
     def _load(self, data: Data) -> Any:
         if not isinstance(data, Photographs):
-            return load(data.name, data.train, data.test, data.seed, self.root)
+            images = load(data.name, data.train, data.test, data.seed, self.root)
+            if data.name == "cifar10":
+                from ..data import cifar10
+
+                all_of = (part for part in ("train", "test") if getattr(data, part) is None)
+                cifar10.require_whole(images, data_root(self.root), all_of)
+            return images
         from ..data import photographs
 
         chosen = (data.name, data.folder, data.train, data.test, data.seed, data.resize)
@@ -130,11 +167,13 @@ def perform(
 
     A lock keeps two processes from training the same run; the second waits and finds the record.
     """
+    from . import weights
     from .logs import Logbook
     from .resume import MidEpoch, check
     from .tasks import prepare
     from .train import CHECKPOINT, AtomicCheckpoints, fit
 
+    run = replace(run, start=run.starts_from())
     run.record.parent.mkdir(parents=True, exist_ok=True)
     # the other processes of this run do not see the lock: to wait, and then to find the record, would leave them behind
     lock = FileLock(run.record.with_suffix(".lock"), timeout=0 if run.shared else -1)
@@ -146,6 +185,8 @@ def perform(
         began = time.perf_counter()
         version = code_version(run.experiment.task)
         learner, batches, measure, backbone = prepare(run.experiment, images, run.seed, run.results)
+        if backbone and weights.sha256(backbone) != run.start:
+            raise ValueError(f"{backbone} was written anew while its run was to start: run the same command again")
         log = Logbook(run.record.with_suffix(".csv"))
         check(run.work / CHECKPOINT, learner)
         middle = MidEpoch(run.work / CHECKPOINT, stop, log)
@@ -179,6 +220,7 @@ def perform(
                     "hardware": hardware(),
                     "determinism": determinism() | {"tf32": run.experiment.engine.tf32, "convolutions": convolutions},
                     "backbone": backbone and backbone.relative_to(run.results).with_suffix("").as_posix(),
+                    "weights": weights.about(run.weights) | ({"backbone": run.start} if backbone else {}),
                     "started": started,
                     "seconds": {
                         "training": sum(epoch["seconds"] for epoch in learner.history),

@@ -1,6 +1,5 @@
 """DeepLabV3+ in training and in evaluation (Tables 5 and 6)."""
 
-import json
 from dataclasses import replace
 from math import isnan
 from pathlib import Path
@@ -17,6 +16,9 @@ from ..segmentation import confusion, mascc, mascc_original, massc, massc_origin
 from .config import Experiment, Segmenter
 from .evaluate import as_dict, predictor
 from .model import antialias, build_model
+from .profiles import changed, load_profile
+from .records import read_record
+from .rows import matching
 from .train import Learner, Normalize
 from .weights import read_weights
 
@@ -51,28 +53,38 @@ def learner(experiment: Experiment, data: PhotographSet, seed: int, backbone: Pa
 
 
 def find_backbone(experiment: Experiment, seed: int, results: Path) -> Path | None:
-    """The newest weights in ``results`` of the row that ``model.backbone`` names, with the same profile, seed and
-    network; ``None`` for ``random``."""
+    """The weights in ``results`` that ``model.backbone`` names, of the same network: those of a run, or the newest of a
+    row with this profile, its settings and this seed; ``None`` for ``random``."""
     ours = cast(Segmenter, experiment.model)
-    row = ours.backbone
-    if row == "random":
+    named = ours.backbone
+    if named == "random":
         return None
-    found = sorted((results / row).glob(f"{experiment.profile}-seed{seed}-*.pt"), key=lambda path: path.stat().st_mtime)
+    row, profile = "/".join(named.split("/")[:2]), experiment.profile
+    of_row = (results / row).glob(f"{profile}-seed{seed}-*.pt")
+    paths = sorted(of_row, key=lambda path: path.stat().st_mtime) if row == named else [results / f"{named}.pt"]
+    found = {path: read_record(path.with_suffix(".json")) for path in reversed(paths) if path.exists()}
     if not found:
         raise FileNotFoundError(
-            f"{experiment.name} starts from {row}, which has no weights in {results}; make them with: python -m lps "
-            f"run {row} --profile {experiment.profile} --seed {seed}, or start with --set model.backbone=random"
+            f"{experiment.name} starts from {named}, which has no weights in {results}; make them with: python -m lps "
+            f"run {row} --profile {profile} --seed {seed}, or start with --set model.backbone=random"
         )
-    odd: list[str] = []
-    for path in reversed(found):
-        theirs = json.loads(path.with_suffix(".json").read_text())["config"]["model"]
-        differs = [f"{name} is {value} there" for name, value in theirs.items() if getattr(ours, name) != value]
-        if not differs:
+    words = ""
+    for path, record in found.items():
+        theirs = record["config"]["model"]
+        apart = [f"{name} is {value} there" for name, value in theirs.items() if getattr(ours, name) != value]
+        (base,) = matching([row])
+        other = changed(record, load_profile(profile).row(base), ("data", "model", "train")) if row == named else []
+        if not apart and not other:
             return path
-        odd = odd or differs
+        words = words or (
+            f"are of another network: {', '.join(apart)}; train that row with the settings of this one"
+            if apart
+            else f"are not those of the profile {profile}: {', '.join(other)}; name one run, with --set "
+            f"model.backbone={record['id']}, or train that row as it is"
+        )
     raise ValueError(
-        f"{experiment.name} starts from {row}, whose weights in {results} are of another network: {', '.join(odd)}; "
-        f"train that row with the settings of this one, or start with --set model.backbone=random"
+        f"{experiment.name} starts from {named}, whose weights in {results} {words}, or start with --set "
+        "model.backbone=random"
     )
 
 

@@ -36,15 +36,17 @@ def state(run: Run) -> tuple[str, History]:
 
 def estimate(run: Run, records: Sequence[Mapping[str, Any]], history: History = ()) -> float | None:
     """Seconds that a run still takes after the epochs of ``history``, by records of this machine's kind: of its row,
-    else of its table. Where there is none of the same profile and number of epochs, training alone by ``history``,
-    or ``None``.
+    else of its table. Where there is none of the same profile, data and number of epochs, training alone by
+    ``history``, or ``None``.
     """
     experiment, machine = run.experiment, hardware()
+    data = experiment.as_dict()["data"]
     alike = [
         record
         for record in records
         if record["profile"] == experiment.profile
         and record["hardware"] == machine
+        and record["config"]["data"] == data
         and record["config"]["train"]["epochs"] == experiment.train.epochs
         and record["experiment"].split("/")[0] == experiment.name.split("/")[0]
     ]

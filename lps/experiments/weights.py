@@ -1,15 +1,48 @@
 """Weights of finished runs, read without unpickling anything but tensors."""
 
+import hashlib
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from .records import read_record
+
 _DAMAGED = "{} is not a readable file of weights; remove it and its record to train anew"
+
+HASHES = "weights.sha256"
+"""A file of a folder of results with lines ``<SHA-256>  <row>/<run>.pt``, for weights that are not the run's own bytes,
+as shipped ones in half precision, or whose records are older than the entry for them."""
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, read once for as long as it is not written again."""
+    about = path.stat()
+    return _sha256(path, about.st_mtime_ns, about.st_size)
+
+
+@cache
+def _sha256(path: Path, changed: int, size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def expected_sha256(path: Path) -> str | None:
+    """What the weights in ``path`` should be, by :data:`HASHES` or by the record beside them; ``None`` where neither
+    says it."""
+    results = path.parents[2] if len(path.parents) > 2 else path.parent
+    if (results / HASHES).exists():
+        lines = (line.partition("  ") for line in (results / HASHES).read_text(encoding="utf-8").splitlines())
+        known = {name: digest for digest, _, name in lines}
+        if found := known.get(path.relative_to(results).as_posix()):
+            return found
+    record = path.with_suffix(".json")
+    return read_record(record).get("weights", {}).get("sha256") if record.exists() else None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """What a run left in ``path``. Raises ``ValueError`` where the file is damaged."""
+    """What a run left in ``path``. Raises ``ValueError`` where the file is damaged, or another than its record's."""
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
@@ -18,7 +51,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ValueError(_DAMAGED.format(path)) from error
     if not isinstance(weights, dict):
         raise ValueError(_DAMAGED.format(path))
+    if (expected := expected_sha256(path)) not in (None, sha256(path)):
+        raise ValueError(
+            f"{path} is not the file that was recorded, of SHA-256 {expected:.12}...: copy it again, or remove it and "
+            "its record to train anew"
+        )
     return weights
+
+
+def about(path: Path) -> dict[str, str]:
+    """What a record says of the weights it is about: their SHA-256, and the type of their numbers."""
+    types = {value.dtype for value in read_weights(path).values() if value.is_floating_point()}
+    return {"sha256": sha256(path), "precision": " ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))}
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -19,6 +19,9 @@ import pytest
 import lps
 from lps.companion import audit, coverage, tables
 from lps.companion.paths import ROOT
+from lps.experiments.config import SECTIONS
+from lps.experiments.profiles import load_profile
+from lps.experiments.rows import matching
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -82,14 +85,29 @@ def write(path: Path, content: Any) -> None:
 def sample_results(tree: Path) -> None:
     """A ledger with every verdict, a record and a table that shows it, in the formats of the companion."""
     stem = "smoke-seed0-0123456789"
+    (lps_row,) = matching(["table1/lps"])
+    changes = {"train.epochs": "1", "data.train": "50", "data.test": "100", "evaluate.pairs": "1"}
+    settings = load_profile("smoke").row(lps_row).override(changes).as_dict()
     record = {
         "experiment": "table1/lps",
         "profile": "smoke",
         "seed": 0,
-        "config": {"train": {"epochs": 1, "lr": 0.1}},
-        "data": {"name": "drawn", "source": "drawn in memory", "fingerprint": "0" * 64},
-        "metrics": {name: {"value": 100.0, "agree": 100, "total": 100} for name in ("acc", "c_cons")},
-        "history": [],
+        "config": {section: settings[section] for section in SECTIONS},
+        "data": {
+            "name": "drawn",
+            "source": "drawn in memory",
+            "fingerprint": "0" * 64,
+            "train": 50,
+            "test": 100,
+            "classes": ["a", "b"],
+        },
+        "metrics": {
+            name: {"value": 100.0, "agree": 100, "total": 100} for name in ("acc", "c_cons", "c_cons_original")
+        },
+        "history": [
+            dict.fromkeys(("epoch", "loss", "accuracy", "lr", "tau", "seconds", "images_per_second"), 1),
+        ],
+        "parameters": 1,
         "code": {"commit": None, "dirty": None, "hash": "0" * 12},
         "versions": {"torch": "0"},
         "hardware": {"cpu": "a processor", "cores": 2, "gpu": None},
@@ -142,7 +160,15 @@ def sample_results(tree: Path) -> None:
     (tree / "build" / "tables" / "table1.csv").write_text("row\n")
     write(tree / "build" / "audit.json", audit.report())
     write(tree / "build" / "coverage.json", coverage.report([]))
-    shown = {"profile": "smoke", "data": "drawn", "antialias": "-", "paper": 0.38, "needed": 7, "difference": 0.5}
+    shown = {
+        "label": "drawn data, profile smoke",
+        "profile": "smoke",
+        "data": "drawn",
+        "antialias": "-",
+        "paper": 0.38,
+        "needed": 7,
+        "difference": 0.5,
+    }
     one_seed = {**shown, "n": 1, "low": None, "high": None, "gap": None}
     write(tree / "build" / "seeds.json", [one_seed, {**shown, "n": 3, "low": -0.5, "high": 1.5, "gap": 0.8}])
 

@@ -9,11 +9,18 @@ import pytest
 
 from lps.companion import audit, benchmarks, claims, compare, coverage, statements, statistics, tables
 from lps.companion.paths import PAPER, SHIPPED
+from lps.data import WHOLE
 from lps.experiments import records
 from lps.experiments.profiles import load_profile
-from lps.experiments.rows import TABLE1
+from lps.experiments.rows import TABLE1, matching
 
 CODE = records.VERSION["images"]
+
+
+def whole(layout: str) -> dict[str, Any]:
+    """Counts of a data set as large as the paper's."""
+    train, test, classes = WHOLE.get(layout, (100, 100, 10))
+    return {"train": train, "test": test, "classes": ["a class"] * classes}
 
 
 def record(row: str = "table1/lps", profile: str = "full", seed: int = 0, acc: int = 9445, c_cons: int = 10_000) -> Any:
@@ -25,7 +32,12 @@ def record(row: str = "table1/lps", profile: str = "full", seed: int = 0, acc: i
         "profile": profile,
         "seed": seed,
         "config": tables.experiment_settings(experiment),
-        "data": {"name": experiment.data.name, "source": "somewhere", "fingerprint": "f"},
+        "data": {
+            "name": experiment.data.name,
+            "source": "somewhere",
+            "fingerprint": "f",
+            **whole(experiment.data.name),
+        },
         "metrics": {
             name: {"value": agree / 100, "agree": agree, "total": 10_000}
             for name, agree in {"acc": acc, "c_cons": c_cons, "c_cons_original": c_cons}.items()
@@ -80,6 +92,84 @@ def test_an_overridden_run_is_not_full_scale_and_not_in_the_table() -> None:
     assert not tables.is_full_scale(changed) and not tables.as_profile(changed)
     assert "train.epochs is 2 (the paper's setting: 250)" in tables.differences(changed)
     assert tables.table_groups("table1", [changed], "here") == []
+
+
+def on_other_data(made: Any, fingerprint: str = "other", **counts: Any) -> Any:
+    """The same run on data with another fingerprint, and of another size where it is given."""
+    return made | {"id": f"{made['id']}-other", "data": made["data"] | {"fingerprint": fingerprint} | counts}
+
+
+@pytest.mark.parametrize(
+    "counts", [{"train": 20}, {"test": 10}, {"classes": ["a"] * 9}, {"train": 50_001}, {"train": 20, "test": 10}]
+)
+def test_the_papers_settings_on_fewer_images_are_reduced_scale(counts: dict[str, Any]) -> None:
+    few = on_other_data(record(), **counts)
+    assert not tables.is_full_scale(few) and tables.as_profile(few)
+    assert tables.judge("acc", PAPER_CELLS["acc"], [few]) == "undecided"
+    entries = {entry.id: entry for entry in claims.cell_entries([few])}
+    assert entries["table1/lps:acc"].verdict == "undecided"
+    assert entries["table1/lps:c_cons"].verdict == "direction only"
+    assert "at reduced scale" in entries["table1/lps:c_cons"].evidence
+    assert any("(the paper: 50,000, 10,000 and 10)" in words for words in tables.differences(few))
+
+
+@pytest.mark.parametrize("layout", ["cifar10", "imagenet", "voc"])
+def test_full_scale_is_that_of_each_data_set_of_the_paper(layout: str) -> None:
+    name = {"cifar10": "table1/lps", "imagenet": "table2/lps", "voc": "table5/lps-adapt-3"}[layout]
+    (row,) = matching([name])
+    settings = tables.experiment_settings(load_profile("full").row(row))
+    whole_set: dict[str, Any] = {"experiment": name, "config": settings, "data": {"name": layout, **whole(layout)}}
+    assert tables.is_full_scale(whole_set)
+    for key, value in (("train", 1464), ("test", 1448), ("classes", ["a class"] * 11)):
+        assert not tables.is_full_scale(whole_set | {"data": whole_set["data"] | {key: value}})
+
+
+def test_records_of_other_data_share_no_mean() -> None:
+    shipped = [record(profile="reduced", seed=seed, acc=7690 + seed) for seed in range(3)]
+    few = on_other_data(record(profile="reduced", seed=3, acc=1000))
+    alone, both = (
+        next(e for e in claims.cell_entries(made) if e.id == "table1/lps:acc") for made in (shipped, [few, *shipped])
+    )
+    assert (both.ours, both.verdict, both.run) == (alone.ours, alone.verdict, alone.run)
+    assert both.evidence == f"{alone.evidence}; runs of this profile on other data, which stand apart: 1"
+    groups = tables.table_groups("table1", [few, *shipped], "here")
+    means = [row["ours"]["acc"]["mean"] for group in groups for row in group["rows"] if row["ours"]]
+    assert means == [76.91, 10.0]
+    assert [group["label"] for group in groups] == [
+        "real CIFAR-10, profile reduced, data f (here)",
+        "real CIFAR-10, profile reduced, data other (here)",
+    ]
+    labels = {line["label"]: line["difference"] for line in tables.seeds_table([few, *shipped])}
+    assert len(labels) == 2
+
+
+def test_records_of_other_data_or_another_scale_are_no_pair() -> None:
+    def verdict(made: list[Any]) -> Any:
+        return next(e for e in claims.ordering_entries(made) if e.id == "table1-lps-accuracy")
+
+    def rows(method: str, of: Any, gain: int = 0) -> list[Any]:
+        names = [row.name for row in TABLE1 if (row.method == "lps") == (method == "lps")]
+        return [of(name, seed, 9000 + gain + (seed * 7 + len(name)) % 5) for name in names for seed in range(4)]
+
+    def here(name: str, seed: int, acc: int) -> Any:
+        return record(name, "reduced", seed, acc)
+
+    def there(name: str, seed: int, acc: int) -> Any:
+        return on_other_data(here(name, seed, acc))
+
+    together = [*rows("lps", here, 100), *rows("aps", here)]
+    assert verdict(together).verdict == "direction only"
+    apart = verdict([*rows("lps", here, 100), *rows("aps", there)])
+    assert apart.verdict == "not run" and "0 of" in apart.evidence
+    full = verdict([*rows("lps", lambda *run: record(run[0], "full", *run[1:]), 100), *rows("aps", here)])
+    assert full.verdict == "not run"
+    assert verdict([*together, *rows("lps", there, -500)]) == verdict(together)
+
+
+def test_a_twin_saw_the_same_data() -> None:
+    mine, theirs = record(), on_other_data(record() | {"versions": {"torch": "2"}})
+    assert compare.environment_differences(mine, [theirs]) == []
+    assert compare.relation(mine, [theirs], "acc") == "nothing shipped"
 
 
 def test_table_1_has_all_rows_and_counts_add_up() -> None:
@@ -292,7 +382,7 @@ def test_the_audit_sees_a_wrong_digit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_seed_counts_once_and_an_override_not_at_all() -> None:
-    earlier = record(profile="reduced", acc=1) | {"code": {"hash": "earlier"}}
+    earlier = record(profile="reduced", acc=1) | {"code": {"version": 0}}
     first, second = (record(profile="reduced", acc=acc) for acc in (7000, 7100))
     other = record(profile="reduced", seed=1)
     variant = record(profile="reduced", seed=2)

@@ -17,7 +17,7 @@ def record(row: str, seed: int = 0, acc: float = 70.0, gpu: str | None = None, m
         "profile": "reduced",
         "seed": seed,
         "config": {"model": {"method": method}},
-        "data": {"name": "cifar10"},
+        "data": {"name": "cifar10", "fingerprint": "0"},
         "metrics": {"acc": {"value": acc}, "c_cons": {"value": 100.0, "agree": 10, "total": 10}},
         "hardware": {"gpu": gpu, "cpu": "A", "cores": 2},
         "code": {"version": 0},
@@ -53,6 +53,19 @@ def test_profiles_stay_apart_machines_do_not_and_todays_code_comes_first(monkeyp
         interval, n = profiles["reduced"]
         assert n == 3 and interval.value == 72.0 and interval.low < 70.0
         assert profiles["short"][1] == 1
+
+
+def test_other_data_stand_apart() -> None:
+    made = [record("table1/lps", seed, 70.0 + seed) for seed in range(2)]
+    few = record("table1/lps", 2, 10.0) | {"data": {"name": "cifar10", "fingerprint": "0123456789"}}
+    found = retrospective.accuracies([few, *made])
+    assert found == {
+        "reduced": {"table1/lps": {0: 70.0, 1: 71.0}},
+        "reduced, data 01234567": {"table1/lps": {2: 10.0}},
+    }
+    lines = retrospective.guarantees([few, *made])
+    assert sorted((line["runs"], line["total"]) for line in lines) == [(1, 10), (2, 20)]
+    assert sorted(line["seeds"].total() for line in retrospective.shipped_runs([few, *made])) == [1, 1]
 
 
 def test_the_price_of_a_guarantee_is_paired_by_filter_and_seed() -> None:
@@ -105,7 +118,6 @@ def short_training(seed: int, acc: float, speed: float, **changes: str) -> dict[
     config = load_profile("reduced").row(row).override({"train.epochs": "2"} | settings).as_dict()
     made = record("table1/lps", seed, acc)
     made["config"] = {section: config[section] for section in SECTIONS}
-    made["data"]["fingerprint"] = "0"
     return made | {"history": [{"images_per_second": speed}]}
 
 

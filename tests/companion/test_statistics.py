@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from lps.companion import statistics
+from lps.companion import statistics, tables
 from lps.companion.statistics import Sample
 
 
@@ -53,6 +53,41 @@ def test_power_is_how_often_the_test_decides() -> None:
     trials = 250
     decided = sum(statistics.difference(run(1.5), run(0.0)).decides for _ in range(trials))
     assert decided / trials == pytest.approx(statistics.power(1.5, 1.0, 1.0, 6), abs=0.08)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_gap_that_few_pairs_find_is_found_as_often_as_it_says(seeds: int) -> None:
+    rng = random.Random(seeds)
+    gap = statistics.detectable(1.0, 0.5, seeds, test=statistics.paired_power)
+
+    def run(mean: float, deviation: float) -> dict[int, float]:
+        return {seed: rng.gauss(mean, deviation) for seed in range(seeds)}
+
+    trials = 4000
+    decided = sum(statistics.paired(run(gap, 1.0), run(0.0, 0.5))[0].decides for _ in range(trials))
+    assert decided / trials == pytest.approx(statistics.POWER, abs=0.02)
+    assert statistics.paired_power(0.0, 1.0, 0.5, seeds) == pytest.approx(0.05, abs=1e-3)
+
+
+def test_the_table_of_seeds_takes_the_gap_of_pairs() -> None:
+    """Two samples with known degrees of freedom, which it took before, promise too much."""
+    assert statistics.paired_power(statistics.detectable(1.0, 1.0, 3), 1.0, 1.0, 3) < 0.6
+    made = [
+        {
+            "experiment": f"table1/{name}",
+            "profile": "reduced",
+            "seed": seed,
+            "config": {},
+            "data": {"name": "cifar10", "fingerprint": "0"},
+            "metrics": {"acc": {"value": 70.0 + seed}},
+            "code": {"version": 1},
+        }
+        for name in ("lps", "aps")
+        for seed in range(2)
+    ]
+    line = next(line for line in tables.seeds_table(made) if line["n"] == 2)
+    lps, aps = tables.printed_samples("LPS", "APS")[line["antialias"]]
+    assert line["gap"] == statistics.detectable(lps.std, aps.std, 2, test=statistics.paired_power)
 
 
 def test_shares() -> None:

@@ -74,7 +74,8 @@ def made(
         "experiment": row.name,
         "run": run,
         "config": config,
-        "data": {"name": name},
+        "profile": profile,
+        "data": {"name": name, "fingerprint": "0", "train": 50_000, "test": 10_000, "classes": ["a class"] * 10},
         "metrics": metrics,
     }
 
@@ -97,6 +98,14 @@ def test_a_study_earns_direction_only_at_most() -> None:
     assert studies.judge("differs", [made(9000, 9000, 10_000)])["verdict"] == "undecided"
     for share, expected in ((2450, "undecided"), (2600, "undecided"), (2400, "direction only")):
         assert studies.judge("share", [made(9000, 1000, share)])["verdict"] == expected, "below chance, or not"
+
+
+def test_studies_on_other_data_have_no_part_in_a_share() -> None:
+    several = [made(9000, 1000, 2000, run=run) for run in "ab"]
+    few = made(5000, 4000, 9000, run="c")
+    few["data"] = few["data"] | {"fingerprint": "other"}
+    for name in studies.DIRECTIONS:
+        assert studies.judge(name, [few, *several]) == studies.judge(name, several)
 
 
 def test_a_network_that_was_studied_twice_counts_once() -> None:

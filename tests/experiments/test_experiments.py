@@ -1,7 +1,9 @@
 """Configuration, data, training, records and the command line, on real runs of a few seconds."""
 
+import hashlib
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +27,7 @@ from lps.experiments.profiles import load_profile, profile_names
 from lps.experiments.run import DataCache, Run, measure_again, perform, plan, run_all
 from lps.experiments.status import state
 from lps.experiments.train import CHECKPOINT, AtomicCheckpoints, learning_rate, temperature
-from lps.experiments.weights import read_weights
+from lps.experiments.weights import HASHES, about, read_weights
 
 TINY = {"data.train": "60", "data.test": "40", "train.epochs": "3", "train.batch_size": "20", "model.width": "8"}
 
@@ -143,6 +145,50 @@ def test_cifar10_from_a_folder(tmp_path: Path) -> None:
     assert images.train.images[:, 0, 0, 0].tolist() == [label * 20 for label in range(10) for _ in range(2)]
     assert len(images.test) == 5
     assert "folder" in images.source
+
+
+@pytest.mark.parametrize("profile", ["full", "reduced"])
+def test_an_incomplete_cifar10_is_refused_unless_it_is_called_a_subset(
+    profile: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--data-root", str(folder_of_images(tmp_path)), "--results", str(tmp_path / "results")]
+    assert main(["run", "table1/lps", "--profile", profile, *where]) == 2
+    said = capsys.readouterr().err
+    for part, number, all_of, of_each in (("train", 20, "50,000", "5,000"), ("test", 20, "10,000", "1,000")):
+        words = (
+            f"{tmp_path}/cifar10/{part} holds {number} images, 2 of airplane, and CIFAR-10 has {all_of}, {of_each} of"
+        )
+        assert words in said and f"--set data.{part}=20" in said
+    assert said.count("\n") == 1 and not (tmp_path / "results").exists()
+    experiment = load_profile(profile).row(rows.TABLE1[0])
+    with pytest.raises(ValueError, match=r"cifar10/test holds 20 images.* say with --set data.test=20 that"):
+        DataCache(tmp_path)(experiment.override({"data.train": "20"}).data)
+    images, _ = DataCache(tmp_path)(experiment.override({"data.train": "20", "data.test": "9"}).data)
+    assert (len(images.train), len(images.test)) == (20, 9)
+
+
+def test_a_run_on_fewer_photographs_says_so_before_it_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in ("train", "val"):
+        folder = tmp_path / "imagenet" / part / "n01"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (300, 300)).save(folder / "a.png")
+    where = ["--data-root", str(tmp_path), "--results", str(tmp_path / "results"), "--budget", "0s"]
+    main(["run", "table2/lps", "--profile", "full", *where])
+    words = "imagenet has 1 images to train and 1 to test on, of 1 classes (the paper: 1,281,167, 50,000 and 1,000)"
+    assert f"{words}: its runs count as runs at reduced scale\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["notes", "notes.txt", "folder"])
+def test_what_is_no_image_is_named_and_not_left_out(name: str, tmp_path: Path) -> None:
+    path = folder_of_images(tmp_path) / "cifar10/train/cat" / name
+    if name == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b"not an image")
+    with pytest.raises(ValueError, match=rf"cat/{name} is not a readable image"):
+        lps_data.load("cifar10", None, None, 0, tmp_path)
 
 
 def test_a_missing_data_folder_is_an_error_and_not_drawn_data(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,6 +453,52 @@ def test_a_file_that_holds_no_weights_is_named(content: bytes | None, tmp_path: 
         path.write_bytes(content)
     with pytest.raises(ValueError, match=r"a.pt is not a readable file of weights"):
         read_weights(path)
+
+
+def test_a_record_holds_the_hash_of_its_weights_and_use_checks_it(finished: Run, tmp_path: Path) -> None:
+    run = replace(finished, results=tmp_path)
+    shutil.copytree(finished.results, tmp_path, dirs_exist_ok=True)
+    held = records.read_record(run.record)["weights"]
+    assert held == {"sha256": hashlib.sha256(run.weights.read_bytes()).hexdigest(), "precision": "float32"}
+    assert measure_again(run, DataCache(None), {}) == records.read_record(run.record)["metrics"]
+    others = {name: value + 1 for name, value in weights(run).items()}
+    torch.save(others, run.weights)
+    with pytest.raises(
+        ValueError, match=rf"{run.weights} is not the file that was recorded, of SHA-256 {held['sha256'][:12]}"
+    ):
+        measure_again(run, DataCache(None), {})
+    without = {key: value for key, value in records.read_record(run.record).items() if key not in ("weights", "id")}
+    records.write_json(run.record, without)
+    assert measure_again(run, DataCache(None), {})  # an older record does not know
+
+
+def test_weights_in_half_precision_say_so_where_they_are_measured(
+    finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = replace(finished, results=tmp_path)
+    shutil.copytree(finished.results, tmp_path, dirs_exist_ok=True)
+    torch.save({k: v.half() if v.is_floating_point() else v for k, v in weights(run).items()}, run.weights)
+    listed = run.weights.relative_to(tmp_path).as_posix()
+    (tmp_path / HASHES).write_text(f"{hashlib.sha256(run.weights.read_bytes()).hexdigest()}  {listed}\n")
+    changes = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
+    assert main(["evaluate", "table1/lps-tri-3", "--profile", "smoke", "--results", str(tmp_path), *changes]) == 0
+    assert "with weights in float16: counts may differ from those of the record" in capsys.readouterr().out
+
+
+def test_shipped_weights_are_those_of_the_list(tmp_path: Path) -> None:
+    lines = (line.split("  ") for line in (SHIPPED / HASHES).read_text().splitlines())
+    listed = {name: digest for digest, name in lines}
+    paths = {path.relative_to(SHIPPED).as_posix(): path for path in SHIPPED.rglob("*.pt")}
+    assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()} == listed
+    name, path = next(iter(paths.items()))
+    copied = tmp_path / name
+    copied.parent.mkdir(parents=True)
+    shutil.copy(SHIPPED / HASHES, tmp_path)
+    shutil.copy(path, copied)
+    assert about(copied) == {"sha256": listed[name], "precision": "float16"}
+    torch.save({key: value * 2 for key, value in read_weights(path).items()}, copied)
+    with pytest.raises(ValueError, match="is not the file that was recorded"):
+        read_weights(copied)
 
 
 def test_a_checkpoint_that_is_none_stops_no_overview(finished: Run, tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ from lps.companion.paths import PAPER
 from lps.experiments.config import Experiment, Finetune, Photographs, Segmenter
 from lps.experiments.model import ConvexPhase
 from lps.experiments.profiles import load_profile, profile_names
+from lps.experiments.records import read_record, write_json
 from lps.experiments.rows import ABLATIONS, ROWS, TABLE1, TABLE2, TABLE3, TABLE5, TABLE6, Row, matching
 from lps.experiments.run import DataCache, Run, perform, plan
 from lps.experiments.train import learning_rate, temperature
+from lps.experiments.weights import sha256
 
 TABLES = {"table1": TABLE1, "table2": TABLE2, "table3": TABLE3, "table5": TABLE5, "table6": TABLE6}
 
@@ -148,6 +150,51 @@ def test_a_backbone_starts_from_the_weights_of_its_row(tmp_path: Path) -> None:
     for name, value in torch.load(classifier.weights).items():
         if not name.startswith("1.head."):
             assert torch.equal(taken[name], value), name
+
+
+def test_other_backbones_make_other_runs(tmp_path: Path) -> None:
+    """The weights that a run starts from are part of its id, and those of an override are taken by name alone."""
+    changes = {"model__backbone": "table2/lps-adapt-3", "model__groups": "8"}
+    run = run_of("table5/lps-adapt-3", tmp_path, **changes)
+    unsettled = run.id
+    longer = run_of("table2/lps-adapt-3", tmp_path, train__epochs="2")
+    perform(longer, DataCache(None), {})
+    assert run.id == unsettled
+    with pytest.raises(
+        ValueError,
+        match=rf"not those of the profile smoke: train.epochs; .*model.backbone=table2/lps-adapt-3/{longer.id}",
+    ):
+        perform(run, DataCache(None), {})
+    named = run_of("table5/lps-adapt-3", tmp_path, **changes | {"model__backbone": f"table2/lps-adapt-3/{longer.id}"})
+    assert perform(named, DataCache(None), {}) and named.done
+    classifier = run_of("table2/lps-adapt-3", tmp_path)
+    perform(classifier, DataCache(None), {})
+    first = run.id
+    assert first != unsettled and perform(run, DataCache(None), {}) and run.done
+    record = read_record(run.record)
+    assert record["backbone"] == f"table2/lps-adapt-3/{classifier.id}"
+    assert (
+        record["weights"]["backbone"]
+        == sha256(classifier.weights)
+        == read_record(classifier.record)["weights"]["sha256"]
+    )
+
+    state = {name: value + 1 for name, value in torch.load(classifier.weights).items()}
+    torch.save(state, classifier.weights)
+    with pytest.raises(ValueError, match="is not the file that was recorded"):
+        perform(run, DataCache(None), {})
+    changed = read_record(classifier.record)
+    changed["weights"]["sha256"] = sha256(classifier.weights)
+    write_json(classifier.record, {key: value for key, value in changed.items() if key != "id"})
+    assert run.id not in (first, unsettled) and not run.record.exists()
+    assert perform(run, DataCache(None), {}) and run.done
+    second = read_record(run.record)
+    assert {path.stem for path in run.record.parent.glob("*.json")} == {first, run.id, named.id}
+    assert second["weights"]["backbone"] != record["weights"]["backbone"]
+
+    classifier.weights.unlink()
+    longer.weights.unlink()
+    assert run.done and read_record(run.record)["id"] == second["id"]  # a copy of the results may lack the backbones
 
 
 def test_the_backbone_learns_more_slowly(tmp_path: Path) -> None:
