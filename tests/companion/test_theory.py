@@ -87,6 +87,18 @@ def test_the_check_stands_in_the_notebook(name: str) -> None:
     assert "assert" in source and "# Eq" in source and "companion" not in source
 
 
+@pytest.mark.parametrize("stride", [2, 3])
+def test_lps_in_sixty_lines_is_equal_to_the_library(stride: int) -> None:
+    shown = [cell for cell in cells("sixty-lines") if cell["cell_type"] == "code" and "hide-input" not in cell["tags"]]
+    parameters, *steps = ["".join(cell["source"]) for cell in shown]
+    plain = [step for step in steps if "import lps" not in step]
+    lines = [line for step in plain for line in step.splitlines() if line.strip()]
+    assert len(plain) == len(steps) - 1 and 40 <= len(lines) <= 60 and "lps" not in "".join(plain)
+    names: dict[str, Any] = {}
+    for source in (parameters, f"s = {stride}", *steps):
+        exec(theory.compiled(source, "sixty-lines.ipynb"), names)
+
+
 # The test of the test: a library that is wrong in one place -----------------------------------------------
 
 
