@@ -9,6 +9,7 @@ from ..filters import AdaptiveLowPass, LowPass
 from ..resnet import OutputStride, ResNet
 from ..sampling import Sampling
 from ..selection import LearnedPhase, MaxNorm, Selection
+from ..ties import Origin
 from .config import Model
 
 Factory = Callable[[int], nn.Module]
@@ -28,9 +29,9 @@ def antialias(config: Model) -> Factory | None:
 class ConvexPhase(LearnedPhase):
     """LPD trained without noise: ``z`` is the softmax of the logits at temperature ``tau``. An ablation."""
 
-    def forward(self, x: Tensor, blur: LowPass | None = None) -> Selection:
+    def forward(self, x: Tensor, blur: LowPass | None = None, origin: Origin | None = None) -> Selection:
         if not self.training:
-            return super().forward(x, blur)
+            return super().forward(x, blur, origin)
         logits = self.logits(x, blur)
         return Selection(logits, (logits / self.tau).softmax(1))
 

@@ -153,9 +153,8 @@ def among(known: Callable[[], Collection[str]]) -> Callable[[Any, str], None]:
 
 def _code(value: Any, where: str) -> None:
     """Records older than versions of results name a hash of sources."""
-    conform(
-        value, {"commit": Maybe(str), "dirty": Maybe(bool), "no_commit?": str, "version?": SOME, "hash?": str}, where
-    )
+    named = {"commit": Maybe(str), "dirty": Maybe(bool), "no_commit?": str}
+    conform(value, named | {"version?": SOME, "hash?": str}, where)
     if not value.keys() & {"version", "hash"}:
         raise ValueError(f"{where}.version is missing")
 

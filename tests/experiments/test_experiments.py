@@ -19,6 +19,7 @@ from PIL import Image
 
 from lps import data as lps_data
 from lps.__main__ import main
+from lps.companion.paths import SHIPPED
 from lps.companion.studies import trained
 from lps.data import cifar10
 from lps.experiments import records, rows
