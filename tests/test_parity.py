@@ -53,7 +53,7 @@ def assert_close(found: Tensor | None, recorded: Tensor, tolerance: float) -> No
 class Convex(lps.LearnedPhase):
     """The original's convex mode, in training or evaluation: Eq. (17) with the plain softmax."""
 
-    def forward(self, x: Tensor, blur: lps.LowPass | None = None) -> lps.Selection:
+    def forward(self, x: Tensor, blur: lps.LowPass | None = None, origin: lps.Origin | None = None) -> lps.Selection:
         logits = self.logits(x, blur)
         return lps.Selection(logits, (logits / self.tau).softmax(1))
 

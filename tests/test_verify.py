@@ -92,8 +92,8 @@ class FirstOfEqual(nn.Module):
 class TiedInFloat64(lps.MaxNorm):
     """The largest norm, but in float64."""
 
-    def forward(self, x: Tensor) -> Selection:
-        return FirstOfEqual()(x) if x.dtype == torch.float64 else super().forward(x)
+    def forward(self, x: Tensor, origin: lps.Origin | None = None) -> Selection:
+        return FirstOfEqual()(x) if x.dtype == torch.float64 else super().forward(x, origin)
 
 
 class Between(nn.Module):
