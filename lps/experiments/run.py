@@ -168,10 +168,10 @@ def perform(
     A lock keeps two processes from training the same run; the second waits and finds the record.
     """
     from . import weights
+    from .learner import CHECKPOINT, AtomicCheckpoints, fit
     from .logs import Logbook
     from .resume import MidEpoch, check
     from .tasks import prepare
-    from .train import CHECKPOINT, AtomicCheckpoints, fit
 
     run = replace(run, start=run.starts_from())
     run.record.parent.mkdir(parents=True, exist_ok=True)
@@ -285,7 +285,7 @@ def attempt(
     run: Run, data: DataCache, changes: Mapping[str, str], report: Report, stop: Stop, deadline: float | None
 ) -> Outcome:
     """:func:`perform`, where an error is an outcome: it ends this run and no other."""
-    from .train import Interrupted
+    from .learner import Interrupted
 
     try:
         perform(run, data, changes, report, stop, deadline)

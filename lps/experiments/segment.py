@@ -15,11 +15,11 @@ from ..sampling import Upsample
 from ..segmentation import confusion, mascc, mascc_original, massc, massc_original
 from .config import Experiment, Segmenter
 from .evaluate import as_dict, predictor
+from .learner import Learner, Normalize
 from .model import antialias, build_model
 from .profiles import changed, load_profile
 from .records import read_record
 from .rows import matching
-from .train import Learner, Normalize
 from .weights import read_weights
 
 
