@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from filelock import FileLock
@@ -26,6 +26,9 @@ from ..machine import hardware, versions
 from .config import SECTIONS, Data, Experiment, Photographs
 from .records import code_version, command, determinism, now, read_record, run_id, short_hash, write_json
 from .rows import Row, by_value
+
+if TYPE_CHECKING:
+    from .tasks import Job
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -204,6 +207,7 @@ def perform(
                     "profile": run.experiment.profile,
                     "seed": run.seed,
                     "config": {section: settings[section] for section in SECTIONS},
+                    **({"own": settings["own"]} if "own" in settings else {}),
                     "data": {
                         "name": images.name,
                         "source": images.source,
@@ -236,19 +240,25 @@ def perform(
         return True
 
 
-def measure_again(run: Run, data: DataCache, changes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Metrics of the trained weights of a run, under other settings of ``evaluate``, ``engine`` or ``data``."""
+def trained(run: Run, experiment: Experiment, images: Any) -> "Job":
+    """The job of a recorded run, or of another ``experiment`` with the same network, with the trained weights."""
     from .tasks import fresh
     from .weights import load_weights
 
     if not run.weights.exists():
         raise FileNotFoundError(f"{run.title} has no weights in {run.results}; {run.weights.name} is expected there")
+    job = fresh(experiment, images, run.seed)
+    load_weights(job.learner.network, run.weights)
+    return job
+
+
+def measure_again(run: Run, data: DataCache, changes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Metrics of the trained weights of a run, under other settings of ``evaluate``, ``engine`` or ``data``."""
     if made := [name for name in changes if name.startswith(("model.", "train."))]:
         raise ValueError(f"{', '.join(made)}: how weights were made cannot change any more; give it with --set instead")
     experiment = run.experiment.override(changes)
     images, _ = data(experiment.data)
-    job = fresh(experiment, images, run.seed)
-    load_weights(job.learner.network, run.weights)
+    job = trained(run, experiment, images)
     metrics, _ = measured(job.learner.network, job.measure, experiment, images)
     return metrics
 
