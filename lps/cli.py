@@ -48,12 +48,10 @@ def list_main(options: argparse.Namespace) -> int:
     """A line per row: recorded runs, local and shipped, of this profile; a star: would give other results today."""
     profile = load_profile(options.profile)
     records = {
-        label: [
-            r for rows in ("table*", "mine") for r in read_records(folder, rows=rows) if r["profile"] == profile.name
-        ]
+        label: [r for rows in ("table*", "mine") for r in read_records(folder, rows=rows)]
         for label, folder in (("local", LOCAL), ("shipped", SHIPPED))
     }
-    like = {r["experiment"]: r["own"]["like"] for r in records["local"] if "own" in r}
+    like = {r["experiment"]: r["own"]["like"] for found in records.values() for r in found if "own" in r}
     for name in named(options.patterns, [*(row.name for row in ROWS), *sorted(like)]):
         (row,) = matching([like.get(name, name)])
         task = profile.row(row).task
@@ -62,7 +60,7 @@ def list_main(options: argparse.Namespace) -> int:
             seeds = [
                 f"seed {r['seed']}{'' if is_current(r['code'], task) else '*'}"
                 for r in found
-                if r["experiment"] == name
+                if r["experiment"] == name and r["profile"] == options.profile
             ]
             cells.append(f"{label}: {', '.join(seeds) or '-'}")
         print(f"{name:<40} {cells[0]:<32} {cells[1]}")

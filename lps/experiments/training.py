@@ -104,7 +104,7 @@ def train(
     """Train what is not recorded yet, and return all of it: ``train("table1/lps-*", profile="quick", seeds=range(3))``.
 
     ``rows`` are names or patterns, ``changes`` settings by their dotted names, ``{"train.epochs": 2}``. A run that was
-    stopped goes on where it was; ``jobs``, ``threads`` and ``budget`` are those of :func:`~lps.experiments.run.run_all`.
+    stopped goes on where it was. ``jobs``, ``threads`` and ``budget`` are as in :func:`~lps.experiments.run.run_all`.
 
     With ``sampling``, ``rows`` is the name of a row of your own, as in ``mine/min-norm``: it is trained ``like`` a row
     of the paper, with that sampling in place of its own. Its record holds the source of the sampling, and another
@@ -120,9 +120,11 @@ def train(
         runs = _planned_own(rows, sampling, like, profile, seeds, given, results, data)
         if (jobs or 1) > 1:
             raise ValueError(
-                f"{jobs} jobs were asked for, but a class of your own exists in this process alone: jobs=1"
+                f"{jobs} jobs were asked for, but your own class exists in this process alone: give jobs=1"
             )
         jobs = 1
+    if not runs:
+        raise ValueError(f"there is nothing to train: {rows=}, {seeds=}")
     if jobs is None:
         jobs = 1 if any(run.shared for run in runs) else default_jobs()
     if left := run_all(runs, data, given, budget, quiet, jobs, threads):
