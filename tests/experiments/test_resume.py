@@ -1,6 +1,7 @@
 """Runs that end at any moment go on within their epoch, to the bits of a run that was never touched."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -116,6 +117,30 @@ def test_a_signal_at_a_random_moment_changes_no_bit(
     seen: list[int] = []
     perform(run, DataCache(None), {}, lambda step, *_: seen.append(step))
     assert seen == [*range(step + 1, length(run) + 1)]
+    assert_same(run, untouched[row])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_spares_those_that_read_images(
+    number: signal.Signals, untouched: dict[str, Run], tmp_path: Path
+) -> None:
+    row = "table3/resnet50-lps-tri-3"
+    run = planned(row, tmp_path)
+    arguments = [sys.executable, "-c", CHILD, "run", row, "--profile", "smoke", "--quiet", "--results", str(tmp_path)]
+    arguments += ["--threads", str(torch.get_num_threads())]
+    arguments += [part for name, value in (COMMON | TASKS[row]).items() for part in ("--set", f"{name}={value}")]
+    process = subprocess.Popen(arguments, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while not (run.work / "last.ckpt").exists():
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        time.sleep(0.01)
+    for _ in range(3):
+        os.killpg(process.pid, number)
+        time.sleep(0.01)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 3 and "stopped: interrupted" in said and "Traceback" not in said, said
+    assert 0 < torch.load(run.work / "last.ckpt", weights_only=True)["global_step"] < length(run)
+    perform(run, DataCache(None), {})
     assert_same(run, untouched[row])
 
 
