@@ -23,6 +23,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
+from ..archive import require_intact
 from ..data import Described, ImageSet
 from ..selection import LearnedPhase
 from .config import Experiment, Small, Train
@@ -30,6 +31,7 @@ from .model import build_model
 from .signals import kept_back, release
 
 CHECKPOINT = "last.ckpt"
+_DAMAGED = "{} is not a readable checkpoint ({}); remove it to start over"
 
 
 def learning_rate(train: Train, epoch: float) -> float:
@@ -271,9 +273,13 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         try:
+            require_intact(Path(path))
+        except ValueError as error:
+            raise ValueError(_DAMAGED.format(path, error)) from error
+        try:
             return torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        except (RuntimeError, EOFError, UnpicklingError) as error:
-            raise ValueError(f"{path} is not a readable checkpoint ({error}); remove it to start over") from error
+        except (RuntimeError, EOFError, UnpicklingError) as error:  # torch's words are about its own arguments
+            raise ValueError(_DAMAGED.format(path, "it holds more than tensors and plain values")) from error
 
 
 class Interrupted(Exception):

@@ -5,12 +5,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..archive import require_intact
+
 _DAMAGED = "{} is not a readable file of weights; remove it and its record to train anew"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """What a run left in ``path``. Raises ``ValueError`` where the file is damaged."""
     try:
+        require_intact(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise

@@ -211,6 +211,28 @@ def test_a_damaged_checkpoint_ends_its_run_with_a_sentence(tmp_path: Path) -> No
     assert (run.work / "last.ckpt").read_bytes() == b"garbage"
 
 
+@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2]])
+def test_a_checkpoint_that_is_none_ends_its_run_with_a_sentence(content: Any, tmp_path: Path) -> None:
+    run = planned("table1/lps-tri-3", tmp_path)
+    run.work.mkdir(parents=True)
+    torch.save(content, run.work / "last.ckpt")
+    ended = attempt(run, DataCache(None), {}, lambda *_: None, lambda: False, None)
+    assert ended.state == "failed" and ended.reason.endswith("is no checkpoint of a run; remove it to start over")
+
+
+def test_a_flipped_bit_of_a_checkpoint_ends_its_run(
+    tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]
+) -> None:
+    run = planned("table1/lps-tri-3", tmp_path)
+    attempt(run, DataCache(None), {}, lambda *_: None, stop_after(3), None)
+    content = bytearray((run.work / "last.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (run.work / "last.ckpt").write_bytes(content)
+    ended = attempt(run, DataCache(None), {}, lambda *_: None, lambda: False, None)
+    assert ended.state == "failed" and "remove it to start over" in ended.reason
+    assert not run.done
+
+
 def test_the_checkpoint_of_another_model_is_named(
     tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]
 ) -> None:
