@@ -142,9 +142,7 @@ class PhotographSet:
     def batches(self, batch_size: int, workers: int = 0) -> Batches:
         """Test images ``(N, 3, size, size)`` uint8 and their targets, in order."""
         resize = v2.Compose([v2.Resize(self.size, antialias=True), v2.CenterCrop(self.size)])
-        return DataLoader(
-            Seen(self.test, resize), batch_size, num_workers=workers, worker_init_fn=heed_the_parent
-        )
+        return DataLoader(Seen(self.test, resize), batch_size, num_workers=workers, worker_init_fn=heed_the_parent)
 
 
 def heed_the_parent(worker: int) -> None:

@@ -207,7 +207,10 @@ def measure_again(run: Run, data: DataCache, changes: Mapping[str, str]) -> dict
     images, _ = data(experiment.data)
     job = fresh(experiment, images, run.seed)
     load_weights(job.learner.network, run.weights)
-    metrics, _ = measured(job.learner.network, job.measure, experiment, images)
+    try:
+        metrics, _ = measured(job.learner.network, job.measure, experiment, images)
+    except (ValueError, FloatingPointError) as error:
+        raise ValueError(f"{run.title}: {error}") from error
     return metrics
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from lps.experiments.evaluate import predictor
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import matching
 from lps.experiments.run import DataCache, Run, RunsFailed, attempt, measure_again, perform, plan, run_all
@@ -236,6 +237,26 @@ def test_an_error_of_one_process_ends_all_of_them(
     said = [(tmp_path / rank).read_text() for rank in "01"]
     assert said[0] == "table1/lps seed 0: no space left on device" and said[1].startswith("table1/lps seed 0: ")
     assert not list(tmp_path.rglob("*.json"))
+
+
+def one_share_is_not_finite(results: Path) -> None:
+    """One of the two processes: logits that are not finite in the part of a batch that the second predicts."""
+    torch.distributed.init_process_group("gloo")
+    images = torch.ones(4, 2)
+    images[3] = torch.nan
+    try:
+        predictor(torch.nn.Identity(), torch.device("cpu"))(images)
+    except FloatingPointError as error:
+        Path(results, os.environ["RANK"]).write_text(str(error))
+
+
+@pytest.mark.slow
+def test_logits_of_one_process_that_are_not_finite_end_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    assert two_processes(one_share_is_not_finite, tmp_path, monkeypatch, free_port) == [0, 0]
+    for rank in "01":
+        assert (tmp_path / rank).read_text().startswith("batch 1 of the evaluation: the network's logits are not finite")
 
 
 def test_runs_on_several_devices_go_one_at_a_time(tmp_path: Path) -> None:

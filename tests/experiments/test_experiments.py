@@ -27,8 +27,9 @@ from lps.data import cifar10
 from lps.experiments import records, rows
 from lps.experiments.config import SECTIONS, Experiment, parse_changes
 from lps.experiments.profiles import load_profile, profile_names
-from lps.experiments.run import DataCache, Run, measure_again, perform, plan, run_all
+from lps.experiments.run import DataCache, Run, attempt, measure_again, perform, plan, run_all
 from lps.experiments.status import state
+from lps.experiments.tasks import fresh
 from lps.experiments.train import CHECKPOINT, AtomicCheckpoints, learning_rate, temperature
 from lps.experiments.weights import read_weights
 
@@ -330,6 +331,29 @@ def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
         perform(planned(tmp_path, tiny(train__lr="1e30")), DataCache(None), {})
 
 
+@pytest.mark.parametrize("name", ["table1/baseline", "table1/lps", "table2/baseline", "table5/deeplabv3plus"])
+def test_a_network_without_finite_logits_is_not_measured(name: str, tmp_path: Path) -> None:
+    """One step that leads out of the numbers, whose own loss is finite."""
+    changes = {"data.train": "8", "train.batch_size": "8", "train.epochs": "1", "train.lr": "1e38", "train.warmup": "0"}
+    changes |= {"train.schedule": "step", "train.momentum": "0", "train.nesterov": "false"}
+    (run,) = plan(
+        rows.matching([name]),
+        lambda row: load_profile("smoke").row(row).override(changes),
+        [0],
+        tmp_path,
+        DataCache(None),
+    )
+    ended = attempt(run, DataCache(None), {}, lambda *_: None, lambda: False, None)
+    assert ended.state == "failed" and not run.done and not run.weights.exists()
+    assert re.match(r"batch 1 of the evaluation: .* not finite", ended.reason) and "Traceback" not in ended.reason
+    network = fresh(run.experiment, DataCache(None)(run.experiment.data)[0], 0).learner.network
+    for parameter in network.parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    torch.save(network.state_dict(), run.weights)
+    with pytest.raises(ValueError, match=rf"^{name} seed 0: batch 1 of the evaluation: .* not finite"):
+        measure_again(run, DataCache(None), {})
+
+
 def test_checkpoints_are_read_without_unpickling_code(tmp_path: Path) -> None:
     torch.save({"state_dict": Path("x")}, tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match=r"last.ckpt is not a readable checkpoint .*; remove it to start over") as said:
@@ -354,9 +378,7 @@ def flipped(path: Path, bits: int) -> Iterator[Path]:
         yield copy
 
 
-@pytest.mark.parametrize(
-    ("name", "read"), [("a.pt", read_weights), ("last.ckpt", AtomicCheckpoints().load_checkpoint)]
-)
+@pytest.mark.parametrize(("name", "read"), [("a.pt", read_weights), ("last.ckpt", AtomicCheckpoints().load_checkpoint)])
 def test_no_flipped_bit_changes_what_is_read(name: str, read: Callable[[Path], Any], tmp_path: Path) -> None:
     """A bit of a part is refused; one of the padding between the parts changes nothing."""
     content = {f"layer{i}": torch.randn(300, generator=torch.Generator().manual_seed(i)) for i in range(4)}
