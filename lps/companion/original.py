@@ -16,6 +16,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
+from ..experiments.evaluate import predictor as predictor_on
 from ..metrics import PAPER as PAPER_SHIFTS
 from ..metrics import Batches, Count, Predict, Shifts, accuracy, circular_consistency, shift_consistency
 from ..original import Settings, load_checkpoint
@@ -120,14 +121,7 @@ def spread(total: int, wanted: int | None) -> list[int]:
 
 def predictor(network: nn.Module) -> Predict:
     """Labels that ``network`` predicts, on a GPU where there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = network.to(device).eval()
-
-    def predict(images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return network(images.to(device)).argmax(1).cpu()
-
-    return predict
+    return predictor_on(network, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
 """Photographs of any size with a label each or for each pixel, read when asked for, augmented by their own seeds."""
 
 import hashlib
+import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol
 
 import numpy as np
@@ -139,7 +142,23 @@ class PhotographSet:
     def batches(self, batch_size: int, workers: int = 0) -> Batches:
         """Test images ``(N, 3, size, size)`` uint8 and their targets, in order."""
         resize = v2.Compose([v2.Resize(self.size, antialias=True), v2.CenterCrop(self.size)])
-        return DataLoader(Seen(self.test, resize), batch_size, num_workers=workers)
+        return DataLoader(Seen(self.test, resize), batch_size, num_workers=workers, worker_init_fn=heed_the_parent)
+
+
+def heed_the_parent(worker: int) -> None:
+    """For ``worker_init_fn``: a process that reads images leaves Ctrl-C, and signals sent to all processes, to its
+    parent, and ends on SIGTERM from that alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS does not tell who sent a signal
+        return
+
+    def wait() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    Thread(target=wait, daemon=True).start()
 
 
 class Seen(Dataset[tuple[Tensor, Tensor]]):

@@ -197,6 +197,11 @@ class Engine:
     compile: bool
     fused: bool
 
+    @property
+    def shared(self) -> bool:
+        """Do several processes, one for each device, train together?"""
+        return self.devices * self.nodes > 1
+
 
 _MAY_BE_ZERO = ("seed", "exhaustive", "workers")
 

@@ -1,6 +1,9 @@
 """Photographs from folders: the layouts of ImageNet and VOC, what is said where they are broken, and augmentation."""
 
+import subprocess
+import time
 from collections.abc import Callable
+from multiprocessing import Pipe, get_context
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,16 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from lps.data.photographs import Augmented, Files, InMemory, PhotographSet, Samples, augmentation, load
+from lps.data.photographs import (
+    Augmented,
+    Files,
+    InMemory,
+    PhotographSet,
+    Samples,
+    augmentation,
+    heed_the_parent,
+    load,
+)
 
 CLASSES = ("n01", "n02", "n03")
 
@@ -198,6 +210,26 @@ def test_a_look_depends_on_seed_epoch_and_image_and_not_on_the_workers() -> None
     assert torch.equal(here[0][1], here[0][3])  # the same image twice
     for other in (looks(1, 2, 0), looks(0, 3, 0)):
         assert not torch.equal(here[0], other[0])
+
+
+def reading(line: Any) -> None:
+    heed_the_parent(0)
+    line.send("reading")
+    time.sleep(60)
+
+
+def test_a_process_that_reads_ends_on_a_signal_of_its_parent_alone() -> None:
+    ours, theirs = Pipe()
+    process = get_context("fork").Process(target=reading, args=(theirs,), daemon=True)
+    process.start()
+    assert ours.recv() == "reading"
+    for number in ("INT", "TERM"):
+        subprocess.run(["kill", f"-{number}", str(process.pid)], check=True)
+    process.join(0.5)
+    assert process.is_alive()
+    process.terminate()
+    process.join(10)
+    assert process.exitcode == 0
 
 
 def test_a_look_leaves_the_noise_of_training_alone() -> None:
