@@ -212,6 +212,12 @@ def test_what_is_written_in_place_is_read_afterwards(name: str) -> None:
     assert_same(built(WRITES[name]))
 
 
+@pytest.mark.parametrize("name", WRITES)
+def test_what_is_written_moves_with_the_image(name: str) -> None:
+    network = lps.convert(built(WRITES[name]), "aps", example=images(1))
+    assert lps.verify(network, images(1, 8, 8), shifts=4).exact
+
+
 # what code asks of its maps
 
 
