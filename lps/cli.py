@@ -14,8 +14,9 @@ from .data import Size, other_size
 from .experiments.config import Experiment, parse_changes
 from .experiments.profiles import PAPER, load_profile, profile_names
 from .experiments.records import is_current, read_record, read_records
-from .experiments.rows import ROWS, Row, matching
-from .experiments.run import DataCache, RunsFailed, leads, measure_again, plan, run_all
+from .experiments.rows import ROWS, matching, named
+from .experiments.run import DataCache, RunsFailed, leads, measure_again, run_all
+from .experiments.training import planned
 from .experiments.weights import about
 
 
@@ -46,17 +47,23 @@ def list_arguments(parser: argparse.ArgumentParser) -> None:
 def list_main(options: argparse.Namespace) -> int:
     """A line per row: recorded runs, local and shipped, of this profile; a star: would give other results today."""
     profile = load_profile(options.profile)
-    for row in matching(options.patterns):
+    records = {
+        label: [r for rows in ("table*", "mine") for r in read_records(folder, rows=rows)]
+        for label, folder in (("local", LOCAL), ("shipped", SHIPPED))
+    }
+    like = {r["experiment"]: r["own"]["like"] for found in records.values() for r in found if "own" in r}
+    for name in named(options.patterns, [*(row.name for row in ROWS), *sorted(like)]):
+        (row,) = matching([like.get(name, name)])
         task = profile.row(row).task
         cells = []
-        for label, folder in (("local", LOCAL), ("shipped", SHIPPED)):
-            found = [
+        for label, found in records.items():
+            seeds = [
                 f"seed {r['seed']}{'' if is_current(r['code'], task) else '*'}"
-                for r in read_records(folder)
-                if r["experiment"] == row.name and r["profile"] == options.profile
+                for r in found
+                if r["experiment"] == name and r["profile"] == options.profile
             ]
-            cells.append(f"{label}: {', '.join(found) or '-'}")
-        print(f"{row.name:<40} {cells[0]:<32} {cells[1]}")
+            cells.append(f"{label}: {', '.join(seeds) or '-'}")
+        print(f"{name:<40} {cells[0]:<32} {cells[1]}")
     return 0
 
 
@@ -103,14 +110,9 @@ def run_main(options: argparse.Namespace) -> int:
     """Say what is done and what is to do, do it, and say how it went."""
     from .experiments.status import overview
 
-    profile, changes = load_profile(options.profile), parse_changes(options.set)
-
-    def experiment_of(row: Row) -> Experiment:
-        return profile.row(row).override(changes)
-
-    data = DataCache(options.data_root)
+    changes, data = parse_changes(options.set), DataCache(options.data_root)
     seeds = range(options.seed, options.seed + options.seeds)
-    runs = plan(matching(options.patterns), experiment_of, seeds, options.results, data)
+    runs = planned(options.patterns, options.profile, seeds, changes, options.results, data)
     quiet = options.quiet or not leads()
     if not quiet:
         print("".join(sorted({_scale(run.experiment, data) for run in runs})), end="", file=sys.stderr)
@@ -155,12 +157,8 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def evaluate_main(options: argparse.Namespace) -> int:
     """Measure the weights of finished runs once more; ``--set`` says how they were made, ``--with`` what changes."""
-    profile, changes, data = load_profile(options.profile), parse_changes(options.set), DataCache(options.data_root)
-
-    def experiment_of(row: Row) -> Experiment:
-        return profile.row(row).override(changes)
-
-    for run in plan(matching(options.patterns), experiment_of, [options.seed], options.results, data):
+    changes, data = parse_changes(options.set), DataCache(options.data_root)
+    for run in planned(options.patterns, options.profile, [options.seed], changes, options.results, data):
         print(f"{run.title}  {_values(measure_again(run, data, parse_changes(options.changes)))}")
         if (precision := about(run.weights)["precision"]) != "float32":
             print(f"with weights in {precision}: counts may differ from those of the record by some images")

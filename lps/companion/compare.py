@@ -51,7 +51,8 @@ def environment_differences(mine: Mapping[str, Any], shipped: list[dict[str, Any
 def main(options: argparse.Namespace) -> int:
     """Print the comparison; exit status 1 when a consistency that was exact is exact no more."""
     local, shipped = (
-        [r for r in read_records(folder) if r["profile"] == options.profile] for folder in (LOCAL, SHIPPED)
+        [r for rows in ("table*", "mine") for r in read_records(folder, rows=rows) if r["profile"] == options.profile]
+        for folder in (LOCAL, SHIPPED)
     )
     if not local:
         print(f"no runs of your own with profile {options.profile}: make reproduce PROFILE={options.profile}")

@@ -74,7 +74,7 @@ def _runs(
 
 def network_of(run: Run, data: DataCache) -> nn.Module:
     """The trained network of a recorded run, uint8 images to logits; its weights lie beside the record."""
-    from ..experiments.train import Classifier
+    from ..experiments.learner import Classifier
 
     if not run.weights.exists():
         raise FileNotFoundError(f"no weights of {run.title} in {run.weights.parent}: train them, {train_command(run)}")

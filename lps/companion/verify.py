@@ -108,7 +108,7 @@ def main(options: argparse.Namespace) -> int:
 
 def stranger(name: str, data: ImageSet, seed: int) -> nn.Module:
     """A classifier or segmenter of torchvision by its name, with random weights."""
-    from ..experiments.train import Normalize
+    from ..experiments.learner import Normalize
     from .convert import named
 
     return nn.Sequential(Normalize(*data.statistics()), named(f"{STRANGER}{name}", seed))

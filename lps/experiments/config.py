@@ -8,11 +8,15 @@ from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_h
 from ..convolution import Padding
 from ..metrics import PAPER
 from ..resnet import OutputStride, Stem
-from ..sampling import Source
+from ..sampling import Sampling, Source
 
 T = TypeVar("T")
 
-Method = Literal["baseline", "lpf", "ddac", "aps", "lps"]
+Method = Literal["baseline", "lpf", "ddac", "aps", "lps", "own"]
+"""``own`` is a reader's: see :class:`Own`."""
+
+_SELECTING = ("aps", "lps", "own")
+
 AntiAlias = Literal["none", "rect-2", "tri-3", "bin-5", "adapt-3"]
 Task = Literal["images", "photographs", "segmentation"]
 """Classify small images in memory, classify photographs, segment them."""
@@ -104,7 +108,7 @@ class Segmenter(Model):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.unpool and self.method not in ("aps", "lps"):
+        if self.unpool and self.method not in _SELECTING:
             raise ValueError(f"LPU puts back what a selection took: {self.method} makes none")
 
 
@@ -203,6 +207,16 @@ class Engine:
         return self.devices * self.nodes > 1
 
 
+@dataclass(frozen=True)
+class Own:
+    """A reader's own sampling, in an experiment that is ``like`` a row in all else. Its ``source`` stands for it in ids
+    and records; the one of a record that is read is ``None``."""
+
+    like: str
+    source: str
+    sampling: Sampling | None = None
+
+
 _MAY_BE_ZERO = ("seed", "exhaustive", "workers")
 
 
@@ -217,8 +231,14 @@ class Experiment:
     train: Train
     evaluate: Protocol
     engine: Engine
+    own: Own | None = None
 
     def __post_init__(self) -> None:
+        if (self.model.method == "own") != (self.own is not None):
+            raise ValueError(
+                f"{self.name}: model.method is {self.model.method!r}; own is for a sampling of your own, handed to "
+                "lps.experiments.train"
+            )
         for section in SECTIONS:
             for name, value in vars(getattr(self, section)).items():
                 least = 0 if name in _MAY_BE_ZERO else 1
@@ -234,7 +254,7 @@ class Experiment:
             )
         stride = self.model.output_stride if isinstance(self.model, Segmenter) else CLASSIFIER_STRIDE
         for name, size in sizes.items():
-            if self.model.method in ("aps", "lps") and size % stride:
+            if self.model.method in _SELECTING and size % stride:
                 raise ValueError(f"data.{name} is {size}: a network that selects phases needs a multiple of {stride}")
 
     @property
@@ -259,7 +279,12 @@ class Experiment:
         return [f"{section}.{f.name}" for section in SECTIONS for f in fields(getattr(self, section))]
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        content = asdict(replace(self, own=self.own and replace(self.own, sampling=None)))
+        if self.own is None:
+            del content["own"]  # the ids of the paper's rows are older than it
+        else:
+            del content["own"]["sampling"]
+        return content
 
 
 SECTIONS = ("data", "model", "train", "evaluate", "engine")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..selection import LearnedPhase, MaxNorm, Selection
-from .train import Learner
+from .learner import Learner
 
 
 class Choices:

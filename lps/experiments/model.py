@@ -10,7 +10,7 @@ from ..resnet import OutputStride, ResNet
 from ..sampling import Sampling
 from ..selection import LearnedPhase, MaxNorm, Selection
 from ..ties import Origin
-from .config import Model
+from .config import Model, Own
 
 Factory = Callable[[int], nn.Module]
 
@@ -46,19 +46,23 @@ def selection(config: Model) -> Factory | None:
     return rules.get(config.method)
 
 
-def sampling(config: Model) -> Sampling | None:
+def sampling(config: Model, own: Own | None = None) -> Sampling | None:
     """``None`` for the baseline, whose convolutions are strided."""
+    if config.method == "own":
+        if own is None or own.sampling is None:
+            raise ValueError("a record holds the source of a sampling of your own: hand it to lps.experiments.train")
+        return own.sampling
     if config.method == "baseline":
         return None
     return Sampling(selection(config), antialias(config), select_from=config.select_from)
 
 
-def build_model(config: Model, classes: int, output_stride: OutputStride = 32) -> ResNet:
+def build_model(config: Model, classes: int, output_stride: OutputStride = 32, own: Own | None = None) -> ResNet:
     """A freshly initialised network; draws from torch's global generator."""
     return ResNet(
         config.depth,
         classes=classes,
-        sampling=sampling(config),
+        sampling=sampling(config, own),
         stem=config.stem,
         width=config.width,
         padding=config.padding,

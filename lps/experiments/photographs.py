@@ -12,7 +12,7 @@ from ..data.photographs import Augmented, PhotographSet, augmentation, heed_the_
 from ..metrics import PAPER, Batches, Shifts, accuracy, circular_consistency, shift_consistency
 from .config import Experiment, Photographs
 from .evaluate import as_dict, predictor
-from .train import EpochOrder
+from .learner import EpochOrder
 
 ORIGINAL_CIRCULAR = Shifts(-32, 31, per_image=False)
 """What the original code draws for C-Cons. on ImageNet: one shift for a batch."""

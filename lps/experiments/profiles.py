@@ -16,6 +16,7 @@ from .config import (
     Experiment,
     Finetune,
     Model,
+    Own,
     Photographs,
     Protocol,
     Segmenter,
@@ -105,14 +106,17 @@ def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
     return result
 
 
-def recorded(row: str, profile: str, config: Mapping[str, Mapping[str, Any]]) -> Experiment:
+def recorded(
+    row: str, profile: str, config: Mapping[str, Mapping[str, Any]], own: Mapping[str, str] | None = None
+) -> Experiment:
     """The experiment of a record, its settings checked as any others are.
 
     A section that the record does not have is the profile's. A setting may be missing only where it has a default.
+    One of a reader's ``own`` is made like another row.
     """
-    (found,) = (known for known in ROWS if known.name == row)
+    (found,) = (known for known in ROWS if known.name == (own["like"] if own else row))
     classes = dict(zip(SECTIONS, _CLASSES[found.table], strict=True))
-    parts: dict[str, Any] = {}
+    parts: dict[str, Any] = {"name": row, "own": own and Own(own["like"], own["source"])}
     for section, values in config.items():
         if section not in classes:
             raise ValueError(f"config.{section} is no section of settings; known: {', '.join(classes)}")

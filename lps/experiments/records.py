@@ -96,9 +96,9 @@ def read_json(path: Path, shape: Shape) -> Any:
     return content
 
 
-def read_records(*folders: Path) -> list[dict[str, Any]]:
-    """All records below the folders."""
-    return [read_record(path) for folder in folders for path in sorted(folder.glob("table*/*/*.json"))]
+def read_records(*folders: Path, rows: str = "table*") -> list[dict[str, Any]]:
+    """All records below the folders: of the paper's rows, or with ``mine`` of the reader's own."""
+    return [read_record(path) for folder in folders for path in sorted(folder.glob(f"{rows}/*/*.json"))]
 
 
 def code_version(subject: Subject) -> dict[str, Any]:
@@ -159,7 +159,10 @@ def determinism() -> dict[str, Any]:
 
 
 def command(experiment: Experiment, seed: int, changes: dict[str, str]) -> str:
-    """The command that repeats a run."""
+    """The command that repeats a run; for a sampling of one's own, which no command line can name, the call."""
+    if experiment.own is not None:
+        given = f"like={experiment.own.like!r}, profile={experiment.profile!r}, seeds=[{seed}], changes={changes!r}"
+        return f"lps.experiments.train({experiment.name!r}, sampling=sampling, {given})"
     parts = [f"python -m lps run {experiment.name} --profile {experiment.profile} --seed {seed}"]
     parts += [f"--set {shlex.quote(f'{name}={value}')}" for name, value in changes.items()]
     return " ".join([*parts, f"--threads {torch.get_num_threads()}"])

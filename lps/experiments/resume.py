@@ -11,8 +11,8 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import distributed as dist
 
+from .learner import AtomicCheckpoints, Interrupted, Learner
 from .logs import Logbook
-from .train import AtomicCheckpoints, Interrupted, Learner
 
 EVERY = 600.0
 """Seconds between checkpoints within an epoch."""

@@ -3,9 +3,10 @@
 A table's settings are in the profile ``full``, with the paper's values.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from re import fullmatch
 from typing import Any
 
 from .config import AntiAlias, Method
@@ -148,10 +149,22 @@ def by_value(rows: Iterable[Row] = TABLE1) -> list[Row]:
     return sorted(rows, key=lambda row: rank.get(row.name, len(rank)))
 
 
-def matching(patterns: Iterable[str]) -> tuple[Row, ...]:
-    """Rows whose names match any of the patterns (``table1/*``, ``table1/lps-*``), in the order of the tables."""
+def named(patterns: Iterable[str], known: Sequence[str]) -> list[str]:
+    """Those of the known names that match any of the patterns (``table1/*``, ``table1/lps-*``), in their order."""
     patterns = list(patterns)
     for pattern in patterns:
-        if not any(fnmatch(row.name, pattern) for row in ROWS):
-            raise ValueError(f"no experiment matches {pattern!r}; known: {', '.join(row.name for row in ROWS)}")
-    return tuple(row for row in ROWS if any(fnmatch(row.name, pattern) for pattern in patterns))
+        if not any(fnmatch(name, pattern) for name in known):
+            raise ValueError(f"no experiment matches {pattern!r}; known: {', '.join(known)}")
+    return [name for name in known if any(fnmatch(name, pattern) for pattern in patterns)]
+
+
+def matching(patterns: Iterable[str]) -> tuple[Row, ...]:
+    """Rows whose names match any of the patterns, in the order of the tables."""
+    names = named(patterns, [row.name for row in ROWS])
+    return tuple(row for row in ROWS if row.name in names)
+
+
+def own_name(name: str, where: str = "the name of a row of your own") -> None:
+    """Raise ``ValueError`` for a name under which a reader's own row would not stand apart from the paper's."""
+    if not isinstance(name, str) or not fullmatch(r"mine/[A-Za-z0-9][\w.-]*", name):
+        raise ValueError(f"{where} is {name!r}; expected mine/ and a word, as in mine/min-norm")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from filelock import FileLock
@@ -27,6 +27,9 @@ from .config import SECTIONS, Data, Experiment, Photographs
 from .records import code_version, command, determinism, now, read_record, run_id, short_hash, write_json
 from .rows import Row, by_value
 from .signals import SIGNALS, Stop, any_stops, stop_on_signal
+
+if TYPE_CHECKING:
+    from .tasks import Job
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
 
@@ -167,10 +170,10 @@ def perform(
     A lock keeps two processes from training the same run; the second waits and finds the record.
     """
     from . import weights
+    from .learner import CHECKPOINT, AtomicCheckpoints, fit
     from .logs import Logbook
     from .resume import MidEpoch, check
     from .tasks import prepare
-    from .train import CHECKPOINT, AtomicCheckpoints, fit
 
     run = replace(run, start=run.starts_from())
     run.record.parent.mkdir(parents=True, exist_ok=True)
@@ -203,6 +206,7 @@ def perform(
                     "profile": run.experiment.profile,
                     "seed": run.seed,
                     "config": {section: settings[section] for section in SECTIONS},
+                    **({"own": settings["own"]} if "own" in settings else {}),
                     "data": {
                         "name": images.name,
                         "source": images.source,
@@ -235,19 +239,25 @@ def perform(
         return True
 
 
-def measure_again(run: Run, data: DataCache, changes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Metrics of the trained weights of a run, under other settings of ``evaluate``, ``engine`` or ``data``."""
+def trained(run: Run, experiment: Experiment, images: Any) -> "Job":
+    """The job of a recorded run, or of another ``experiment`` with the same network, with the trained weights."""
     from .tasks import fresh
     from .weights import load_weights
 
     if not run.weights.exists():
         raise FileNotFoundError(f"{run.title} has no weights in {run.results}; {run.weights.name} is expected there")
+    job = fresh(experiment, images, run.seed)
+    load_weights(job.learner.network, run.weights)
+    return job
+
+
+def measure_again(run: Run, data: DataCache, changes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Metrics of the trained weights of a run, under other settings of ``evaluate``, ``engine`` or ``data``."""
     if made := [name for name in changes if name.startswith(("model.", "train."))]:
         raise ValueError(f"{', '.join(made)}: how weights were made cannot change any more; give it with --set instead")
     experiment = run.experiment.override(changes)
     images, _ = data(experiment.data)
-    job = fresh(experiment, images, run.seed)
-    load_weights(job.learner.network, run.weights)
+    job = trained(run, experiment, images)
     try:
         metrics, _ = measured(job.learner.network, job.measure, experiment, images)
     except (ValueError, FloatingPointError) as error:
@@ -287,7 +297,7 @@ def attempt(
     run: Run, data: DataCache, changes: Mapping[str, str], report: Report, stop: Stop, deadline: float | None
 ) -> Outcome:
     """:func:`perform`, where an error is an outcome: it ends this run and no other."""
-    from .train import Interrupted
+    from .learner import Interrupted
 
     try:
         perform(run, data, changes, report, stop, deadline)

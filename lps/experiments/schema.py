@@ -11,7 +11,7 @@ import torch
 from ..segmentation import Confusion
 from .config import SECTIONS
 from .profiles import profile_names, recorded
-from .rows import ROWS
+from .rows import ROWS, own_name
 
 Shape = Any
 """A type; a function of a value and its place that raises ``ValueError``; or a form of either below."""
@@ -192,6 +192,12 @@ RUN: Shape = STUDY | {
 }
 """A run."""
 
+OWN: Shape = RUN | {
+    "experiment": own_name,
+    "own": {"like": among(lambda: [row.name for row in ROWS]), "source": str},
+}
+"""A run of a reader's own."""
+
 _MEASURED = {
     "images": ("acc", "c_cons", "c_cons_original"),
     "photographs": ("acc", "c_cons", "c_cons_original", "s_cons", "s_cons_original"),
@@ -204,9 +210,10 @@ def check(record: Any, where: str = "") -> None:
     """Raise ``ValueError`` where a record of a run or of a study is not what :func:`~lps.experiments.run.perform` or
     :func:`~lps.companion.studies.study` writes: in its form, or because its parts contradict each other."""
     study = isinstance(record, dict) and "run" in record
-    conform(record, STUDY if study else RUN)
+    own = record.get("own") if isinstance(record, dict) else None
+    conform(record, STUDY if study else OWN if own is not None else RUN)
     config, data, metrics = record["config"], record["data"], record["metrics"]
-    experiment = recorded(record["experiment"], record["profile"], config)
+    experiment = recorded(record["experiment"], record["profile"], config, own)
     if study:
         return
     layout = config["data"]

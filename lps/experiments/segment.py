@@ -11,31 +11,41 @@ from torch import Tensor, nn
 from ..data.photographs import PhotographSet
 from ..deeplab import DeepLabV3Plus
 from ..metrics import PAPER, Batches
-from ..sampling import Upsample
+from ..sampling import Sampling, Upsample
 from ..segmentation import confusion, mascc, mascc_original, massc, massc_original
-from .config import Experiment, Segmenter
+from .config import Experiment, Own, Segmenter
 from .evaluate import as_dict, predictor
-from .model import antialias, build_model
+from .learner import Learner, Normalize
+from .model import antialias, build_model, sampling
 from .profiles import changed, load_profile
 from .records import read_record
 from .rows import matching
-from .train import Learner, Normalize
 from .weights import read_weights
 
 
-def build_segmenter(config: Segmenter, classes: int) -> DeepLabV3Plus:
+def build_segmenter(config: Segmenter, classes: int, own: Own | None = None) -> DeepLabV3Plus:
     """A freshly initialised network; draws from torch's global generator."""
     return DeepLabV3Plus(
-        build_model(config, classes, config.output_stride),
+        build_model(config, classes, config.output_stride, own),
         classes=classes,
-        upsample=upsample(config) if config.unpool else None,
+        upsample=upsample(config, own) if config.unpool else None,
         padding=config.head_padding,
         channels=config.head_channels,
     )
 
 
-def upsample(config: Segmenter) -> Any:
+class Gain(nn.Sequential):
+    """A filter that carries the gain of an upsampling by 2 (Sec. 4.3)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 4.0 * cast(Tensor, super().forward(x))
+
+
+def upsample(config: Segmenter, own: Own | None = None) -> Any:
     """LPUs from a number of channels. Adaptive filters work in one group, for the number of classes may be prime."""
+    if own is not None:
+        smooth = cast(Sampling, sampling(config, own)).antialias
+        return lambda channels: Upsample(None if smooth is None else Gain(smooth(channels)))
     fill = antialias(replace(config, groups=1))
     return lambda channels: Upsample(None if fill is None else cast(Any, fill)(channels, gain=4.0))
 
@@ -44,7 +54,7 @@ def learner(experiment: Experiment, data: PhotographSet, seed: int, backbone: Pa
     """DeepLabV3+ in training; its backbone starts at random or from the weights in ``backbone``."""
     config = cast(Segmenter, experiment.model)
     torch.manual_seed(seed)
-    model = build_segmenter(config, len(data.classes))
+    model = build_segmenter(config, len(data.classes), experiment.own)
     network = nn.Sequential(Normalize(*data.statistics()), model)
     if backbone is not None:
         load_backbone(network, backbone)

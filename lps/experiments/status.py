@@ -7,8 +7,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..machine import hardware
+from .learner import CHECKPOINT, AtomicCheckpoints
 from .run import Run
-from .train import CHECKPOINT, AtomicCheckpoints
 
 History = Sequence[Mapping[str, float]]
 

@@ -13,7 +13,7 @@ from ..data.photographs import PhotographSet
 from . import photographs, segment
 from .config import Evaluate, Experiment
 from .evaluate import evaluate
-from .train import Classifier, ImageBatches, Learner
+from .learner import Classifier, ImageBatches, Learner
 
 
 class Job(NamedTuple):

@@ -18,11 +18,11 @@ import pytest
 import torch
 
 from lps.experiments.evaluate import predictor
+from lps.experiments.learner import CHECKPOINT, AtomicCheckpoints, Classifier, EpochOrder
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import matching
 from lps.experiments.run import DataCache, Run, RunsFailed, attempt, measure_again, perform, plan, run_all
 from lps.experiments.tasks import prepare
-from lps.experiments.train import CHECKPOINT, AtomicCheckpoints, Classifier, EpochOrder
 
 ONE_STEP = {
     "data.train": "20",

@@ -25,11 +25,11 @@ from lps.companion.studies import trained
 from lps.data import cifar10
 from lps.experiments import records, rows
 from lps.experiments.config import SECTIONS, Experiment, parse_changes
+from lps.experiments.learner import CHECKPOINT, AtomicCheckpoints, learning_rate, temperature
 from lps.experiments.profiles import load_profile, profile_names
 from lps.experiments.run import DataCache, Run, attempt, measure_again, perform, plan, run_all
 from lps.experiments.status import state
 from lps.experiments.tasks import fresh
-from lps.experiments.train import CHECKPOINT, AtomicCheckpoints, learning_rate, temperature
 from lps.experiments.weights import HASHES, about, read_weights
 
 TINY = {"data.train": "60", "data.test": "40", "train.epochs": "3", "train.batch_size": "20", "model.width": "8"}
@@ -299,7 +299,7 @@ def test_the_id_covers_settings_seed_data_and_version(monkeypatch: pytest.Monkey
 def test_a_run_that_was_stopped_ends_in_the_same_bits(
     finished: Run, tmp_path: Path, batches: int, stop_after: Callable[[int], Callable[[], bool]]
 ) -> None:
-    from lps.experiments.train import Interrupted
+    from lps.experiments.learner import Interrupted
 
     run = planned(tmp_path)
     with pytest.raises(Interrupted):

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lps.data.photographs import Augmented
-from lps.experiments import resume, train
+from lps.experiments import learner, resume
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import matching
 from lps.experiments.run import DataCache, Run, attempt, perform, plan
@@ -191,9 +191,9 @@ def test_a_full_disk_ends_a_run_that_then_goes_on(
 def test_a_loss_that_is_not_finite_leaves_the_last_epoch(
     untouched: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, usual = planned("table1/lps-tri-3", tmp_path), train.learning_rate
+    run, usual = planned("table1/lps-tri-3", tmp_path), learner.learning_rate
     with monkeypatch.context() as patch:
-        patch.setattr(train, "learning_rate", lambda recipe, epoch: usual(recipe, epoch) if epoch < 1 else 1e30)
+        patch.setattr(learner, "learning_rate", lambda recipe, epoch: usual(recipe, epoch) if epoch < 1 else 1e30)
         ended = attempt(run, DataCache(None), {}, lambda *_: None, lambda: False, None)
     assert ended.state == "failed" and "the loss became nan in epoch 1" in ended.reason
     assert len(torch.load(run.work / "last.ckpt", weights_only=True)["history"]) == 1

@@ -202,7 +202,7 @@ class Classifier(Learner):
 
     def __init__(self, experiment: Experiment, data: Described, seed: int) -> None:
         torch.manual_seed(seed)
-        model = build_model(experiment.model, len(data.classes))
+        model = build_model(experiment.model, len(data.classes), own=experiment.own)
         network = nn.Sequential(Normalize(*data.statistics()), model)
         if isinstance(experiment.data, Small) and experiment.train.flip:
             super().__init__(network, experiment, seed, flip_some)

@@ -1,0 +1,174 @@
+"""Train rows of the tables, and a reader's own beside them, in one call."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any, overload
+
+from torch import nn
+
+from ..companion.paths import LOCAL
+from ..sampling import Sampling
+from .config import Experiment, Own
+from .profiles import load_profile
+from .records import read_record
+from .rows import Row, matching, own_name
+from .run import DataCache, Run, default_jobs, plan, run_all, trained
+from .source import source_of
+
+
+class NotFinished(RuntimeError):
+    """Training was stopped before its end; what is done is kept."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A recorded run: ``record`` is what its file says, ``data`` the images that it has seen."""
+
+    run: Run
+    _cache: DataCache
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return read_record(self.run.record)
+
+    @property
+    def data(self) -> Any:
+        """The ``ImageSet`` or ``PhotographSet``."""
+        return self._cache(self.run.experiment.data)[0]
+
+    def network(self) -> nn.Module:
+        """The trained network in evaluation mode, uint8 images to logits."""
+        return trained(self.run, self.run.experiment, self.data).learner.network.eval()
+
+
+class Runs(Sequence[Trained]):
+    """Recorded runs, seed after seed."""
+
+    def __init__(self, runs: Iterable[Trained]) -> None:
+        self._runs = tuple(runs)
+
+    @overload
+    def __getitem__(self, index: int) -> Trained: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Runs": ...
+    def __getitem__(self, index: int | slice) -> "Trained | Runs":
+        return Runs(self._runs[index]) if isinstance(index, slice) else self._runs[index]
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __add__(self, other: "Runs") -> "Runs":
+        return Runs([*self, *other])
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [one.record for one in self]
+
+    def table(self) -> Any:
+        """A line for each row: its metrics in per cent, means over its seeds. A pandas frame, or a dictionary of
+        dictionaries where there is no pandas."""
+        found: dict[str, list[Mapping[str, Any]]] = {}
+        for record in self.records:
+            found.setdefault(record["experiment"], []).append(record["metrics"])
+        lines = {
+            row: {name: mean(each[name]["value"] for each in metrics) for name in metrics[0]} | {"seeds": len(metrics)}
+            for row, metrics in found.items()
+        }
+        try:
+            import pandas as pd
+        except ModuleNotFoundError:
+            return lines
+        return pd.DataFrame.from_dict(lines, orient="index")
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} runs: {', '.join(one.run.title for one in self)}>"
+
+
+def train(
+    rows: str | Iterable[str],
+    *,
+    profile: str = "quick",
+    seeds: Iterable[int] = (0,),
+    changes: Mapping[str, Any] | None = None,
+    sampling: Sampling | None = None,
+    like: str = "",
+    results: Path = LOCAL,
+    data_root: Path | None = None,
+    jobs: int | None = None,
+    threads: int | None = None,
+    budget: float | None = None,
+    quiet: bool = True,
+) -> Runs:
+    """Train what is not recorded yet, and return all of it: ``train("table1/lps-*", profile="quick", seeds=range(3))``.
+
+    ``rows`` are names or patterns, ``changes`` settings by their dotted names, ``{"train.epochs": 2}``. A run that was
+    stopped goes on where it was. ``jobs``, ``threads`` and ``budget`` are as in :func:`~lps.experiments.run.run_all`.
+
+    With ``sampling``, ``rows`` is the name of a row of your own, as in ``mine/min-norm``: it is trained ``like`` a row
+    of the paper, with that sampling in place of its own. Its record holds the source of the sampling, and another
+    source is another run.
+
+    Raises ``RunsFailed`` where runs ended in an error, and ``NotFinished`` where training was stopped.
+    """
+    data = DataCache(data_root)
+    given = {name: str(value) for name, value in (changes or {}).items()}
+    if sampling is None and not like:
+        runs = planned([rows] if isinstance(rows, str) else rows, profile, seeds, given, results, data)
+    else:
+        runs = _planned_own(rows, sampling, like, profile, seeds, given, results, data)
+        if (jobs or 1) > 1:
+            raise ValueError(
+                f"{jobs} jobs were asked for, but your own class exists in this process alone: give jobs=1"
+            )
+        jobs = 1
+    if not runs:
+        raise ValueError(f"there is nothing to train: {rows=}, {seeds=}")
+    if jobs is None:
+        jobs = 1 if any(run.shared for run in runs) else default_jobs()
+    if left := run_all(runs, data, given, budget, quiet, jobs, threads):
+        raise NotFinished(f"stopped with {left} of {len(runs)} runs not finished; make the same call again to go on")
+    return Runs(Trained(run, data) for run in runs)
+
+
+def planned(
+    patterns: Iterable[str],
+    profile: str,
+    seeds: Iterable[int],
+    changes: Mapping[str, str],
+    results: Path,
+    data: DataCache,
+) -> list[Run]:
+    """The runs of the rows that match any of the patterns, the most valuable first."""
+    settings = load_profile(profile)
+    return plan(matching(patterns), lambda row: settings.row(row).override(changes), tuple(seeds), results, data)
+
+
+def _planned_own(
+    name: Any,
+    sampling: Sampling | None,
+    like: str,
+    profile: str,
+    seeds: Iterable[int],
+    changes: Mapping[str, str],
+    results: Path,
+    data: DataCache,
+) -> list[Run]:
+    own_name(name)
+    if not isinstance(sampling, Sampling) or not like:
+        raise ValueError(
+            f"{name} needs both a sampling, lps.Sampling(...), and the row that it is like, as in "
+            f"like='table1/lps-tri-3'; given: {sampling=}, {like=}"
+        )
+    found = matching([like])
+    if len(found) != 1:
+        raise ValueError(f"a row of your own is like one row; {like!r} matches {len(found)}")
+    own = Own(found[0].name, source_of(sampling), sampling)
+
+    def experiment_of(row: Row) -> Experiment:
+        experiment = load_profile(profile).row(row)
+        model = replace(experiment.model, method="own", antialias="none")
+        return replace(experiment, name=name, model=model, own=own).override(changes)
+
+    return plan(found, experiment_of, tuple(seeds), results, data)
