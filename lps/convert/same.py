@@ -205,7 +205,7 @@ def _gap_where_kept(y: Tensor | None, expected: Tensor | None, beside: Tensor | 
     if y is None or expected is None or y.dim() != expected.dim() or y.dim() < 3:
         return _gap(y, expected, beside)
     steps = range(1, 1 + max(y.shape[2:]))
-    parts = (y[(..., *(slice(None, None, step),) * (y.dim() - 2))] for step in steps)
+    parts = (components(y, step)[0] for step in steps)
     return min((_gap(part, expected, beside) for part in parts if part.shape == expected.shape), default=inf)
 
 
