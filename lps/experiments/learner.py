@@ -148,10 +148,13 @@ class Learner(pl.LightningModule):
         logits = self.logits(images)
         loss = nn.functional.cross_entropy(logits, labels, ignore_index=self.ignored)
         if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss became {loss.item()} in epoch {self.current_epoch}, step {self.global_step}; "
-                "lower train.lr and run again: the last good epoch is kept"
-            )
+            if (labels == self.ignored).all():
+                loss = 0 * logits.sum()  # a mean over nothing, which costs nothing
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss became {loss.item()} in epoch {self.current_epoch}, step {self.global_step}; "
+                    "lower train.lr and run again: the last good epoch is kept"
+                )
         with torch.no_grad():
             self.loss_sum += loss * len(labels)
             self.correct += (logits.argmax(1) == labels).sum()
@@ -174,7 +177,7 @@ class Learner(pl.LightningModule):
             {
                 "epoch": self.current_epoch + 1,
                 "loss": loss / images,
-                "accuracy": 100 * correct / counted,
+                "accuracy": 100 * correct / max(counted, 1),
                 "lr": learning_rate(self.recipe, (self.global_step - 1) / self.trainer.num_training_batches),
                 "tau": temperature(self.recipe, (self.global_step - 1) / self.trainer.num_training_batches),
                 "seconds": seconds,

@@ -215,6 +215,14 @@ def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
         lps_data.load("cifar10", None, None, 0, tmp_path)
 
 
+def test_hidden_files_are_skipped(tmp_path: Path) -> None:
+    cats = folder_of_images(tmp_path) / "cifar10" / "train" / "cat"
+    for name in (".DS_Store", "._0.png"):
+        (cats / name).write_bytes(b"hidden")
+    (cats / ".ipynb_checkpoints").mkdir()
+    assert len(lps_data.load("cifar10", None, None, 0, tmp_path).train) == 20
+
+
 def test_a_truncated_download_is_not_taken_for_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def half(url: str, filename: Path, chunk_size: int = 0) -> None:
         Path(filename).write_bytes(b"half an archive")
@@ -350,6 +358,23 @@ def test_a_budget_stops_before_the_epoch_that_would_pass_it(tmp_path: Path) -> N
 def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match=r"the loss became nan.*lower train.lr"):
         perform(planned(tmp_path, tiny(train__lr="1e30")), DataCache(None), {})
+
+
+def test_batches_of_ignored_pixels_cost_nothing(tmp_path: Path) -> None:
+    """No loss that is not finite, no gradient, no accuracy of nothing."""
+    changes = {"data.train": "8", "train.batch_size": "4", "train.epochs": "2", "train.weight_decay": "0"}
+    (row,) = rows.matching(["table5/lps-adapt-3"])
+    data = DataCache(None)
+    (run,) = plan([row], lambda row: load_profile("smoke").row(row).override(changes), [0], tmp_path, data)
+    images, _ = data(run.experiment.data)
+    before = fresh(run.experiment, images, 0).learner.network.state_dict()
+    images.train.targets.fill_(images.ignored)
+    perform(run, data, {})
+    history = json.loads(run.record.read_text())["history"]
+    assert [(epoch["loss"], epoch["accuracy"]) for epoch in history] == [(0, 0)] * 2
+    after = weights(run)
+    moving = ("running_mean", "running_var", "num_batches_tracked", "tau")
+    assert all(torch.equal(before[name], after[name]) for name in before if not name.endswith(moving))
 
 
 @pytest.mark.parametrize("name", ["table1/baseline", "table1/lps", "table2/baseline", "table5/deeplabv3plus"])
