@@ -82,11 +82,12 @@ def convert(
     refuse_hooks(model)
     network = copy.deepcopy(model)
     round_alike(network)
+    size = None if example is None else tuple(example.shape[2:])
     example = _example(network) if example is None else example
     plan = Plan(network, trace(network, example), padding, pool_head=head == "pool")
     plan.notes.extend(
         f"{name} asks whether it is training: it was followed in evaluation, and of the rest only dropout is kept"
-        for name in followed_in_evaluation(network)
+        for name in followed_in_evaluation(network, plan.graph)
     )
     apply_rules(plan)
     require_any_size(plan, example)
@@ -108,7 +109,7 @@ def convert(
     plan.notes.extend(f"{part} is left out: evaluation does not use all of it" for part in sorted(unused))
     checked = None
     if padding == "circular":
-        checked = require_invariance(converted, example.shape[1], stride, dims)
+        checked = require_invariance(converted, example.shape[1], stride, dims, size)
     entry.report = Conversion(
         type(model).__name__,
         method,
