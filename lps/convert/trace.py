@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules import conv, pooling
+from torch.nn.modules.batchnorm import _NormBase
 
 from .layers import SUMS, Elementwise, Pointwise
 from .report import ConvertError
@@ -179,6 +180,8 @@ def _computes(module: nn.Module) -> bool:
     """Is there something in ``module`` that another layer takes the place of?"""
     if any(isinstance(part, (*WINDOWS, nn.Linear)) for part in module.modules()):
         return True
+    if isinstance(module, _NormBase):  # it trains
+        return False
     try:
         nodes = fx.Tracer().trace(copy.deepcopy(module).eval()).nodes
     except Exception:  # then it stays whole, and is left to the check
@@ -203,10 +206,16 @@ def rounds_by_place(node: fx.Node) -> bool:
     return called(node) in Elementwise.EXACT and not even
 
 
-def followed_in_evaluation(network: nn.Module) -> list[str]:
+def followed_in_evaluation(network: nn.Module, graph: fx.Graph) -> list[str]:
     """Classes in ``network`` whose own code asks whether it is training, and is taken apart all the same."""
-    own = [part for part in network.modules() if not type(part).__module__.startswith("torch.nn")]
-    return sorted({type(part).__name__ for part in own if _reads_mode(part) and _computes(part)})
+    found = set()
+    for node in graph.nodes:
+        for path, _ in node.meta.get("nn_module_stack", {}).values():
+            part = network.get_submodule(path)
+            own = not type(part).__module__.startswith("torch.nn")
+            if own and path != (node.target if node.op == "call_module" else None) and _reads_mode(part):
+                found.add(type(part).__name__)
+    return sorted(found)
 
 
 def known(arguments: Any) -> Any:
