@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from .borders import Border, Pad
+from .check import _tensors
 from .grids import Grid, Map, Step, total
 from .layers import (
     AVG_POOL,
@@ -460,7 +461,7 @@ def written(plan: Plan, node: fx.Node) -> Map | None:
     storage = part.untyped_storage()._cdata
     wanted = [(x.shape[axis], part.stride(axis)) for axis in place.axes]
     views = known(node.args[2])
-    if any(tensors(list(args)) for _, args, _ in views):
+    if next(_tensors([list(args) for _, args, _ in views]), None) is not None:
         plan.refuse(node, "it writes to positions that another tensor picks")
     for name, args, kwargs in views:
         part = getattr(part, name)(*args, **kwargs)

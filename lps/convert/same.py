@@ -58,23 +58,26 @@ def require_sameness(
     example_size: Size = tuple(example.shape[2:])
     small: list[Size] = [(k * unit, *((k + 1) * unit,) * (len(example_size) - 1)) for k in (2, 3)]
     sizes = [*(size for size in small if prod(size) < prod(example_size)), example_size]
-    found: ConvertError | None = None
+    found: tuple[float, ConvertError] | None = None
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         plain = _plain(converted, otherwise)
         paths = {str(node.target) for node in plain.graph.nodes if node.op == "call_module"}
-        for size in sizes:
-            images = _images(example.shape[1], size)
-            original = _original(model, images, paths)
+        for dtype, size in product(TOLERANCES, sizes):
+            if found is not None and found[0] <= TOLERANCES[dtype]:
+                break  # too small to be seen in this type
+            original = _original(model, [batch.to(dtype) for batch in _images(example.shape[1], size)], paths)
             if original is None:
                 continue
             differs = _compare(*original, plain, paths)
             if differs is None:
-                words = "x".join(map(str, size))
-                note = f"the code depends on the size: on others than {words} it may be another function"
+                kind = f"{str(dtype).removeprefix('torch.')} images of {'x'.join(map(str, size))}"
+                note = f"the code asks what it is given: on others than {kind} it may be another function"
                 return size, [] if found is None else [note]
             found = found or differs
+    if found is not None:
+        raise found[1]
     reason = f"on random images {example_size} it fails or is not finite, so nothing can be compared"
-    raise found or ConvertError("the network", reason)
+    raise ConvertError("the network", reason)
 
 
 def _images(channels: int, size: Size) -> tuple[Tensor, ...]:
@@ -112,13 +115,13 @@ class _Run(NamedTuple):
 
 
 def _original(model: nn.Module, images: Sequence[Tensor], paths: Set[str]) -> tuple[nn.Module, list[_Run]] | None:
-    """A copy of ``model`` and its runs, in the first type that it runs in, or ``None``."""
-    for dtype, signs in product(TOLERANCES, (True, False)):
+    """A copy of ``model`` in the type of the images and its runs, or ``None`` where it does not take them."""
+    for signs in (True, False):
         try:
-            network = drawn(model, images[0][:1].to(dtype), signs)
+            network = drawn(model, images[0][:1], signs)
         except Exception:
-            continue
-        runs = [run for batch in images if (run := _run(network, batch.to(dtype), paths))]
+            return None
+        runs = [run for batch in images if (run := _run(network, batch, paths))]
         if runs and all(y.isfinite().all() for run in runs for y in run.outputs):
             return network, runs
     return None
@@ -150,8 +153,10 @@ def _run(network: nn.Module, images: Tensor, paths: Set[str], inputs: bool = Fal
             handle.remove()
 
 
-def _compare(original: nn.Module, runs: Sequence[_Run], plain: fx.GraphModule, paths: Set[str]) -> ConvertError | None:
-    """What there is to say of the first layer that differs.
+def _compare(
+    original: nn.Module, runs: Sequence[_Run], plain: fx.GraphModule, paths: Set[str]
+) -> tuple[float, ConvertError] | None:
+    """How much the first layer that differs does, and what there is to say of it.
 
     Layers are compared too, so that a difference does not fade on its way through a network that damps its signal.
     """
@@ -164,7 +169,7 @@ def _compare(original: nn.Module, runs: Sequence[_Run], plain: fx.GraphModule, p
             found = tensors(watch.run(run.images))
         except Exception as error:
             where = f"on {len(run.images)} images {tuple(run.images.shape[2:])}"
-            return ConvertError(watch.at(), f"what it became fails {where} ({type(error).__name__}: {error})")
+            return inf, ConvertError(watch.at(), f"what it became fails {where} ({type(error).__name__}: {error})")
         pairs = chain(zip_longest(found, run.outputs), watch.beside(run))
         if any(_gap(y, expected) > tolerance for y, expected in pairs):
             blamed = _blame(original, plain, run, paths, tolerance)
@@ -242,13 +247,13 @@ def _first(value: Any) -> Tensor | None:
 
 def _blame(
     original: nn.Module, plain: fx.GraphModule, run: _Run, paths: Set[str], tolerance: float
-) -> ConvertError | None:
+) -> tuple[float, ConvertError] | None:
     """The first layer that is given what it is in the original and gives something else, up to rounding of either."""
 
-    def differs(layer: str, what: str, gap: float) -> ConvertError:
+    def differs(layer: str, what: str, gap: float) -> tuple[float, ConvertError]:
         how = f"by {gap:.2g} of its largest sample" if gap < inf else "in its size"
         reason = f"{what} differs from the original's {how}, with phase 0 everywhere, no filter and its own borders"
-        return ConvertError(layer, f"{reason}, for {len(run.images)} images {tuple(run.images.shape[2:])}")
+        return gap, ConvertError(layer, f"{reason}, for {len(run.images)} images {tuple(run.images.shape[2:])}")
 
     watch = _Watch(plain)
     found = tensors(watch.run(run.images))
@@ -270,7 +275,7 @@ def _blame(
         return differs(path, "what it reads", read)
     gap = max(_gap(*pair) for pair in zip_longest(found, run.outputs))
     outputs = next(node for node in plain.graph.nodes if node.op == "output").all_input_nodes
-    layer = name_of(outputs[0]) if len(outputs) == 1 else "the network"
+    layer = name_of(outputs[0]) if len(outputs) == 1 and str(outputs[0].target) not in calls else "the network"
     return differs(layer, "its output", gap) if gap > tolerance else None
 
 
