@@ -14,7 +14,6 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from .borders import Border, Pad
-from .check import _tensors
 from .grids import Grid, Map, Step, total
 from .layers import (
     AVG_POOL,
@@ -461,7 +460,7 @@ def written(plan: Plan, node: fx.Node) -> Map | None:
     storage = part.untyped_storage()._cdata
     wanted = [(x.shape[axis], part.stride(axis)) for axis in place.axes]
     views = known(node.args[2])
-    if next(_tensors([list(args) for _, args, _ in views]), None) is not None:
+    if tensors([list(args) for _, args, _ in views]):
         plan.refuse(node, "it writes to positions that another tensor picks")
     for name, args, kwargs in views:
         part = getattr(part, name)(*args, **kwargs)
