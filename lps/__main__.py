@@ -1,6 +1,7 @@
 """Command line: ``python -m lps <verb>``. Each verb imports what it needs only when it runs."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -64,4 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    for number in (signal.SIGINT, signal.SIGTERM):  # torch takes seconds to leave; how this ended is settled
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)

@@ -123,8 +123,8 @@ def run_main(options: argparse.Namespace) -> int:
     except RunsFailed as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
-    if not leads():
-        return code
+    if not leads():  # the first says how it went; Lightning ends it where another's code is not 0
+        return code if code == 2 else 0
     for run in runs:
         metrics = read_record(run.record)["metrics"] if run.done else {}
         print(f"{run.experiment.name:<36} seed {run.seed}  {_values(metrics)}")

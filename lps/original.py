@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from .archive import require_intact
 from .convolution import Padding
 from .filters import AdaptiveLowPass, LowPass
 from .resnet import DEPTHS, BasicBlock, Bottleneck, ResNet, Stem
@@ -290,6 +291,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _names_in(path: Path) -> set[str]:
     """Every name that the pickle in an archive asks for, found without loading it."""
     try:
+        require_intact(path)
         with zipfile.ZipFile(path) as archive:
             (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
             opcodes = list(pickletools.genops(archive.read(pickled)))

@@ -212,6 +212,12 @@ def test_what_is_written_in_place_is_read_afterwards(name: str) -> None:
     assert_same(built(WRITES[name]))
 
 
+@pytest.mark.parametrize("name", WRITES)
+def test_what_is_written_moves_with_the_image(name: str) -> None:
+    network = lps.convert(built(WRITES[name]), "aps", example=images(1))
+    assert lps.verify(network, images(1, 8, 8), shifts=4).exact
+
+
 # what code asks of its maps
 
 
@@ -255,11 +261,6 @@ def rows(net: Any, x: Tensor) -> Tensor:
     return y + torch.ones(len(y), 8).cumsum(1)
 
 
-def indexed(net: Any, x: Tensor) -> Tensor:
-    y = net.head(net.down(net.a(x)))
-    return y[torch.arange((len(y) + 0,)[0])]
-
-
 BATCHES: dict[str, Forward] = {
     "view": lambda net, x: net.down(net.a(x)).mean((2, 3)).view(len(x), -1),
     "integer": lambda net, x: net.down(net.a(x)).mean((2, 3)).reshape(int(x.shape[0]), 2, 4).sum(1),
@@ -272,6 +273,10 @@ BATCHES: dict[str, Forward] = {
     "groups": lambda net, x: net.down(net.a(x).view(len(x), 2, 4, *x.shape[2:]).flip(1).flatten(1, 2)),
     "squeezed": lambda net, x: net.head[0](net.down(net.a(x))).squeeze(),
     "one apart": lambda net, x: net.down(net.a(x)).mean((2, 3)) * (1 if len(x) == 1 else 1.0),
+    "float": lambda net, x: net.down(net.a(x)).mean((2, 3)) / float(x.shape[0]) * len(x),
+    "one more": lambda net, x: (lambda y: torch.cat([y, y[:1]]).narrow(0, 1, len(x) + 1 - 1))(
+        net.head(net.down(net.a(x)))
+    ),
     "slices": lambda net, x: net.down(net.a(x)).mean((2, 3))[: len(x)],
     "scaled": lambda net, x: net.down(net.a(x)).mean((2, 3)).sum(0, keepdim=True).expand(len(x), -1) * 0 + 1,
 }
@@ -366,9 +371,23 @@ def with_forward(layer: str) -> nn.Module:
     return net
 
 
+def test_what_is_attached_to_a_part_that_stays_is_kept() -> None:
+    net = between(nn.BatchNorm2d(8), nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU()))
+    norm, block = net.get_submodule("1"), net.get_submodule("2")
+    norm.register_forward_hook(lambda module, inputs, output: output * 2)
+    block.register_forward_pre_hook(lambda module, inputs: (inputs[0] - 1,))
+    block.forward = types.MethodType(lambda self, x: self[1](self[0](x) * 3), block)
+    assert_same(net.eval())
+
+
 class AlwaysOn(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.p, True)
+
+
+class Scaled(nn.Sequential):
+    def __call__(self, x: Tensor) -> Tensor:
+        return 2 * super().__call__(x)
 
 
 class Noise(nn.Module):
@@ -396,11 +415,17 @@ REFUSED: dict[str, tuple[Network, str, str]] = {
     ),
     "channels": (lambda: between(Module(lambda x: F.dropout2d(x, 0.2))), "1.dropout2d", "on in evaluation too"),
     "a class of its own": (lambda: between(AlwaysOn(0.2)), "1.dropout", "on in evaluation too"),
+    "call": (lambda: Scaled(*between(nn.Conv2d(8, 8, 3, 2, 1)).children()), "the network", "its output differs"),
     "noise": (lambda: between(Noise()), "1", "differs from the original's"),
     "one by one": (
         lambda: Net(lambda net, x: torch.stack([net.head(net.a(y[None]))[0] for y in x])),
         "the model",
         "one by one",
+    ),
+    "range": (
+        lambda: Net(lambda net, x: torch.cat([net.head(net.a(x[i : i + 1])) for i in range(len(x))])),
+        "getitem_2",
+        "another course for another number",
     ),
     "positions": (
         lambda: Net(lambda net, x: (lambda y: (operator.setitem(y, (..., 0), 0.0), net.head(y))[1])(net.a(x))),
@@ -410,7 +435,7 @@ REFUSED: dict[str, tuple[Network, str, str]] = {
     "arange": (
         lambda: Net(lambda net, x: net.head(net.a(x)) + torch.arange(len(x))[:, None]),
         "_tensor_constant0",
-        "values of its own for each image",
+        "values depend on the number of images",
     ),
     "literal": (lambda: Net(lambda net, x: net.head(net.a(x)).view(1, 5)), "the model", "on 1 images, but not on any"),
 }
@@ -516,6 +541,12 @@ def test_code_that_insists_on_single_precision_is_compared_in_it() -> None:
     assert lps.conversion_report(lps.convert(net, "aps", example=images(1))).compared == (16, 24)
 
 
+def test_code_that_asks_for_the_type_is_compared_in_its_own() -> None:
+    asks = Net(lambda net, x: net.head(net.down(net.a(x) * (2 if x.dtype == torch.float32 else 1))))
+    report = lps.conversion_report(lps.convert(asks, "aps", example=images(1)))
+    assert "on others than float32 images of 16x24" in str(report)
+
+
 def test_the_report_names_the_size_that_was_compared() -> None:
     """A small one where the code takes it, else that of the example."""
     small = lps.convert(built(lambda: between(nn.Conv2d(8, 8, 3, 2, 1))), "aps")
@@ -526,7 +557,7 @@ def test_the_report_names_the_size_that_was_compared() -> None:
     assert report.compared == (32, 32) and "spans the map of the example" in str(report)
     sized = Net(lambda net, x: net.head(net.down(net.a(x) if x.shape[-1] < 40 else F.relu(net.a(x)))))
     report = lps.conversion_report(lps.convert(sized, "aps", example=images(1, 64, 64)))
-    assert report.compared == (64, 64) and "the code depends on the size" in str(report)
+    assert report.compared == (64, 64) and "on others than float64 images of 64x64" in str(report)
 
 
 def test_a_pooled_head_is_compared_with_the_original_all_the_same() -> None:

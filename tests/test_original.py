@@ -596,6 +596,17 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "c.ckpt")
 
 
+def test_a_flipped_bit_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ckpt", SMALL)
+    with zipfile.ZipFile(path) as archive:
+        part = next(part for part in archive.infolist() if "/data/" in part.filename)
+    content = bytearray(path.read_bytes())
+    content[part.header_offset + 64] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.ckpt cannot be read as a checkpoint: its part .*/data/\d+ is damaged"):
+        load_checkpoint(path)
+
+
 def test_a_state_that_does_not_fit_changes_nothing() -> None:
     network = build(SMALL)
     before = {key: value.clone() for key, value in network.state_dict().items()}

@@ -30,6 +30,7 @@ from ..experiments.records import code_version, is_current, now, write_json
 from ..machine import hardware, versions
 from ..polyphase import circular_shift
 from ..verify import verify
+from .notebooks import declared_parameters
 from .paths import ROOT, SHIPPED
 
 RECORDS = {placement: SHIPPED / "convert" / f"families-{placement}.json" for placement in get_args(Placement)}
@@ -233,9 +234,9 @@ def finetuning(profile: str = "reduced") -> dict[str, Any]:
 
     The notebook's own code runs here, up to its curves.
     """
-    parameters = load_profile(profile).notebooks["finetune"]
-    cells = json.loads((ROOT / "notebooks" / "finetune.ipynb").read_text(encoding="utf-8"))["cells"]
-    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    notebook = json.loads((ROOT / "notebooks" / "finetune.ipynb").read_text(encoding="utf-8"))
+    parameters = declared_parameters(notebook) | load_profile(profile).notebooks["finetune"]
+    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     made_by = about()
     started, began = now(), perf_counter()
     names: dict[str, Any] = dict(parameters)

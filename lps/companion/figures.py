@@ -27,6 +27,7 @@ from ..filters import LowPass
 from ..polyphase import circular_shift, offsets, polyphase
 from ..sampling import Downsample
 from ..selection import LearnedPhase, MaxNorm
+from ..shifts import pi
 from .paths import ROOT
 
 COLORS = {"Baseline": "#5F6368", "LPF": "#E69F00", "DDAC": "#CC79A7", "APS": "#0072B2", "LPS": "#D55E00"}
@@ -161,8 +162,8 @@ def compare(layer: Downsample, x: Tensor, shift: Sequence[int]) -> Comparison:
 
 def moved_phases(shift: Sequence[int], stride: int = 2) -> list[int]:
     """The permutation of Lemma 1: under which phase each component turns up in the shifted copy."""
-    phases = offsets(stride, len(shift))
-    return [phases.index(tuple((o + d) % stride for o, d in zip(offset, shift, strict=True))) for offset in phases]
+    moved: list[int] = pi([-d for d in shift], stride).tolist()
+    return moved
 
 
 class Activations(NamedTuple):

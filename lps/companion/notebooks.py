@@ -165,7 +165,8 @@ def plan(
     for name in only or known:
         notebook = json.loads(known[name].read_text(encoding="utf-8"))
         defaults = declared_parameters(notebook)
-        parameters = {**settings.get(name, {}), **parse_overrides(name, defaults, overrides)}
+        given = {"profile": profile} if "profile" in defaults else {}
+        parameters = {**given, **settings.get(name, {}), **parse_overrides(name, defaults, overrides)}
         check_parameters(name, defaults, parameters)
         command = f"make {'variant' if variant else 'reproduce'} PROFILE={profile} NB={name}"
         if overrides:

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
-from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
+from ..data.files import pixels
+from ..data.photographs import class_folders, image_files
+from ..experiments.evaluate import predictor as predictor_on
 from ..metrics import PAPER as PAPER_SHIFTS
 from ..metrics import Batches, Count, Predict, Shifts, accuracy, circular_consistency, shift_consistency
 from ..original import Settings, load_checkpoint
@@ -64,7 +67,7 @@ def main(options: argparse.Namespace) -> int:
         return 0
     row, seed = released(settings) or (None, 7)
     printed = paper_row(row)
-    images = ImageFolder(options.data_root / "val", READ)
+    images = Validation(options.data_root / "val")
     labelled = are_classes(images.classes, settings.classes)
     if not labelled:
         print(f"no accuracy: {len(images.classes)} folders do not tell which of {settings.classes} classes they hold")
@@ -83,6 +86,21 @@ def main(options: argparse.Namespace) -> int:
         name = f"{metric}, {protocol}" if protocol else metric
         print(f"{name:<24} {count.agree:>7} {count.total:>7} {count.percent:>7.2f} {printed.get(metric, ''):>7}")
     return 0
+
+
+class Validation(Dataset[tuple[Tensor, int]]):
+    """The images of class folders, as the original reads them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.classes = class_folders(folder)
+        self.files = [(path, label) for label, name in enumerate(self.classes) for path in image_files(folder / name)]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path, label = self.files[index]
+        return READ(Image.fromarray(pixels(path))), label
 
 
 def released(settings: Settings) -> tuple[str, int] | None:
@@ -120,14 +138,7 @@ def spread(total: int, wanted: int | None) -> list[int]:
 
 def predictor(network: nn.Module) -> Predict:
     """Labels that ``network`` predicts, on a GPU where there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = network.to(device).eval()
-
-    def predict(images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return network(images.to(device)).argmax(1).cpu()
-
-    return predict
+    return predictor_on(network, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 @dataclass(frozen=True)

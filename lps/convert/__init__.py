@@ -58,7 +58,7 @@ def convert(
     it by the chosen phase, and the convolution strides as it did, at about the cost of the original. ``head="pool"``
     puts global pooling in front of a head that reads flattened maps. ``example`` are images to follow the network's
     code with; by default they are 224 samples wide. With a ``padding`` other than ``"circular"`` the network is
-    converted alike, but nothing is guaranteed.
+    converted alike, but no invariance is guaranteed; with ``"zeros"`` each layer sees the border that it had.
 
     The result takes sizes that its total stride divides and says so of others. :func:`conversion_report` tells what was
     done. Raises :class:`ConvertError`, with the layer and the reason, for a network that cannot be converted with a
@@ -83,13 +83,14 @@ def convert(
         raise ConvertError("the network", "it is built of this library's layers: build it with a `sampling`")
     refuse_hooks(model)
     network = copy.deepcopy(model)
+    given = None if example is None else tuple(example.shape[2:])
     example = _example(network) if example is None else example
     graph = trace(network, example)
     round_alike(network)
     plan = Plan(network, graph, padding, pool_head=head == "pool")
     plan.notes.extend(
         f"{name} asks whether it is training: it was followed in evaluation, and of the rest only dropout is kept"
-        for name in followed_in_evaluation(network)
+        for name in followed_in_evaluation(network, plan.graph)
     )
     apply_rules(plan)
     require_any_size(plan, example)
@@ -113,7 +114,7 @@ def convert(
     plan.notes.extend(notes)
     checked = None
     if padding == "circular":
-        checked = require_invariance(converted, example.shape[1], stride, dims)
+        checked = require_invariance(converted, example.shape[1], stride, dims, given)
     entry.report = Conversion(
         type(model).__name__,
         method,

@@ -1,8 +1,11 @@
 """The proof by running: a converted network and circular shifts of random images."""
 
 import copy
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import product
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,17 +16,16 @@ from .plan import Plan
 from .report import ConvertError
 from .values import tensors
 
-SHIFTS = 6
-"""An odd number of images, so that they lie differently in memory."""
-
 Size = tuple[int, ...]
+Kind = Literal["noise", "photograph", "sparse", "flat"]
+Layout = Literal["torch", "numpy", "channels last"]
 
 
 class _EveryPosition(fx.Interpreter):
     """A planned network before it samples: each of its maps has the size of the images."""
 
     def __init__(self, plan: Plan) -> None:
-        super().__init__(copy.deepcopy(plan.network).to("meta").eval(), graph=plan.graph)
+        super().__init__(_copied(plan.network, lambda x: x.to("meta")), graph=plan.graph)
         self.plan = plan
         self.size: Size = ()
 
@@ -61,35 +63,117 @@ def _sizes(stride: int, dims: int) -> tuple[Size, Size]:
     return (2 * full, *(3 * full,) * (dims - 1)), (rows * stride, *((rows + 2) * stride,) * (dims - 1))
 
 
-def require_invariance(network: nn.Module, channels: int, stride: int, dims: int) -> tuple[tuple[Size, ...], int]:
+class Trial(NamedTuple):
+    """How an image and shifted copies of it run: one by one or in a batch, on how many threads.
+
+    ``given`` are the weights of the network, and not those that :func:`drawn` makes of untrained ones.
+    """
+
+    size: Size
+    kind: Kind
+    alone: bool
+    shifts: int
+    layout: Layout
+    given: bool
+    threads: int
+
+
+def _trials(stride: int, dims: int, example: Size | None) -> Iterator[Trial]:
+    """Each kind of image, both sizes and that of ``example``, alone and in a batch, on one thread and on many."""
+    full, rest = _sizes(stride, dims)
+    size = rest if example is None else tuple(n + -n % stride for n in example)
+    now, one = torch.get_num_threads(), 1
+    every = max(now, int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or os.cpu_count() or 1))
+    yield Trial(full, "noise", False, 4, "torch", given=False, threads=now)
+    yield Trial(rest, "photograph", False, 2, "channels last", given=True, threads=one)
+    yield Trial(rest, "sparse", True, 1, "numpy", given=False, threads=one)
+    yield Trial(full, "flat", True, 1, "channels last", given=True, threads=now)
+    yield Trial(size, "noise", True, 1, "torch", given=False, threads=every)
+
+
+def _image(trial: Trial, channels: int, generator: torch.Generator) -> Tensor:
+    """An image of its kind, ``(1, channels, *space)``."""
+    x = torch.randn(1, channels, *trial.size, generator=generator)
+    axes = tuple(range(2, x.dim()))
+    match trial.kind:
+        case "sparse":
+            return x * (torch.rand(x.shape, generator=generator) < 0.02)
+        case "flat":
+            x[:] = 0.5
+            corner: Any = (..., *(slice(n // 2 + 1) for n in trial.size))
+            x[corner] = 1.0
+        case "photograph":
+            for axis, reach in product(axes, (1, 2, 4, 8)):
+                x = x + x.roll(reach, axis)
+            x = (255 * (x - x.amin()) / (x.amax() - x.amin())).round() / 255
+    return x
+
+
+def _laid_out(x: Tensor, layout: Layout) -> Tensor:
+    """``x`` with its channels last in memory, as a picture is; one image that was made so lies as no batch does."""
+    if layout == "torch":
+        return x.contiguous()
+    if layout == "numpy" and len(x) == 1:
+        return x[0].movedim(0, -1).contiguous().movedim(-1, 0)[None]
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def require_invariance(
+    network: nn.Module, channels: int, stride: int, dims: int, example: Size | None = None
+) -> tuple[tuple[Size, ...], int]:
     """Sizes of images and number of circular shifts for which all outputs of ``network`` are equal.
 
     Vectors have to be equal, bit for bit; maps of the size of the images to move with them, and smaller ones to move by
-    some shift. Untrained weights are :func:`drawn` for this. Raises :class:`ConvertError` that names the first layer
-    that breaks the guarantee.
+    some shift. The size of ``example``, where there is one, is tried as well. Raises :class:`ConvertError` that names
+    the first layer that breaks the guarantee.
     """
     generator = torch.Generator().manual_seed(0)
-    sizes = _sizes(stride, dims)
-    images = [torch.randn(1, channels, *size, generator=generator) for size in sizes]
-    network = drawn(network, images[0])
-    for image in images:
-        _require_invariance(network, image, generator)
-    return sizes, SHIFTS
+    trials = list(_trials(stride, dims, example))
+    double = any(p.dtype == torch.float64 for p in network.parameters())
+    given = _copied(network, lambda x: x.cpu().float() if double and x.is_floating_point() else x.cpu())
+    untrained = drawn(network, torch.randn(1, channels, *trials[0].size, generator=generator))
+    for trial in trials:
+        with _threads(trial.threads):
+            _require_invariance(given if trial.given else untrained, trial, channels, generator)
+    return tuple(dict.fromkeys(trial.size for trial in trials)), sum(trial.shifts for trial in trials)
 
 
-def _require_invariance(network: nn.Module, image: Tensor, generator: torch.Generator) -> None:
-    size = tuple(image.shape[2:])
-    shifts = [[int(torch.randint(n, (), generator=generator)) for n in size] for _ in range(SHIFTS)]
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _require_invariance(network: nn.Module, trial: Trial, channels: int, generator: torch.Generator) -> None:
+    image = _image(trial, channels, generator)
+    image = image.to(next((p.dtype for p in network.parameters()), image.dtype))
     axes = tuple(range(2, image.dim()))
-    batch = torch.cat([image, *(image.roll(shift, axes) for shift in shifts)])
+    shifts = [[int(torch.randint(n, (), generator=generator)) for n in trial.size] for _ in range(trial.shifts)]
+    copies = [_laid_out(image, trial.layout)]
+    copies += [copies[0].roll(shift, axes) for shift in shifts]
+    runs = copies if trial.alone else [_laid_out(torch.cat(copies), trial.layout)]
     with torch.inference_mode():
-        outputs = tensors(network(batch))
+        outputs = [torch.cat(parts) for parts in zip(*(tensors(network(run)) for run in runs), strict=True)]
     for y in outputs:
         if not y.isfinite().all():
             raise ConvertError("the network", "its outputs on random images are not finite, so nothing can be checked")
         for shift, moved in zip(shifts, y[1:], strict=True):
-            if not _moves(y[0], moved, shift, size):
-                raise ConvertError(*_blame(network, image, shift))
+            if not _moves(y[0], moved, shift, trial.size):
+                raise ConvertError(*_blame(network, copies[0], shift))
+
+
+def _copied(network: nn.Module, made: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A copy for evaluation with weights and buffers ``made`` of those of ``network``, or the same."""
+    with torch.no_grad():
+        parts: dict[int, Tensor] = {
+            id(p): nn.Parameter(made(p).detach(), requires_grad=False) for p in network.parameters()
+        }
+        parts |= {id(b): made(b) for b in network.buffers()}
+    return copy.deepcopy(network, parts).eval()
 
 
 def drawn(network: nn.Module, images: Tensor, signs: bool = False) -> nn.Module:
@@ -98,14 +182,19 @@ def drawn(network: nn.Module, images: Tensor, signs: bool = False) -> nn.Module:
     Weights that are all alike, as those of a zero-initialised branch, are drawn, with both ``signs`` or above zero, and
     batch norms that have seen nothing get the statistics of ``images``.
     """
-    network = copy.deepcopy(network).cpu().to(images.dtype).eval()
     generator = torch.Generator().manual_seed(0)
+
+    def made(x: Tensor) -> Tensor:
+        if isinstance(x, nn.Parameter) and _alike(x) and (x.numel() > 1 or not x.any()):
+            value = 0.5 + torch.rand(x.shape, generator=generator)
+            if signs:
+                value *= 1 - 2 * torch.randint(2, x.shape, generator=generator)
+            return value.to(images.dtype)
+        x = x.cpu().to(images.dtype) if x.is_floating_point() else x.cpu()
+        return x if isinstance(x, nn.Parameter) else x.clone()
+
+    network = _copied(network, made)
     with torch.no_grad():
-        for p in network.parameters():
-            if _alike(p) and (p.numel() > 1 or not p.any()):
-                p.copy_(0.5 + torch.rand(p.shape, generator=generator))
-                if signs:
-                    p.mul_(1 - 2 * torch.randint(2, p.shape, generator=generator))
         norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
         fresh = [norm for norm in norms if norm.running_mean is not None and _alike(norm.running_mean)]
         momenta = [norm.momentum for norm in fresh]
@@ -120,7 +209,8 @@ def drawn(network: nn.Module, images: Tensor, signs: bool = False) -> nn.Module:
 
 
 def _alike(values: Tensor) -> bool:
-    return bool((values == values.flatten()[0]).all())
+    flat = values.flatten()
+    return all(bool((part == flat[0]).all()) for part in (flat[:100], flat))
 
 
 def _moves(y: Tensor, moved: Tensor, shift: list[int], size: tuple[int, ...]) -> bool:

@@ -315,6 +315,11 @@ def view(plan: Plan, node: fx.Node) -> Map | None:
     return None
 
 
+def attribute(plan: Plan, node: fx.Node) -> Map | None:
+    """A number that belongs to a map, or another view of it."""
+    return view(plan, node) if isinstance(node.meta["value"], Tensor) else None
+
+
 def _run(plan: Plan, node: fx.Node, x: Tensor) -> Tensor:
     """The call of ``node`` on other values."""
     args, kwargs = known((node.args[1:], node.kwargs))
@@ -455,7 +460,7 @@ def written(plan: Plan, node: fx.Node) -> Map | None:
     storage = part.untyped_storage()._cdata
     wanted = [(x.shape[axis], part.stride(axis)) for axis in place.axes]
     views = known(node.args[2])
-    if any(tensors(list(args)) for _, args, _ in views):
+    if tensors([list(args) for _, args, _ in views]):
         plan.refuse(node, "it writes to positions that another tensor picks")
     for name, args, kwargs in views:
         part = getattr(part, name)(*args, **kwargs)
@@ -607,7 +612,8 @@ FUNCTIONS: dict[str, Rule] = {
     **dict.fromkeys(("unflatten", "squeeze", "unsqueeze"), view),
     **dict.fromkeys(("matmul", "bmm", "einsum", "scaled_dot_product_attention", "multi_head_attention_forward"), mixes),
     **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle", "unfold", "fold", "instance_norm"), shuffles),
-    **dict.fromkeys(("size", "dim", "getattr"), lambda plan, node: None),
+    **dict.fromkeys(("size", "dim"), lambda plan, node: None),
+    "getattr": attribute,
     **{name: partial(softmax, method=name) for name in ("softmax", "log_softmax", "softmin")},
     **dict.fromkeys(("new_empty", "new_full", "new_ones", "new_zeros"), constant),
     **dict.fromkeys(("atan2", "ldexp", "igamma", "igammac", "float_power", "cosine_similarity", "renorm"), rounds),

@@ -7,11 +7,11 @@ borders of the original, run on the same images in float64. Where they differ, s
 import copy
 import operator
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import chain, product, zip_longest
-from math import inf
-from typing import Any
+from math import inf, prod
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -28,7 +28,7 @@ from .writes import name_of
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference relative to the largest sample; float32 where code of the network insists on it."""
 
-BATCHES = (3, 1)
+BATCHES = (2, 1)
 """Numbers of images; code may treat one apart."""
 
 
@@ -56,22 +56,28 @@ def require_sameness(
     """
     unit = stride * max(1, 8 // stride)
     example_size: Size = tuple(example.shape[2:])
-    sizes = dict.fromkeys(((2 * unit, *(3 * unit,) * (len(example_size) - 1)), example_size))
-    found: ConvertError | None = None
+    small: list[Size] = [(k * unit, *((k + 1) * unit,) * (len(example_size) - 1)) for k in (2, 3)]
+    sizes = [*(size for size in small if prod(size) < prod(example_size)), example_size]
+    found: tuple[float, ConvertError] | None = None
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         plain = _plain(converted, otherwise)
-        for size in sizes:
-            images = _images(example.shape[1], size)
-            original = _original(model, images)
+        paths = {str(node.target) for node in plain.graph.nodes if node.op == "call_module"}
+        for dtype, size in product(TOLERANCES, sizes):
+            if found is not None and found[0] <= TOLERANCES[dtype]:
+                break  # too small to be seen in this type
+            original = _original(model, [batch.to(dtype) for batch in _images(example.shape[1], size)], paths)
             if original is None:
                 continue
-            differs = _compare(*original, plain, images)
+            differs = _compare(*original, plain, paths)
             if differs is None:
-                words = "x".join(map(str, size))
-                note = f"the code depends on the size: on others than {words} it may be another function"
+                kind = f"{str(dtype).removeprefix('torch.')} images of {'x'.join(map(str, size))}"
+                note = f"the code asks what it is given: on others than {kind} it may be another function"
                 return size, [] if found is None else [note]
             found = found or differs
-    raise found or ConvertError("the network", f"it fails on random images {example_size}: nothing can be compared")
+    if found is not None:
+        raise found[1]
+    reason = f"on random images {example_size} it fails or is not finite, so nothing can be compared"
+    raise ConvertError("the network", reason)
 
 
 def _images(channels: int, size: Size) -> tuple[Tensor, ...]:
@@ -84,7 +90,8 @@ def _images(channels: int, size: Size) -> tuple[Tensor, ...]:
 
 def _plain(converted: fx.GraphModule, otherwise: Mapping[str, nn.Module]) -> fx.GraphModule:
     """A copy that keeps phase 0, filters nothing and has the borders and sizes of the original."""
-    plain = copy.deepcopy(converted).cpu().eval()
+    kept = {id(t): t for t in chain(converted.parameters(), converted.buffers())}  # those of the original take over
+    plain = copy.deepcopy(converted, kept).eval()
     for path, module in list(plain.named_modules(remove_duplicate=False)):
         if isinstance(module, Downsample):
             plain.set_submodule(path, _First(module))
@@ -99,44 +106,75 @@ def _plain(converted: fx.GraphModule, otherwise: Mapping[str, nn.Module]) -> fx.
     return plain
 
 
-def _original(model: nn.Module, images: Sequence[Tensor]) -> tuple[nn.Module, list[list[Tensor] | None]] | None:
-    """A copy of ``model`` and its outputs for each batch, in the first type that it runs in, or ``None``."""
-    for dtype, signs in product(TOLERANCES, (True, False)):
+class _Run(NamedTuple):
+    """The outputs of the original for a batch of images, and what the calls of its modules were given and gave."""
+
+    images: Tensor
+    outputs: list[Tensor]
+    calls: Mapping[str, list[tuple[Tensor | None, Tensor | None]]]
+
+
+def _original(model: nn.Module, images: Sequence[Tensor], paths: Set[str]) -> tuple[nn.Module, list[_Run]] | None:
+    """A copy of ``model`` in the type of the images and its runs, or ``None`` where it does not take them."""
+    for signs in (True, False):
         try:
-            network = drawn(model, images[0][:1].to(dtype), signs)
+            network = drawn(model, images[0][:1], signs)
         except Exception:
-            continue
-        outputs = [_outputs(network, batch.to(dtype)) for batch in images]
-        if any(outputs) and all(y.isfinite().all() for each in outputs for y in each or ()):
-            return network, outputs
+            return None
+        runs = [run for batch in images if (run := _run(network, batch, paths))]
+        if runs and all(y.isfinite().all() for run in runs for y in run.outputs):
+            return network, runs
     return None
 
 
-def _outputs(network: nn.Module, images: Tensor) -> list[Tensor] | None:
+def _run(network: nn.Module, images: Tensor, paths: Set[str], inputs: bool = False) -> _Run | None:
+    calls: defaultdict[str, list[tuple[Tensor | None, Tensor | None]]] = defaultdict(list)
+    given: list[Tensor | None] = []
+
+    def copied(value: Any) -> Tensor | None:
+        found = _first(value)
+        return None if found is None else found.clone()  # before the next layer changes it in place
+
+    def after(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda _, args, output: calls[path].append((given.pop() if inputs else None, copied(output)))
+
+    handles = []
+    for path, module in network.named_modules():
+        if path in paths:
+            handles.append(module.register_forward_hook(after(path)))
+            if inputs:
+                handles.append(module.register_forward_pre_hook(lambda _, args: given.append(copied(args))))
     try:
-        return tensors(network(images.clone()))
+        return _Run(images, tensors(network(images.clone())), calls)
     except Exception:
         return None
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _compare(
-    original: nn.Module, expected: list[list[Tensor] | None], plain: fx.GraphModule, images: Sequence[Tensor]
-) -> ConvertError | None:
-    """What there is to say of the first layer that differs."""
-    dtype = next(y.dtype for each in expected for y in each or ())
+    original: nn.Module, runs: Sequence[_Run], plain: fx.GraphModule, paths: Set[str]
+) -> tuple[float, ConvertError] | None:
+    """How much the first layer that differs does, and what there is to say of it.
+
+    Layers are compared too, so that a difference does not fade on its way through a network that damps its signal.
+    """
+    dtype = runs[0].images.dtype
+    tolerance = TOLERANCES[dtype]
     _share(original, plain, dtype)
-    for batch, outputs in zip(images, expected, strict=True):
-        if outputs is None:
-            continue
+    for run in runs:
         watch = _Watch(plain)
         try:
-            found = tensors(watch.run(batch.to(dtype)))
+            found = tensors(watch.run(run.images))
         except Exception as error:
-            where = f"on {len(batch)} images {tuple(batch.shape[2:])}"
-            return ConvertError(watch.at(), f"what it became fails {where} ({type(error).__name__}: {error})")
-        pairs = zip_longest(found, outputs)
-        if any(_gap(y, original_y) > TOLERANCES[dtype] for y, original_y in pairs):
-            return _blame(original, plain, batch.to(dtype), TOLERANCES[dtype])
+            where = f"on {len(run.images)} images {tuple(run.images.shape[2:])}"
+            return inf, ConvertError(watch.at(), f"what it became fails {where} ({type(error).__name__}: {error})")
+        pairs = chain(zip_longest(found, run.outputs), watch.beside(run))
+        if any(_gap(y, expected) > tolerance for y, expected in pairs):
+            blamed = _blame(original, plain, run, paths, tolerance)
+            if blamed is not None:
+                return blamed
     return None
 
 
@@ -152,17 +190,28 @@ def _share(original: nn.Module, plain: nn.Module, dtype: torch.dtype) -> None:
         for store in stores:
             for name, t in store.items():
                 if t is not None:
-                    store[name] = shared.get(id(t), t.to(dtype) if t.is_floating_point() else t)
+                    store[name] = shared.get(id(t), t.to("cpu", dtype if t.is_floating_point() else t.dtype))
 
 
-def _gap(y: Tensor | None, expected: Tensor | None) -> float:
-    """Largest difference, relative to the largest sample."""
+def _largest(x: Tensor | None) -> float:
+    return 0.0 if x is None or not x.numel() else float(x.abs().max())
+
+
+def _gap(y: Tensor | None, expected: Tensor | None, beside: Tensor | None = None) -> float:
+    """Largest difference, relative to the largest sample of what is expected and of what is ``beside`` it."""
     if y is None or expected is None or y.shape != expected.shape:
         return inf
-    if not y.numel():
-        return 0.0
-    difference, largest = (float(t.double().abs().max()) for t in (y.double() - expected.double(), expected))
-    return difference / largest if difference else 0.0
+    difference = _largest(y.double() - expected.double())
+    return difference / max(_largest(expected), _largest(beside)) if difference else 0.0
+
+
+def _gap_where_kept(y: Tensor | None, expected: Tensor | None, beside: Tensor | None = None) -> float:
+    """Likewise, at the samples that the original has where a stride comes later."""
+    if y is None or expected is None or y.dim() != expected.dim() or y.dim() < 3:
+        return _gap(y, expected, beside)
+    steps = range(1, 1 + max(y.shape[2:]))
+    parts = (components(y, step)[0] for step in steps)
+    return min((_gap(part, expected, beside) for part in parts if part.shape == expected.shape), default=inf)
 
 
 class _Watch(fx.Interpreter):
@@ -181,6 +230,13 @@ class _Watch(fx.Interpreter):
             self.calls.append((n, _first(given), _first(value)))
         return value
 
+    def beside(self, run: _Run) -> Iterator[tuple[Tensor, Tensor]]:
+        """What modules gave, and what those of the original did where they are called once and give the same size."""
+        for node, _, y in self.calls:
+            (_, theirs), *others = run.calls.get(str(node.target), [(None, None)])
+            if y is not None and theirs is not None and y.shape == theirs.shape and not others:
+                yield y, theirs
+
     def at(self) -> str:
         return "the network" if self.node is None else name_of(self.node)
 
@@ -189,53 +245,39 @@ def _first(value: Any) -> Tensor | None:
     return next(iter(tensors(value)), None)
 
 
-def _blame(original: nn.Module, plain: fx.GraphModule, images: Tensor, tolerance: float) -> ConvertError:
-    """The first layer that is given what it is in the original and gives something else."""
-    watch = _Watch(plain)
-    watch.run(images)
-    given: defaultdict[str, list[Tensor | None]] = defaultdict(list)
-    gave: defaultdict[str, list[Tensor | None]] = defaultdict(list)
+def _blame(
+    original: nn.Module, plain: fx.GraphModule, run: _Run, paths: Set[str], tolerance: float
+) -> tuple[float, ConvertError] | None:
+    """The first layer that is given what it is in the original and gives something else, up to rounding of either."""
 
-    def keep(at: defaultdict[str, list[Tensor | None]], path: str, value: Any) -> None:
-        found = _first(value)
-        at[path].append(None if found is None else found.clone())  # before the next layer changes it in place
-
-    paths = dict(original.named_modules())
-    for path, module in paths.items():
-        module.register_forward_pre_hook(lambda _, args, path=path: keep(given, path, args))
-        module.register_forward_hook(lambda _, args, output, path=path: keep(gave, path, output))
-    original(images.clone())
-
-    def differs(layer: str, what: str, gap: float) -> ConvertError:
+    def differs(layer: str, what: str, gap: float) -> tuple[float, ConvertError]:
         how = f"by {gap:.2g} of its largest sample" if gap < inf else "in its size"
         reason = f"{what} differs from the original's {how}, with phase 0 everywhere, no filter and its own borders"
-        return ConvertError(layer, f"{reason}, for {len(images)} images {tuple(images.shape[2:])}")
+        return gap, ConvertError(layer, f"{reason}, for {len(run.images)} images {tuple(run.images.shape[2:])}")
 
+    watch = _Watch(plain)
+    found = tensors(watch.run(run.images))
+    again = _run(original, run.images, paths, inputs=True)
+    calls = {} if again is None else again.calls
     for node, x, y in watch.calls:
-        path = str(node.target)
-        if not gave[path]:
+        path, module = str(node.target), plain.get_submodule(str(node.target))
+        gaps = [(_gap_where_kept(y, gave, given), _gap_where_kept(x, given)) for given, gave in calls.get(path, ())]
+        gap, read = min(gaps, default=(0.0, 0.0))
+        if gap <= tolerance:
             continue
-        gap = _gap_where_kept(x, given[path].pop(0))
-        if gap > tolerance:
-            source = node.args[0]
-            while isinstance(source, fx.Node) and source.target is operator.getitem:
-                source = source.args[0]
-            if isinstance(source, fx.Node) and source.op != "placeholder" and str(source.target) not in paths:
-                return differs(name_of(source), "its output", gap)
-            return differs(path, "what it reads", gap)
-        gap = _gap_where_kept(y, gave[path].pop(0))
-        if gap > tolerance:
+        if read <= tolerance or (read == inf and isinstance(module, Bordered) and len(module.border.pads) > 1):
             return differs(path, "its output", gap)
-    expected = tensors(original(images.clone()))
-    pairs = zip_longest(tensors(_Watch(plain).run(images)), expected)
+        source = node.args[0]
+        while isinstance(source, fx.Node) and (source.target is operator.getitem or _samples(plain, source)):
+            source = source.args[0]
+        if isinstance(source, fx.Node) and source.op != "placeholder" and str(source.target) not in calls:
+            return differs(name_of(source), "its output", read)
+        return differs(path, "what it reads", read)
+    gap = max(_gap(*pair) for pair in zip_longest(found, run.outputs))
     outputs = next(node for node in plain.graph.nodes if node.op == "output").all_input_nodes
-    layer = name_of(outputs[0]) if len(outputs) == 1 else "the network"
-    return differs(layer, "its output", max(_gap(*pair) for pair in pairs))
+    layer = name_of(outputs[0]) if len(outputs) == 1 and str(outputs[0].target) not in calls else "the network"
+    return differs(layer, "its output", gap) if gap > tolerance else None
 
 
-def _gap_where_kept(y: Tensor | None, expected: Tensor | None) -> float:
-    """Likewise, at the samples that the original has where a stride comes later."""
-    if y is not None and expected is not None and y.dim() == expected.dim() > 2:
-        steps = [-(-size // max(theirs, 1)) for size, theirs in zip(y.shape[2:], expected.shape[2:], strict=True)]
-        y = y[(..., *(slice(None, None, max(step, 1)) for step in steps))]  # type: ignore[index]
-    return _gap(y, expected)
+def _samples(plain: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "call_module" and isinstance(plain.get_submodule(str(node.target)), _First)

@@ -4,11 +4,13 @@ import copy
 import inspect
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from itertools import zip_longest
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules import conv, pooling
+from torch.nn.modules.batchnorm import _NormBase
 
 from .layers import SUMS, Elementwise, Pointwise
 from .report import ConvertError
@@ -17,8 +19,8 @@ from .writes import OPERATORS, name_of, watched, without_writes
 WINDOWS = (conv._ConvNd, pooling._MaxPoolNd, pooling._AvgPoolNd)
 """Layers that look at windows of a map."""
 
-MANY = 211
-"""Images to follow the code with: a prime that no other size of a network is a multiple of."""
+MANY, FEW = 211, 2
+"""Images to follow the code with: a prime, so that it shows in each number that is made from it; and for comparison."""
 
 FACTORIES = (torch.arange, torch.empty, torch.eye, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros)
 """Functions that make tensors of sizes that may be those of a map."""
@@ -57,7 +59,7 @@ class _Known:
             raise AttributeError(f"{name!r} is no attribute here")
         return _Attribute(cast(fx.Proxy, self), name)
 
-    def _counted(self, value: int) -> int:
+    def _counted(self, value: Any) -> Any:
         self.tracer.counts_images |= value > 0 and value % MANY == 0
         return value
 
@@ -74,7 +76,7 @@ class _Known:
         return self._counted(int(self._value))
 
     def __float__(self) -> float:
-        return float(self._value)
+        return self._counted(float(self._value))
 
     def __ceil__(self) -> int:
         return self._counted(-int(-self._value // 1))
@@ -179,6 +181,8 @@ def _computes(module: nn.Module) -> bool:
     """Is there something in ``module`` that another layer takes the place of?"""
     if any(isinstance(part, (*WINDOWS, nn.Linear)) for part in module.modules()):
         return True
+    if isinstance(module, _NormBase):  # it trains
+        return False
     try:
         nodes = fx.Tracer().trace(copy.deepcopy(module).eval()).nodes
     except Exception:  # then it stays whole, and is left to the check
@@ -203,10 +207,16 @@ def rounds_by_place(node: fx.Node) -> bool:
     return called(node) in Elementwise.EXACT and not even
 
 
-def followed_in_evaluation(network: nn.Module) -> list[str]:
+def followed_in_evaluation(network: nn.Module, graph: fx.Graph) -> list[str]:
     """Classes in ``network`` whose own code asks whether it is training, and is taken apart all the same."""
-    own = [part for part in network.modules() if not type(part).__module__.startswith("torch.nn")]
-    return sorted({type(part).__name__ for part in own if _reads_mode(part) and _computes(part)})
+    found = set()
+    for node in graph.nodes:
+        for path, _ in node.meta.get("nn_module_stack", {}).values():
+            part = network.get_submodule(path)
+            own = not type(part).__module__.startswith("torch.nn")
+            if own and path != (node.target if node.op == "call_module" else None) and _reads_mode(part):
+                found.add(type(part).__name__)
+    return sorted(found)
 
 
 def known(arguments: Any) -> Any:
@@ -222,18 +232,33 @@ def trace(network: nn.Module, example: Tensor) -> fx.Graph:
     """
     images = torch.empty(MANY, *example.shape[1:], dtype=example.dtype, device="meta")
     try:
-        graph = _followed(network, images)
+        found = _followed(network, images)
+        if found.counts:
+            _with_any_batch(found, _followed(network, images[:FEW]))
     except ConvertError as error:
         if error.__cause__ is None:
             raise
         _followed(network, example.to("meta"))
         raise ConvertError(error.layer, f"it can be followed on {len(example)} images, but not on any number") from None
+    for module in found.in_place:
+        module.inplace = False
+    for name, value in found.made.items():
+        setattr(network, name, value)
     plain_graph = fx.Graph()  # knows nothing of this tracer, so that the network can be pickled
-    plain_graph.output(plain_graph.graph_copy(graph, {}))
+    plain_graph.output(plain_graph.graph_copy(found.graph, {}))
     return plain_graph
 
 
-def _followed(network: nn.Module, images: Tensor) -> fx.Graph:
+class _Followed(NamedTuple):
+    """A graph, the layers that wrote in place, constants made by the code, and whether it counted the images."""
+
+    graph: fx.Graph
+    in_place: list[Any]
+    made: dict[str, Tensor]
+    counts: bool
+
+
+def _followed(network: nn.Module, images: Tensor) -> _Followed:
     plain = copy.deepcopy(network).to("meta").eval()
     others = list(inspect.signature(type(plain).forward).parameters.values())[2:]
     defaults = {
@@ -261,48 +286,64 @@ def _followed(network: nn.Module, images: Tensor) -> fx.Graph:
             node.args, node.kwargs = (given.pop("input"),), given
     for node in list(graph.nodes)[1 : 1 + len(defaults)]:
         _erase(graph, node)
-    without_writes(graph, network)
-    if len(images) == MANY:
-        _with_any_batch(graph, made, tracer.counts_images)
-    for name, value in made.items():
-        setattr(network, name, value)
-    return graph
+    return _Followed(graph, without_writes(graph, network), made, tracer.counts_images)
 
 
-def _with_any_batch(graph: fx.Graph, made: dict[str, Tensor], counted: bool) -> None:
-    """Numbers and constants that the code ``made`` from that of the images follow it, where it ``counted`` them."""
-    images, kept = next(iter(graph.nodes)), dict(made)
-    with graph.inserting_after(images):
-        number = graph.call_method("size", (images, 0))
+def _with_any_batch(many: _Followed, few: _Followed) -> None:
+    """Let the numbers and constants that the code made from the number of its images follow it."""
+    graph, nodes, others = many.graph, list(many.graph.nodes), list(few.graph.nodes)
+    for node, other in zip_longest(nodes, others):
+        if node is None or other is None or (node.op, node.target) != (other.op, other.target):
+            raise ConvertError(name_of(node or other), "its code takes another course for another number of images")
+    with graph.inserting_after(nodes[0]):
+        number = graph.call_method("size", (nodes[0], 0))
     number.meta["value"] = MANY
-    for node in list(graph.nodes)[2:]:
 
-        def follow(value: Any, node: fx.Node = node) -> Any:
-            if type(value) is not int or value <= 0 or value % MANY:
-                return value
-            if value == MANY:
-                return number
-            with graph.inserting_before(node):
-                several = graph.call_function(operator.mul, (number, value // MANY))
-            several.meta["value"] = value
-            return several
+    def follow(value: Any, other: Any, reader: fx.Node) -> Any:
+        if isinstance(value, fx.Node) or (type(value) is type(other) and value == other):
+            return value
+        slope, rest = 0.0, 1
+        if type(value) is type(other) is int:
+            slope, rest = divmod(value - other, MANY - FEW)
+        elif type(value) is type(other) is float:
+            slope, rest = value / MANY, int(value * FEW != other * MANY)
+        if rest:
+            reason = "its code makes a number from that of the images, but not in proportion"
+            raise ConvertError(name_of(reader), reason)
+        result, constant = number, other - slope * FEW
+        for operation, by, idle in ((operator.mul, slope, 1), (operator.add, constant, 0)):
+            if by != idle:
+                with graph.inserting_before(reader):
+                    result = graph.call_function(operation, (result, by))
+                result.meta["value"] = value
+        return result
 
-        if counted:
-            node.args, node.kwargs = fx.node.map_aggregate((node.args, node.kwargs), follow)
-        if node.op == "get_attr" and node.target in kept:
-            rows = kept[node.target]
-            for axis in (axis for axis, size in enumerate(rows.shape) if size == MANY):
-                one = rows.narrow(axis, 0, 1)
-                if not torch.equal(one.expand_as(rows), rows):
-                    raise ConvertError(name_of(node), "it makes a constant with values of its own for each image")
-                made[node.target] = one.clone()
-                sizes = [number if other == axis else -1 for other in range(rows.dim())]
-                with graph.inserting_after(node):
-                    spread = graph.call_method("expand", (node, *sizes))
-                spread.meta = dict(node.meta)
-                node.replace_all_uses_with(spread, delete_user_cb=lambda user, spread=spread: user is not spread)
+    for node, other in zip(nodes, others, strict=True):
+        leaves: list[Any] = []
+        fx.node.map_aggregate((other.args, other.kwargs), leaves.append)
+        those = iter(leaves)
+        given = fx.node.map_aggregate((node.args, node.kwargs), lambda value: follow(value, next(those), node))  # noqa: B023
+        node.args, node.kwargs = cast(Any, given)
+        rows, fewer = many.made.get(str(node.target)), few.made.get(str(node.target))
+        if node.op != "get_attr" or rows is None or fewer is None or _equal(rows, fewer):
+            continue
+        one, sizes, reader = rows, [-1] * rows.dim(), node.next
+        for axis, (size, smaller) in enumerate(zip(rows.shape, fewer.shape, strict=False)):
+            if size != smaller:
+                one, sizes[axis] = one.narrow(axis, 0, 1), follow(size, smaller, reader)
+        if one.dim() != fewer.dim() or not (_equal(one.expand_as(rows), rows) and _equal(one.expand_as(fewer), fewer)):
+            raise ConvertError(name_of(node), "its code makes a constant whose values depend on the number of images")
+        with graph.inserting_before(reader):
+            spread = graph.call_method("expand", (node, *sizes))
+        spread.meta = dict(node.meta)
+        node.replace_all_uses_with(spread, delete_user_cb=lambda user: user is not spread)  # noqa: B023
+        many.made[str(node.target)] = one.clone()
     if not number.users:
         graph.erase_node(number)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a, b)
 
 
 def _erase(graph: fx.Graph, node: fx.Node) -> None:

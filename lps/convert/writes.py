@@ -69,9 +69,14 @@ def watched(node: fx.Node, run: Callable[[fx.Node], Any]) -> Any:
     return value
 
 
-def without_writes(graph: fx.Graph, network: nn.Module) -> None:
-    """Take all writes out of a traced ``graph``. Raises :class:`ConvertError` for one that cannot be followed."""
-    _Writes(graph, network).run()
+def without_writes(graph: fx.Graph, network: nn.Module) -> list[Any]:
+    """Take all writes out of a traced ``graph``, and return the layers that must not work in place any longer.
+
+    Raises :class:`ConvertError` for a write that cannot be followed.
+    """
+    writes = _Writes(graph, network)
+    writes.run()
+    return writes.quiet
 
 
 class _Writes:
@@ -93,6 +98,7 @@ class _Writes:
         self.views: dict[fx.Node, list[fx.Node]] = {}
         self.whole: dict[fx.Node, fx.Node] = {}
         self.plain: set[fx.Node] = set()
+        self.quiet: list[Any] = []
         self.in_place: dict[Any, Any] = {
             path: module
             for path, module in network.named_modules(remove_duplicate=False)
@@ -132,7 +138,7 @@ class _Writes:
         if node.op == "call_module" and node.target in self.in_place:
             module = self.in_place[node.target]
             if target is not None or isinstance(module, _DropoutNd):
-                module.inplace = False
+                self.quiet.append(module)
                 self.plain.add(node)
                 return cast(fx.Node, self.given[node][0][0])
         elif node.op == "call_function" and (node.kwargs.get("inplace") or any(arg is True for arg in node.args)):

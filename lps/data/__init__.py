@@ -105,7 +105,8 @@ def channel_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     totals = sum(
         torch.stack([torch.bincount(c.flatten(), minlength=256) for c in images.int().unbind(1)]) for images in batches
     )
-    assert isinstance(totals, Tensor)
+    if not isinstance(totals, Tensor):
+        raise ValueError("there are no images to take the mean and the deviation of")
     levels = torch.arange(256, dtype=torch.float64) / 255
     share = totals / totals.sum(1, keepdim=True)
     mean = (share * levels).sum(1)

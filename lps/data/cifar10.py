@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from . import WHOLE, ImageSet, Split
+from .files import pixels, visible
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -52,7 +52,7 @@ def require_whole(images: ImageSet, root: Path, parts: Iterable[str]) -> None:
 
 
 def _folder(folder: Path) -> Split:
-    files = [(path, label) for label, name in enumerate(CLASSES) for path in sorted((folder / name).glob("[!.]*"))]
+    files = [(path, label) for label, name in enumerate(CLASSES) for path in visible(folder / name)]
     missing = set(range(len(CLASSES))) - {label for _, label in files}
     if missing:
         raise FileNotFoundError(f"{folder} holds no images of {', '.join(CLASSES[i] for i in sorted(missing))}")
@@ -62,11 +62,7 @@ def _folder(folder: Path) -> Split:
 
 
 def _read(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} is not a readable image ({error}); fetch it again") from error
-    if pixels.shape != (32, 32, 3):
-        raise ValueError(f"{path} is {pixels.shape[1]}x{pixels.shape[0]} pixels; CIFAR-10 images are 32x32")
-    return pixels
+    found = pixels(path)
+    if found.shape != (32, 32, 3):
+        raise ValueError(f"{path} is {found.shape[1]}x{found.shape[0]} pixels; CIFAR-10 images are 32x32")
+    return found

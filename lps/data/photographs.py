@@ -1,14 +1,15 @@
 """Photographs of any size with a label each or for each pixel, read when asked for, augmented by their own seeds."""
 
 import hashlib
+import os
+import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
@@ -18,6 +19,7 @@ from torchvision.transforms.v2 import functional as F
 from ..metrics import Batches
 from ..segmentation import IGNORED
 from . import channel_statistics, drawn
+from .files import pixels, visible
 
 NOT_IGNORED = -100
 """What stands for *no label is ignored*; no class has this number."""
@@ -61,26 +63,36 @@ class InMemory:
 
 @dataclass(frozen=True)
 class Files:
-    """Image files below ``root``, and for each a label or the file of its mask."""
+    """Image files below ``root``, and for each a label or the file of its mask, whose labels are below ``classes``."""
 
     root: Path
     images: tuple[str, ...]
     targets: tuple[int | str, ...]
+    classes: int = 0
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, target = _read(self.root / self.images[index], "RGB"), self.targets[index]
+        image = torch.from_numpy(pixels(self.root / self.images[index])).permute(2, 0, 1)
+        target = self.targets[index]
         if isinstance(target, int):
             return image, torch.tensor(target)
-        mask = _read(self.root / target, None)[0].long()
+        return image, self._mask(self.root / target, image)
+
+    def _mask(self, path: Path, image: Tensor) -> Tensor:
+        mask = torch.from_numpy(pixels(path, indices=True))
         if mask.shape != image.shape[1:]:
             raise ValueError(
-                f"{self.root / target} is {mask.shape[1]}x{mask.shape[0]} pixels, "
-                f"its image {image.shape[2]}x{image.shape[1]}"
+                f"{path} is {mask.shape[1]}x{mask.shape[0]} pixels, its image {image.shape[2]}x{image.shape[1]}"
             )
-        return image, mask
+        odd = mask[(mask != IGNORED) & ((mask < 0) | (mask >= self.classes))]
+        if len(odd):
+            raise ValueError(
+                f"{path} holds the label {int(odd[0])}; the classes are 0 to {self.classes - 1}, and {IGNORED} is "
+                "ignored: correct it, or name more classes in classes.txt"
+            )
+        return mask
 
     def fingerprints(self) -> Iterator[bytes]:
         """Names and sizes: the pixels of a million photographs would take hours to read."""
@@ -96,19 +108,8 @@ class Files:
         if count > len(self):
             raise ValueError(f"{count} images were asked for, {self.root} holds {len(self)}")
         chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count].tolist()
-        return Files(self.root, tuple(self.images[i] for i in chosen), tuple(self.targets[i] for i in chosen))
-
-
-def _read(path: Path, mode: str | None) -> Tensor:
-    """Pixels ``(C, H, W)`` uint8, converted to ``mode``; the indices of a label map for ``None``."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert(mode) if mode else image)
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} is not a readable image ({error}); fetch it again") from error
-    if mode is None and pixels.ndim != 2:
-        raise ValueError(f"{path} has {pixels.shape[2]} channels; a mask has one, of palette indices or grey levels")
-    return torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1)
+        images, targets = (tuple(of[i] for i in chosen) for of in (self.images, self.targets))
+        return replace(self, images=images, targets=targets)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,23 @@ class PhotographSet:
     def batches(self, batch_size: int, workers: int = 0) -> Batches:
         """Test images ``(N, 3, size, size)`` uint8 and their targets, in order."""
         resize = v2.Compose([v2.Resize(self.size, antialias=True), v2.CenterCrop(self.size)])
-        return DataLoader(Seen(self.test, resize), batch_size, num_workers=workers)
+        return DataLoader(Seen(self.test, resize), batch_size, num_workers=workers, worker_init_fn=heed_the_parent)
+
+
+def heed_the_parent(worker: int) -> None:
+    """For ``worker_init_fn``: a process that reads images leaves Ctrl-C, and signals sent to all processes, to its
+    parent, and ends on SIGTERM from that alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS does not tell who sent a signal
+        return
+
+    def wait() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    Thread(target=wait, daemon=True).start()
 
 
 class Seen(Dataset[tuple[Tensor, Tensor]]):
@@ -229,7 +246,7 @@ Layout = tuple[str, tuple[str, ...], int, Files, Files]
 
 def _imagenet(root: Path) -> Layout:
     """A folder of images for each class, the same ones in ``train`` and in ``val``."""
-    classes = {part: _subfolders(root / part) for part in ("train", "val")}
+    classes = {part: class_folders(root / part) for part in ("train", "val")}
     if odd := sorted(set(classes["train"]) ^ set(classes["val"])):
         raise FileNotFoundError(f"{root}: train and val must hold the same classes; only one of them holds {odd[0]}")
     parts = []
@@ -237,17 +254,18 @@ def _imagenet(root: Path) -> Layout:
         files = [
             (f"{part}/{name}/{file.name}", label)
             for label, name in enumerate(names)
-            for file in _files(root / part / name)
+            for file in image_files(root / part / name)
         ]
         images, labels = zip(*files, strict=True)
         parts.append(Files(root, images, labels))
     return f"{root.name}, photographs from class folders", tuple(classes["train"]), NOT_IGNORED, parts[0], parts[1]
 
 
-def _subfolders(folder: Path) -> list[str]:
+def class_folders(folder: Path) -> list[str]:
+    """Names of the folders in ``folder``, one for each class."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not there; expected {folder}/<wnid>/*.JPEG, a folder for each class")
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    names = [path.name for path in visible(folder) if path.is_dir()]
     if not names:
         raise FileNotFoundError(
             f"{folder} holds no folders; sort its images into {folder}/<wnid>/ by the devkit's ground truth"
@@ -255,8 +273,9 @@ def _subfolders(folder: Path) -> list[str]:
     return names
 
 
-def _files(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.iterdir() if path.is_file())
+def image_files(folder: Path) -> list[Path]:
+    """The files in the folder of a class."""
+    files = [path for path in visible(folder) if path.is_file()]
     if not files:
         raise FileNotFoundError(f"{folder} holds no images; the download is not complete")
     return files
@@ -278,7 +297,13 @@ def _voc(root: Path) -> Layout:
         there, missing = sorted(here, key=lambda path: not here[path])
         raise FileNotFoundError(f"{there} is there and {missing} is not: SBD's annotations take both")
     augmented = all(here.values())
-    names = (_names(lists / ("train_aug.txt" if augmented else "train.txt")), _names(lists / "val.txt"))
+    training_list = lists / ("train_aug.txt" if augmented else "train.txt")
+    names = (_names(training_list), _names(lists / "val.txt"))
+    if both := sorted(set(names[0]) & set(names[1])):
+        raise ValueError(
+            f"{training_list} and val.txt share {len(both)} images, {both[0]} among them: an image to train on "
+            "measures nothing, so take it out of one of them"
+        )
     folders = ("SegmentationClassAug" if augmented else "SegmentationClass", "SegmentationClass")
     training, testing = (
         Files(base, tuple(f"JPEGImages/{n}.jpg" for n in part), tuple(f"{folder}/{n}.png" for n in part))
@@ -288,22 +313,32 @@ def _voc(root: Path) -> Layout:
         for path in (*part.images, *part.targets):
             if not (base / str(path)).exists():
                 raise FileNotFoundError(f"{base / str(path)} is missing; the download is not complete")
-    names_file = base / "classes.txt"
-    if names_file.exists():
-        classes = tuple(_text(names_file).splitlines())
-    else:
-        labels = torch.cat([_read(base / str(mask), None).unique() for mask in testing.targets])
-        classes = tuple(str(label) for label in range(1 + int(labels[labels != IGNORED].amax())))
+    classes = _classes(base, testing)
+    training, testing = (replace(part, classes=len(classes)) for part in (training, testing))
     extra = (
         "with SBD's train_aug" if augmented else "train.txt only: train_aug.txt and SegmentationClassAug are not there"
     )
     return f"{root.name} in the layout of VOC 2012, {extra}", classes, IGNORED, training, testing
 
 
+def _classes(base: Path, testing: Files) -> tuple[str, ...]:
+    """The lines of ``classes.txt``, or the numbers up to the largest in the masks to test on."""
+    path = base / "classes.txt"
+    if path.exists():
+        return tuple(_entries(path, _text(path).splitlines()))
+    largest = -1
+    for target in testing.targets:
+        mask = pixels(base / str(target), indices=True)
+        largest = max(largest, int(mask[mask != IGNORED].max(initial=-1)))
+    if largest < 0:
+        raise ValueError(f"the masks of val.txt in {base} hold no label but {IGNORED}; there is nothing to measure")
+    return tuple(str(label) for label in range(1 + largest))
+
+
 def _names(path: Path) -> list[str]:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; the download is not complete")
-    return _text(path).split()
+    return _entries(path, _text(path).split())
 
 
 def _text(path: Path) -> str:
@@ -311,3 +346,17 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8 ({error}); save it as such") from error
+
+
+def _entries(path: Path, entries: list[str]) -> list[str]:
+    """``entries`` of a file that lists something, each of them once and none of them empty."""
+    if not entries:
+        raise ValueError(f"{path} is empty; expected a name on each line")
+    seen: set[str] = set()
+    for line, entry in enumerate(entries, 1):
+        if not entry.strip():
+            raise ValueError(f"{path} has no name in line {line}; expected one on each line")
+        if entry in seen:
+            raise ValueError(f"{path} names {entry} twice")
+        seen.add(entry)
+    return entries

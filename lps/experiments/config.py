@@ -201,6 +201,11 @@ class Engine:
     compile: bool
     fused: bool
 
+    @property
+    def shared(self) -> bool:
+        """Do several processes, one for each device, train together?"""
+        return self.devices * self.nodes > 1
+
 
 @dataclass(frozen=True)
 class Own:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import count
 from typing import Any, cast
 
 import torch
@@ -42,12 +43,24 @@ def exact_convolutions(network: nn.Module, images: Tensor, batch_size: int, devi
 
 def predictor(network: nn.Module, device: torch.device) -> Predict:
     """From images to the most likely labels, on the CPU. Where training used several processes, each predicts a part
-    of every batch and has the whole answer, so that counts are those of one process."""
-    network = network.to(device).eval()
+    of every batch and has the whole answer, so that counts are those of one process.
+
+    Raises ``FloatingPointError`` where a logit is not finite, in all processes where it is in one.
+    """
+    network, batches = network.to(device).eval(), count(1)
 
     def predict(images: Tensor) -> Tensor:
+        batch = f"batch {next(batches)} of the evaluation"
         with torch.inference_mode():
-            return network(images.to(device)).argmax(1).cpu()
+            try:
+                logits = network(images.to(device))
+            except ValueError as error:
+                raise ValueError(f"{batch}: {error}") from error
+            if not logits.isfinite().all():
+                raise FloatingPointError(
+                    f"{batch}: the network's logits are not finite, so nothing is measured; train with a lower train.lr"
+                )
+            return logits.argmax(1).cpu()
 
     if not (dist.is_available() and dist.is_initialized()):
         return predict
@@ -57,7 +70,14 @@ def predictor(network: nn.Module, device: torch.device) -> Predict:
         if len(images) < world:
             return predict(images)
         parts: list[Any] = [None] * world
-        dist.all_gather_object(parts, predict(images.tensor_split(world)[rank]))
+        try:
+            mine: Any = predict(images.tensor_split(world)[rank])
+        except Exception as error:  # the others wait for an answer
+            mine = error
+        dist.all_gather_object(parts, mine)
+        for part in parts:
+            if isinstance(part, Exception):
+                raise part
         return torch.cat(parts)
 
     return predict_together

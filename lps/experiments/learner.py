@@ -9,6 +9,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -17,17 +18,20 @@ from typing import Any, Self, cast
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, LambdaCallback, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
+from ..archive import require_intact
 from ..data import Described, ImageSet
 from ..selection import LearnedPhase
 from .config import Experiment, Small, Train
 from .model import build_model
+from .signals import kept_back, release
 
 CHECKPOINT = "last.ckpt"
+_DAMAGED = "{} is not a readable checkpoint ({}); remove it to start over"
 
 
 def learning_rate(train: Train, epoch: float) -> float:
@@ -144,10 +148,13 @@ class Learner(pl.LightningModule):
         logits = self.logits(images)
         loss = nn.functional.cross_entropy(logits, labels, ignore_index=self.ignored)
         if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss became {loss.item()} in epoch {self.current_epoch}, step {self.global_step}; "
-                "lower train.lr and run again: the last good epoch is kept"
-            )
+            if (labels == self.ignored).all():
+                loss = 0 * logits.sum()  # a mean over nothing, which costs nothing
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss became {loss.item()} in epoch {self.current_epoch}, step {self.global_step}; "
+                    "lower train.lr and run again: the last good epoch is kept"
+                )
         with torch.no_grad():
             self.loss_sum += loss * len(labels)
             self.correct += (logits.argmax(1) == labels).sum()
@@ -170,7 +177,7 @@ class Learner(pl.LightningModule):
             {
                 "epoch": self.current_epoch + 1,
                 "loss": loss / images,
-                "accuracy": 100 * correct / counted,
+                "accuracy": 100 * correct / max(counted, 1),
                 "lr": learning_rate(self.recipe, (self.global_step - 1) / self.trainer.num_training_batches),
                 "tau": temperature(self.recipe, (self.global_step - 1) / self.trainer.num_training_batches),
                 "seconds": seconds,
@@ -271,9 +278,13 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         try:
+            require_intact(Path(path))
+        except ValueError as error:
+            raise ValueError(_DAMAGED.format(path, error)) from error
+        try:
             return torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        except (RuntimeError, EOFError, UnpicklingError) as error:
-            raise ValueError(f"{path} is not a readable checkpoint ({error}); remove it to start over") from error
+        except (RuntimeError, EOFError, UnpicklingError) as error:  # torch's words are about its own arguments
+            raise ValueError(_DAMAGED.format(path, "it holds more than tensors and plain values")) from error
 
 
 class Interrupted(Exception):
@@ -346,7 +357,11 @@ def fit(
             ),
         ],
     )
-    with warnings.catch_warnings():
+    if engine.shared:
+        # Lightning's handler of SIGTERM broadcasts, whatever the process is at, and all wait for one another for ever
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        cast(Any, trainer).callbacks.append(LambdaCallback(setup=lambda *_, **__: release()))  # all of them are there
+    with warnings.catch_warnings(), kept_back() if engine.shared else nullcontext():
         warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning)\b")
         warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
         trainer.fit(learner, batches, ckpt_path=str(checkpoint) if checkpoint.exists() else None)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
-from ..data.photographs import Augmented, PhotographSet, augmentation
+from ..data.photographs import Augmented, PhotographSet, augmentation, heed_the_parent
 from ..metrics import PAPER, Batches, Shifts, accuracy, circular_consistency, shift_consistency
 from .config import Experiment, Photographs
 from .evaluate import as_dict, predictor
@@ -63,6 +63,7 @@ class PhotographBatches(pl.LightningDataModule):
             self.images,
             batch_sampler=Looks(order),
             num_workers=self.workers,
+            worker_init_fn=heed_the_parent,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # as for ImageBatches

@@ -43,7 +43,8 @@ _CLASSES: dict[str, tuple[type, ...]] = {
 @dataclass(frozen=True)
 class Profile:
     """``experiments`` holds what sets each table apart from the paper's settings, which are those of ``full``;
-    ``notebooks`` holds the parameters of each notebook. What a file leaves out is as in the profile it is ``like``."""
+    ``notebooks`` the parameters that differ from a notebook's own. What a file leaves out is as in the profile it is
+    ``like``."""
 
     name: str
     about: str
@@ -78,11 +79,31 @@ def load_profile(name: str) -> Profile:
     if name not in profile_names():
         raise ValueError(f"unknown profile {name!r}; known: {', '.join(profile_names())}")
     content = yaml.safe_load((_FOLDER / f"{name}.yml").read_text(encoding="utf-8"))
-    experiments, notebooks = content["experiments"], content["notebooks"]
+    experiments, notebooks = _tables(content["experiments"]), content.get("notebooks", {})
     if "like" in content:
         like = load_profile(content["like"])
-        experiments, notebooks = like.experiments | experiments, like.notebooks | notebooks
+        experiments, notebooks = _merged(like.experiments, experiments), _merged(like.notebooks, notebooks)
     return Profile(name, content["about"], experiments, notebooks)
+
+
+def _tables(blocks: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of each table: those ``common`` to all, or those of the table it is ``like``, and its own."""
+    tables = {"": blocks.get("common", {})}
+    for table, block in blocks.items():
+        if table != "common":
+            own = {section: values for section, values in block.items() if section != "like"}
+            tables[table] = _merged(tables[block.get("like", "")], own)
+    del tables[""]
+    return tables
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Two trees of settings as one, in which the second's values win."""
+    result = dict(first)
+    for name, value in second.items():
+        nested = isinstance(value, Mapping) and isinstance(first.get(name), Mapping)
+        result[name] = _merged(first[name], value) if nested else value
+    return result
 
 
 def recorded(

@@ -91,7 +91,7 @@ def read_json(path: Path, shape: Shape) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
         conform(content, shape)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise ValueError(_UNREADABLE.format(path, error)) from error
     return content
 
@@ -121,25 +121,26 @@ def commit(package: Path = PACKAGE) -> dict[str, Any]:
         answer = subprocess.run(["git", *arguments], encoding="utf-8", errors="replace", **options)
         return cast(str, answer.stdout).strip()
 
-    try:
-        git("rev-parse", "--git-dir")
-    except OSError:
-        return none("git cannot be run")
-    except subprocess.CalledProcessError as error:
-        if "dubious ownership" in error.stderr:
-            return none("git refuses the repository for its dubious ownership: name it in git's setting safe.directory")
-        return none("the package is in no git repository")
-    try:
-        git("ls-files", "--error-unmatch", "--", "__init__.py", str(Path(__file__).relative_to(PACKAGE)))
-    except subprocess.CalledProcessError:
-        return none("the git repository around the package does not track it")
-    try:
-        found = git("rev-parse", "--verify", "HEAD")
-    except subprocess.CalledProcessError:
-        return none("the git repository has no commit yet")
-    return {"commit": found, "dirty": bool(git("status", "--porcelain", "--untracked-files=all", "--", "."))}
+    steps = (
+        ("the package is in no git repository", "rev-parse", "--git-dir"),
+        ("the git repository around the package does not track it", "ls-files", "--error-unmatch", "--", *_OURS),
+        ("the git repository has no commit yet", "rev-parse", "--verify", "HEAD"),
+        ("git cannot say what has changed", "status", "--porcelain", "--untracked-files=all", "--", "."),
+    )
+    answers = []
+    for reason, *arguments in steps:
+        try:
+            answers.append(git(*arguments))
+        except OSError:
+            return none("git cannot be run")
+        except subprocess.CalledProcessError as error:
+            dubious = "git refuses the repository for its dubious ownership: name it in git's setting safe.directory"
+            return none(dubious if "dubious ownership" in error.stderr else reason)
+    *_, found, changes = answers
+    return {"commit": found, "dirty": bool(changes)}
 
 
+_OURS = ("__init__.py", Path(__file__).relative_to(PACKAGE).as_posix())
 _ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE")
 
 

@@ -25,8 +25,11 @@ def check(path: Path, learner: Learner) -> None:
     """Raise ``ValueError`` where the checkpoint in ``path`` cannot be read, or is of another network."""
     if not path.exists():
         return
-    found, ours = AtomicCheckpoints().load_checkpoint(path, "meta")["state_dict"], learner.state_dict()
-    shapes = [{name: value.shape for name, value in state.items()} for state in (found, ours)]
+    found = AtomicCheckpoints().load_checkpoint(path, "meta")
+    if not isinstance(found, dict) or not {"state_dict", "history"} <= found.keys():
+        raise ValueError(f"{path} is no checkpoint of a run; remove it to start over")
+    states = (found["state_dict"], learner.state_dict())
+    shapes = [{name: value.shape for name, value in state.items()} for state in states]
     if other := sorted(name for name, _ in shapes[0].items() ^ shapes[1].items()):
         raise ValueError(f"{path} holds another network, which differs in {other[0]}; remove it to start over")
 

@@ -6,9 +6,9 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
@@ -26,16 +26,15 @@ from ..machine import hardware, versions
 from .config import SECTIONS, Data, Experiment, Photographs
 from .records import code_version, command, determinism, now, read_record, run_id, short_hash, write_json
 from .rows import Row, by_value
+from .signals import SIGNALS, Stop, any_stops, stop_on_signal
 
 if TYPE_CHECKING:
     from .tasks import Job
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Measure = Callable[[nn.Module, torch.device], dict[str, dict[str, Any]]]
 Report = Callable[[int, int, float], None]
-Stop = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class Run:
     @property
     def shared(self) -> bool:
         """Do several processes, one for each device, train it together?"""
-        return self.experiment.engine.devices * self.experiment.engine.nodes > 1
+        return self.experiment.engine.shared
 
 
 def leads() -> bool:
@@ -259,7 +258,10 @@ def measure_again(run: Run, data: DataCache, changes: Mapping[str, str]) -> dict
     experiment = run.experiment.override(changes)
     images, _ = data(experiment.data)
     job = trained(run, experiment, images)
-    metrics, _ = measured(job.learner.network, job.measure, experiment, images)
+    try:
+        metrics, _ = measured(job.learner.network, job.measure, experiment, images)
+    except (ValueError, FloatingPointError) as error:
+        raise ValueError(f"{run.title}: {error}") from error
     return metrics
 
 
@@ -358,18 +360,6 @@ def serve(
             line.send(attempt(run, data, changes, lambda *progress: line.send(progress), line.poll, deadline))
 
 
-@contextmanager
-def stop_on_signal() -> Iterator[Stop]:
-    """Turn Ctrl-C and SIGTERM into a request to stop after the current batch."""
-    received: list[int] = []
-    before = [signal.signal(number, lambda number, frame: received.append(number)) for number in SIGNALS]
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in zip(SIGNALS, before, strict=True):
-            signal.signal(number, handler)
-
-
 def default_jobs() -> int:
     """A run for each core that this process may use, or one at a time where there is a GPU."""
     if torch.cuda.is_available():
@@ -429,7 +419,7 @@ def run_all(
                     return  # its other processes wait for this one: they end with it
             if outcome.state == "stopped":
                 stopped.append(outcome.reason)
-            elif stop():
+            elif any_stops(stop):
                 stopped.append("interrupted")
             if stopped:
                 return
@@ -454,7 +444,7 @@ def run_all(
                 for lane in lanes:
                     lane.result()
     left = sum(not run.done for run in runs)
-    if stopped and left:
+    if stopped and left and leads():
         print(f"stopped: {stopped[0]}; run the same command to go on", file=sys.stderr)
     if failed:
         raise RunsFailed("; ".join(failed))

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..archive import require_intact
 from .records import read_record
 
 _DAMAGED = "{} is not a readable file of weights; remove it and its record to train anew"
@@ -44,6 +45,7 @@ def expected_sha256(path: Path) -> str | None:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """What a run left in ``path``. Raises ``ValueError`` where the file is damaged, or another than its record's."""
     try:
+        require_intact(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise

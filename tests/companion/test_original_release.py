@@ -151,3 +151,14 @@ def test_no_accuracy_without_all_classes(
 def test_a_folder_without_validation_images_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match="val"):
         run(monkeypatch, "--data-root", str(tmp_path))
+
+
+def test_hidden_files_are_skipped_and_a_damaged_one_is_named(imagenet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (".DS_Store", "n01440764/._a.JPEG"):
+        (imagenet / "val" / name).write_bytes(b"hidden")
+    (imagenet / "val" / ".ipynb_checkpoints").mkdir()
+    assert run(monkeypatch, "--data-root", str(imagenet)) == 0
+    path = imagenet / "val" / "n01440764" / "a.JPEG"
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(ValueError, match=r"n01440764/a\.JPEG is not a readable image"):
+        run(monkeypatch, "--data-root", str(imagenet))

@@ -1,6 +1,11 @@
 """Photographs from folders: the layouts of ImageNet and VOC, what is said where they are broken, and augmentation."""
 
+import struct
+import subprocess
+import time
+import zlib
 from collections.abc import Callable
+from multiprocessing import Pipe, get_context
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +15,17 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from lps.data.photographs import Augmented, Files, InMemory, PhotographSet, Samples, augmentation, load
+import lps.data
+from lps.data.photographs import (
+    Augmented,
+    Files,
+    InMemory,
+    PhotographSet,
+    Samples,
+    augmentation,
+    heed_the_parent,
+    load,
+)
 
 CLASSES = ("n01", "n02", "n03")
 
@@ -111,6 +126,7 @@ def emptied(folder: Path) -> None:
 
 
 VOC = "voc/VOCdevkit/VOC2012"
+LISTS = f"{VOC}/ImageSets/Segmentation"
 
 
 @pytest.mark.parametrize(
@@ -157,6 +173,97 @@ def test_what_is_damaged_is_named(breaking: Callable[[Path], None], words: str, 
         read("voc", tmp_path).train[0]
 
 
+def truncated(path: Path) -> None:
+    """A PNG that ends within a chunk, which PIL calls a ``SyntaxError``."""
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"IDAT")] + b"\0" * 40)
+
+
+def bomb(path: Path) -> None:
+    """A PNG of a few bytes that says it has 400 million pixels."""
+    content = path.read_bytes()
+    header = b"IHDR" + struct.pack(">II", 20000, 20000) + content[24:29]
+    path.write_bytes(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
+
+
+def of_16_bits(path: Path, **options: Any) -> None:
+    Image.fromarray(np.full((40, 40), 20000, np.uint16)).save(path, **options)
+
+
+@pytest.mark.parametrize("damage", [truncated, bomb, lambda path: path.write_bytes(b""), lambda path: path.unlink()])
+def test_whatever_is_wrong_with_an_image_it_is_named(damage: Callable[[Path], object], tmp_path: Path) -> None:
+    path = imagenet(tmp_path) / "imagenet" / "train" / "n01" / "0.png"
+    write(path, np.zeros((40, 40, 3), np.uint8))
+    images = read("imagenet", tmp_path)
+    damage(path)
+    with pytest.raises(ValueError, match=r"n01/0\.png is not a readable image \(.+\); replace or remove it"):
+        for index in range(3):
+            images.train[index]
+
+
+def test_of_16_bits_the_upper_8_are_kept(tmp_path: Path) -> None:
+    folder = imagenet(tmp_path) / "imagenet" / "train" / "n01"
+    emptied(folder)
+    of_16_bits(folder / "0.png")
+    of_16_bits(folder / "1.tif", format="TIFF")
+    images = read("imagenet", tmp_path)
+    for index in range(2):
+        assert (images.train[index][0] == 20000 // 256).all()
+
+
+def test_pixels_without_a_known_scale_are_refused(tmp_path: Path) -> None:
+    path = imagenet(tmp_path) / "imagenet" / "train" / "n01" / "0.tif"
+    for kind in (np.float32, np.int32):
+        Image.fromarray(np.full((40, 40), 2, kind)).save(path)
+        with pytest.raises(ValueError, match=r"n01/0\.tif is not a readable image \(pixels of mode [FI] have no known"):
+            read("imagenet", tmp_path).train[1]
+
+
+def test_hidden_files_and_folders_are_no_data(tmp_path: Path) -> None:
+    train = imagenet(tmp_path) / "imagenet" / "train"
+    (train / ".ipynb_checkpoints").mkdir()
+    for path in (train / ".DS_Store", train / "n01" / ".DS_Store", train / "n02" / "._0.JPEG"):
+        path.write_bytes(b"hidden")
+    images = read("imagenet", tmp_path)
+    assert images.classes == CLASSES and len(images.train) == 6
+
+
+def masked(value: int, kind: Any = np.uint8) -> Callable[[Path], None]:
+    return lambda path: Image.fromarray(np.full((48, 64), value, kind)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("breaking", "words"),
+    [
+        (broken(f"{VOC}/SegmentationClass/t1.png", masked(11)), r"t1\.png holds the label 11; the classes are 0 to 3"),
+        (broken(f"{VOC}/SegmentationClass/t1.png", masked(300, np.uint16)), r"t1\.png holds the label 300; "),
+        (broken(f"{VOC}/classes.txt", lambda p: p.write_text("a\nb\n\nc\n")), r"classes\.txt has no name in line 3"),
+        (broken(f"{VOC}/classes.txt", lambda p: p.write_text("a\nb\nc\nd\n\n")), r"classes\.txt has no name in line 5"),
+        (broken(f"{VOC}/classes.txt", lambda p: p.write_text("a\nb\na\nd\n")), r"classes\.txt names a twice"),
+        (broken(f"{VOC}/classes.txt", lambda p: p.write_text("")), r"classes\.txt is empty"),
+        (broken(f"{VOC}/classes.txt", lambda p: p.write_bytes(b"\xff\xfe")), r"classes\.txt is no text in UTF-8"),
+        (broken(f"{LISTS}/train.txt", lambda p: p.write_text("\n")), r"train\.txt is empty; expected a name"),
+        (broken(f"{LISTS}/val.txt", lambda p: p.write_text("")), r"val\.txt is empty; expected a name"),
+        (broken(f"{LISTS}/val.txt", lambda p: p.write_text("v0 v1 v0")), r"val\.txt names v0 twice"),
+        (broken(f"{LISTS}/val.txt", lambda p: p.write_text("v0 t1 t0")), r"train\.txt and val\.txt share 2 images, t0"),
+        (lambda root: [masked(255)(root / VOC / f"SegmentationClass/v{i}.png") for i in (0, 1)], "no label but 255"),
+    ],
+)
+def test_labels_and_lists_that_cannot_be_are_named(
+    breaking: Callable[[Path], object], words: str, tmp_path: Path
+) -> None:
+    breaking(voc(tmp_path))
+    with pytest.raises(ValueError, match=words):
+        samples = read("voc", tmp_path).train
+        for index in range(len(samples)):
+            samples[index]
+
+
+def test_no_images_have_no_statistics() -> None:
+    with pytest.raises(ValueError, match="there are no images to take the mean and the deviation of"):
+        lps.data.channel_statistics([])
+
+
 def test_the_fingerprint_follows_files_and_order(tmp_path: Path) -> None:
     before = read("voc", voc(tmp_path)).fingerprint()
     assert read("voc", tmp_path).fingerprint() == before
@@ -198,6 +305,26 @@ def test_a_look_depends_on_seed_epoch_and_image_and_not_on_the_workers() -> None
     assert torch.equal(here[0][1], here[0][3])  # the same image twice
     for other in (looks(1, 2, 0), looks(0, 3, 0)):
         assert not torch.equal(here[0], other[0])
+
+
+def reading(line: Any) -> None:
+    heed_the_parent(0)
+    line.send("reading")
+    time.sleep(60)
+
+
+def test_a_process_that_reads_ends_on_a_signal_of_its_parent_alone() -> None:
+    ours, theirs = Pipe()
+    process = get_context("fork").Process(target=reading, args=(theirs,), daemon=True)
+    process.start()
+    assert ours.recv() == "reading"
+    for number in ("INT", "TERM"):
+        subprocess.run(["kill", f"-{number}", str(process.pid)], check=True)
+    process.join(0.5)
+    assert process.is_alive()
+    process.terminate()
+    process.join(10)
+    assert process.exitcode == 0
 
 
 def test_a_look_leaves_the_noise_of_training_alone() -> None:

@@ -3,8 +3,11 @@
 import itertools
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from lps.experiments.evaluate import predictor
 from lps.experiments.learner import CHECKPOINT, AtomicCheckpoints, Classifier, EpochOrder
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import matching
@@ -104,12 +108,109 @@ def test_two_processes_stopped_within_an_epoch_go_on_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:
     assert two_processes(stop_and_go_on, tmp_path, monkeypatch, free_port) == [0, 0]
-    whole, cut = (planned(tmp_path / name, "table1/lps", FIVE_STEPS | TWO) for name in ("whole", "cut"))
-    records = [json.loads(run.record.read_text()) for run in (whole, cut)]
+    assert_same(*(planned(tmp_path / name, "table1/lps", FIVE_STEPS | TWO) for name in ("whole", "cut")))
+
+
+def assert_same(*runs: Run) -> None:
+    """Two runs with the same metrics, losses and weights."""
+    records = [json.loads(run.record.read_text()) for run in runs]
     assert records[0]["metrics"] == records[1]["metrics"]
-    assert records[0]["history"][-1]["loss"] == records[1]["history"][-1]["loss"]
-    for ours, theirs in zip(*(torch.load(run.weights).values() for run in (whole, cut)), strict=True):
+    assert [line["loss"] for line in records[0]["history"]] == [line["loss"] for line in records[1]["history"]]
+    for ours, theirs in zip(*(torch.load(run.weights).values() for run in runs), strict=True):
         assert torch.equal(ours, theirs)
+
+
+CHILD = """
+import os, sys
+from pathlib import Path
+Path(os.environ["PIDS"], os.environ.get("LOCAL_RANK", "0")).write_text(str(os.getpid()))
+from lps.__main__ import main
+if __name__ == "__main__":
+    from lps.experiments import resume
+    resume.EVERY = float(os.environ["EVERY"])
+    sys.exit(main())
+"""
+MANY_STEPS = FIVE_STEPS | {"data.train": "400", "train.epochs": "6"}
+
+
+def started(results: Path, monkeypatch: pytest.MonkeyPatch, every: float = 600) -> subprocess.Popen[str]:
+    """Two processes that share a run, in a process group of their own, with a checkpoint ``every`` so many seconds.
+
+    They leave their ids in ``results/pids``.
+    """
+    monkeypatch.setenv("EVERY", str(every))
+    (results / "pids").mkdir(parents=True, exist_ok=True)
+    for path in (results / "pids").iterdir():
+        path.unlink()
+    monkeypatch.setenv("PIDS", str(results / "pids"))
+    script = results / "child.py"
+    script.write_text(CHILD)
+    arguments = [sys.executable, str(script), "run", "table1/lps", "--profile", "smoke", "--threads", "1", "--quiet"]
+    arguments += [part for name, value in (MANY_STEPS | TWO).items() for part in ("--set", f"{name}={value}")]
+    arguments += ["--results", str(results)]
+    return subprocess.Popen(
+        arguments, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and words of the first process, once both have ended; a hang ends both, and the test."""
+    try:
+        said, _ = process.communicate(timeout=200)  # the pipe is open until both have ended
+        return process.returncode, said
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
+def steps(run: Run) -> int:
+    """Steps that the checkpoint of a run has behind it, 0 without one."""
+    checkpoint = run.work / CHECKPOINT
+    return AtomicCheckpoints().load_checkpoint(checkpoint)["global_step"] if checkpoint.exists() else 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_signals_to_one_of_two_processes_or_to_both_stop_both_and_change_no_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = (planned(tmp_path / name, "table1/lps", MANY_STEPS | TWO) for name in ("whole", "cut"))
+    moments = random.Random(0)
+    for number, receiver in ((signal.SIGTERM, "1"), (signal.SIGINT, "0"), (signal.SIGTERM, ""), (signal.SIGINT, "")):
+        before = steps(cut)
+        process = started(cut.results, monkeypatch, every=0)
+        while steps(cut) <= before:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0, 0.1))
+        for _ in range(2):  # and once more while they are about to stop
+            if receiver:
+                os.kill(int((cut.results / "pids" / receiver).read_text()), number)
+            else:
+                os.killpg(process.pid, number)
+        code, said = ended(process)
+        assert code == 3 and "stopped: interrupted" in said and "Traceback" not in said, (number, receiver, said)
+        assert before < steps(cut) < 120
+    for run in (whole, cut):
+        code, said = ended(started(run.results, monkeypatch))
+        assert code == 0, said
+    assert_same(whole, cut)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_second_process_starts_stops_both(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(tmp_path, "table1/lps", MANY_STEPS | TWO)
+    process = started(tmp_path, monkeypatch)
+    while not (tmp_path / "pids" / "1").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
+    code, said = ended(process)
+    assert code == 3 and "stopped: interrupted" in said and "Traceback" not in said, said
+    assert steps(run) <= 1
 
 
 def one_fails(results: Path) -> None:
@@ -136,6 +237,28 @@ def test_an_error_of_one_process_ends_all_of_them(
     said = [(tmp_path / rank).read_text() for rank in "01"]
     assert said[0] == "table1/lps seed 0: no space left on device" and said[1].startswith("table1/lps seed 0: ")
     assert not list(tmp_path.rglob("*.json"))
+
+
+def one_share_is_not_finite(results: Path) -> None:
+    """One of the two processes: logits that are not finite in the part of a batch that the second predicts."""
+    torch.distributed.init_process_group("gloo")
+    images = torch.ones(4, 2)
+    images[3] = torch.nan
+    try:
+        predictor(torch.nn.Identity(), torch.device("cpu"))(images)
+    except FloatingPointError as error:
+        Path(results, os.environ["RANK"]).write_text(str(error))
+
+
+@pytest.mark.slow
+def test_logits_of_one_process_that_are_not_finite_end_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    assert two_processes(one_share_is_not_finite, tmp_path, monkeypatch, free_port) == [0, 0]
+    for rank in "01":
+        assert (
+            (tmp_path / rank).read_text().startswith("batch 1 of the evaluation: the network's logits are not finite")
+        )
 
 
 def test_runs_on_several_devices_go_one_at_a_time(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ from lps.experiments import records, rows
 from lps.experiments.config import SECTIONS, Experiment, parse_changes
 from lps.experiments.learner import CHECKPOINT, AtomicCheckpoints, learning_rate, temperature
 from lps.experiments.profiles import load_profile, profile_names
-from lps.experiments.run import DataCache, Run, measure_again, perform, plan, run_all
+from lps.experiments.run import DataCache, Run, attempt, measure_again, perform, plan, run_all
 from lps.experiments.status import state
+from lps.experiments.tasks import fresh
 from lps.experiments.weights import HASHES, about, read_weights
 
 TINY = {"data.train": "60", "data.test": "40", "train.epochs": "3", "train.batch_size": "20", "model.width": "8"}
@@ -213,6 +215,14 @@ def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
         lps_data.load("cifar10", None, None, 0, tmp_path)
 
 
+def test_hidden_files_are_skipped(tmp_path: Path) -> None:
+    cats = folder_of_images(tmp_path) / "cifar10" / "train" / "cat"
+    for name in (".DS_Store", "._0.png"):
+        (cats / name).write_bytes(b"hidden")
+    (cats / ".ipynb_checkpoints").mkdir()
+    assert len(lps_data.load("cifar10", None, None, 0, tmp_path).train) == 20
+
+
 def test_a_truncated_download_is_not_taken_for_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def half(url: str, filename: Path, chunk_size: int = 0) -> None:
         Path(filename).write_bytes(b"half an archive")
@@ -350,16 +360,109 @@ def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
         perform(planned(tmp_path, tiny(train__lr="1e30")), DataCache(None), {})
 
 
+def test_batches_of_ignored_pixels_cost_nothing(tmp_path: Path) -> None:
+    """No loss that is not finite, no gradient, no accuracy of nothing."""
+    changes = {"data.train": "8", "train.batch_size": "4", "train.epochs": "2", "train.weight_decay": "0"}
+    (row,) = rows.matching(["table5/lps-adapt-3"])
+    data = DataCache(None)
+    (run,) = plan([row], lambda row: load_profile("smoke").row(row).override(changes), [0], tmp_path, data)
+    images, _ = data(run.experiment.data)
+    before = fresh(run.experiment, images, 0).learner.network.state_dict()
+    images.train.targets.fill_(images.ignored)
+    perform(run, data, {})
+    history = json.loads(run.record.read_text())["history"]
+    assert [(epoch["loss"], epoch["accuracy"]) for epoch in history] == [(0, 0)] * 2
+    after = weights(run)
+    moving = ("running_mean", "running_var", "num_batches_tracked", "tau")
+    assert all(torch.equal(before[name], after[name]) for name in before if not name.endswith(moving))
+
+
+@pytest.mark.parametrize("name", ["table1/baseline", "table1/lps", "table2/baseline", "table5/deeplabv3plus"])
+def test_a_network_without_finite_logits_is_not_measured(name: str, tmp_path: Path) -> None:
+    """One step that leads out of the numbers, whose own loss is finite."""
+    changes = {"data.train": "8", "train.batch_size": "8", "train.epochs": "1", "train.lr": "1e38", "train.warmup": "0"}
+    changes |= {"train.schedule": "step", "train.momentum": "0", "train.nesterov": "false"}
+    (run,) = plan(
+        rows.matching([name]),
+        lambda row: load_profile("smoke").row(row).override(changes),
+        [0],
+        tmp_path,
+        DataCache(None),
+    )
+    ended = attempt(run, DataCache(None), {}, lambda *_: None, lambda: False, None)
+    assert ended.state == "failed" and not run.done and not run.weights.exists()
+    assert re.match(r"batch 1 of the evaluation: .* not finite", ended.reason) and "Traceback" not in ended.reason
+    network = fresh(run.experiment, DataCache(None)(run.experiment.data)[0], 0).learner.network
+    for parameter in network.parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    torch.save(network.state_dict(), run.weights)
+    with pytest.raises(ValueError, match=rf"^{name} seed 0: batch 1 of the evaluation: .* not finite"):
+        measure_again(run, DataCache(None), {})
+
+
 def test_checkpoints_are_read_without_unpickling_code(tmp_path: Path) -> None:
     torch.save({"state_dict": Path("x")}, tmp_path / "last.ckpt")
-    with pytest.raises(Exception, match=r"(?i)weights.only"):
+    with pytest.raises(ValueError, match=r"last.ckpt is not a readable checkpoint .*; remove it to start over") as said:
         AtomicCheckpoints().load_checkpoint(tmp_path / "last.ckpt")
+    assert re.search("(?i)weights.only", str(said.value.__cause__))
+    assert "weights_only" not in str(said.value)  # torch's advice is to set it to false
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").write_bytes(b"PK\x03\x04 half a file")
     with pytest.raises(ValueError, match=r"last.ckpt is not a readable checkpoint .*; remove it to start over"):
         AtomicCheckpoints().load_checkpoint(tmp_path / "last.ckpt")
+
+
+def flipped(path: Path, bits: int) -> Iterator[Path]:
+    """A copy of ``path`` that differs in one bit: ``bits`` of them, spread over the file, one after the other."""
+    whole, copy = path.read_bytes(), path.with_name(f"flipped-{path.name}")
+    for place in range(0, 8 * len(whole), max(1, 8 * len(whole) // bits)):
+        changed = bytearray(whole)
+        changed[place // 8] ^= 1 << place % 8
+        copy.write_bytes(changed)
+        yield copy
+
+
+@pytest.mark.parametrize(("name", "read"), [("a.pt", read_weights), ("last.ckpt", AtomicCheckpoints().load_checkpoint)])
+def test_no_flipped_bit_changes_what_is_read(name: str, read: Callable[[Path], Any], tmp_path: Path) -> None:
+    """A bit of a part is refused; one of the padding between the parts changes nothing."""
+    content = {f"layer{i}": torch.randn(300, generator=torch.Generator().manual_seed(i)) for i in range(4)}
+    torch.save(content, tmp_path / name)
+    refused = read_alike = 0
+    for path in flipped(tmp_path / name, 1500):
+        try:
+            found = read(path)
+        except ValueError as error:
+            assert str(path) in str(error) and "weights_only" not in str(error)
+            refused += 1
+        else:
+            assert found.keys() == content.keys()
+            assert all(torch.equal(found[key], value) for key, value in content.items())
+            read_alike += 1
+    assert refused > 3 * read_alike
+
+
+def test_a_part_that_is_called_a_folder_is_refused(tmp_path: Path) -> None:
+    """One bit of the directory, on which torch takes for weights what it finds in memory."""
+    path = tmp_path / "a.pt"
+    torch.save({"layer": torch.ones(300)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"a/data/0") - 8] ^= 0x10  # in the directory, eight bytes before the name
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path)["layer"], torch.ones(300)), "torch reads it well, so this says nothing"
+    with pytest.raises(ValueError, match=r"a.pt is not a readable file of weights"):
+        read_weights(path)
+
+
+def test_a_flipped_bit_ends_an_evaluation(finished: Run, tmp_path: Path) -> None:
+    shutil.copytree(finished.results, tmp_path, dirs_exist_ok=True)
+    run = replace(finished, results=tmp_path)
+    content = bytearray(run.weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    run.weights.write_bytes(content)
+    with pytest.raises(ValueError, match=r"\.pt is not a readable file of weights; remove it and its record"):
+        measure_again(run, DataCache(None), {})
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

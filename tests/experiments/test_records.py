@@ -55,7 +55,22 @@ def edited(record: Any, way: Way, new: Any = None, drop: bool = False) -> Any:
 
 def others(value: Any) -> Iterator[Any]:
     """Values of other types, and numbers out of range."""
-    yield from ("text", -1, -0.5, 10**12, 1e9, float("nan"), float("inf"), True, None, [], {}, [value], {"a": value})
+    yield from (
+        "text",
+        -1,
+        -0.5,
+        10**12,
+        10**400,
+        1e9,
+        float("nan"),
+        float("inf"),
+        True,
+        None,
+        [],
+        {},
+        [value],
+        {"a": value},
+    )
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         yield str(value)
         yield [str(value)]

@@ -1,6 +1,7 @@
 """Runs that end at any moment go on within their epoch, to the bits of a run that was never touched."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -119,6 +120,30 @@ def test_a_signal_at_a_random_moment_changes_no_bit(
     assert_same(run, untouched[row])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_spares_those_that_read_images(
+    number: signal.Signals, untouched: dict[str, Run], tmp_path: Path
+) -> None:
+    row = "table3/resnet50-lps-tri-3"
+    run = planned(row, tmp_path)
+    arguments = [sys.executable, "-c", CHILD, "run", row, "--profile", "smoke", "--quiet", "--results", str(tmp_path)]
+    arguments += ["--threads", str(torch.get_num_threads())]
+    arguments += [part for name, value in (COMMON | TASKS[row]).items() for part in ("--set", f"{name}={value}")]
+    process = subprocess.Popen(arguments, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while not (run.work / "last.ckpt").exists():
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        time.sleep(0.01)
+    for _ in range(3):
+        os.killpg(process.pid, number)
+        time.sleep(0.01)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 3 and "stopped: interrupted" in said and "Traceback" not in said, said
+    assert 0 < torch.load(run.work / "last.ckpt", weights_only=True)["global_step"] < length(run)
+    perform(run, DataCache(None), {})
+    assert_same(run, untouched[row])
+
+
 def test_checkpoints_within_an_epoch_change_nothing(
     untouched: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +209,28 @@ def test_a_damaged_checkpoint_ends_its_run_with_a_sentence(tmp_path: Path) -> No
     ended = attempt(run, DataCache(None), {}, lambda *_: None, lambda: False, None)
     assert ended.state == "failed" and "remove it to start over" in ended.reason
     assert (run.work / "last.ckpt").read_bytes() == b"garbage"
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2]])
+def test_a_checkpoint_that_is_none_ends_its_run_with_a_sentence(content: Any, tmp_path: Path) -> None:
+    run = planned("table1/lps-tri-3", tmp_path)
+    run.work.mkdir(parents=True)
+    torch.save(content, run.work / "last.ckpt")
+    ended = attempt(run, DataCache(None), {}, lambda *_: None, lambda: False, None)
+    assert ended.state == "failed" and ended.reason.endswith("is no checkpoint of a run; remove it to start over")
+
+
+def test_a_flipped_bit_of_a_checkpoint_ends_its_run(
+    tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]
+) -> None:
+    run = planned("table1/lps-tri-3", tmp_path)
+    attempt(run, DataCache(None), {}, lambda *_: None, stop_after(3), None)
+    content = bytearray((run.work / "last.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (run.work / "last.ckpt").write_bytes(content)
+    ended = attempt(run, DataCache(None), {}, lambda *_: None, lambda: False, None)
+    assert ended.state == "failed" and "remove it to start over" in ended.reason
+    assert not run.done
 
 
 def test_the_checkpoint_of_another_model_is_named(
