@@ -181,4 +181,4 @@ def _extent(code: CodeType) -> tuple[Place, Place]:
     """Where the body of a lambda begins and ends."""
     known = [((a, c), (b, d)) for a, b, c, d in code.co_positions() if None not in (a, b, c, d)]
     places = [(start, end) for start, end in known if start != end] or known
-    return min(start for start, _ in places), max(end for _, end in places)  # type: ignore[return-value, type-var]
+    return min(start for start, _ in places), max(end for _, end in places)  # type: ignore[return-value]

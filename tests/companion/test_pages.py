@@ -5,6 +5,7 @@ import linecache
 import re
 import shlex
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -26,7 +27,7 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.
     assert source.count("assert ") >= 2
     # as a cell of a notebook: its source is known by its name
     monkeypatch.setitem(linecache.cache, f"{page}.md", (len(source), None, source.splitlines(True), f"{page}.md"))
-    monkeypatch.setitem(training.train.__kwdefaults__, "results", tmp_path)
+    monkeypatch.setitem(cast(Any, training.train).__kwdefaults__, "results", tmp_path)
     exec(compile(source, f"{page}.md", "exec"), {})
 
 

@@ -31,9 +31,9 @@ class MinNorm(torch.nn.Module):
         return choose(-self.norm(x).scores, x, self.norm.stride)
 
 
-def train(name: str, folder: Path, **settings: Any) -> experiments.Runs:
+def train(rows: str | list[str], folder: Path, **settings: Any) -> experiments.Runs:
     changes = TINY | settings.pop("changes", {})
-    return experiments.train(name, profile="smoke", changes=changes, results=folder, jobs=1, **settings)
+    return experiments.train(rows, profile="smoke", changes=changes, results=folder, jobs=1, **settings)
 
 
 def own(folder: Path, select: Any = MinNorm, **settings: Any) -> experiments.Runs:
@@ -176,7 +176,11 @@ RULE = MinNorm()
     ],
 )
 def test_what_cannot_be_a_row_is_said(settings: dict[str, Any], words: str, tmp_path: Path) -> None:
-    usual = {"sampling": lps.Sampling(lambda channels: MinNorm()), "like": "table1/lps", "profile": "smoke"}
+    usual: dict[str, Any] = {
+        "sampling": lps.Sampling(lambda channels: MinNorm()),
+        "like": "table1/lps",
+        "profile": "smoke",
+    }
     given = usual | {"rows": "mine/min-norm", "results": tmp_path} | settings
     with pytest.raises(ValueError, match=words):
         experiments.train(given.pop("rows"), **given)
