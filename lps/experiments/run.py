@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from ..data import data_root, load
 from ..machine import hardware, versions
-from .config import SECTIONS, Data, Experiment, Photographs
+from .config import SECTIONS, SEEDS, Data, Experiment, Photographs
 from .records import code_hash, code_version, command, determinism, now, run_id, write_json
 from .rows import Row, by_value
 from .signals import SIGNALS, Stop, any_stops, stop_on_signal
@@ -43,6 +43,9 @@ class Run:
     seed: int
     id: str
     results: Path
+
+    def __post_init__(self) -> None:
+        SEEDS.check(self.seed, "the seed")
 
     @property
     def title(self) -> str:

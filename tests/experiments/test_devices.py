@@ -256,7 +256,9 @@ def test_logits_of_one_process_that_are_not_finite_end_all_of_them(
 ) -> None:
     assert two_processes(one_share_is_not_finite, tmp_path, monkeypatch, free_port) == [0, 0]
     for rank in "01":
-        assert (tmp_path / rank).read_text().startswith("batch 1 of the evaluation: the network's logits are not finite")
+        assert (
+            (tmp_path / rank).read_text().startswith("batch 1 of the evaluation: the network's logits are not finite")
+        )
 
 
 def test_runs_on_several_devices_go_one_at_a_time(tmp_path: Path) -> None:
