@@ -7,6 +7,11 @@ NB ?=
 P ?=
 PORT ?= 8000
 
+# What is given reaches the programs as it is: make does not expand it, and shells find it in their environment.
+GIVEN := PYTHON PROFILE JOBS NB P PORT
+$(foreach name,$(GIVEN),$(if $(filter file,$(origin $(name))),,$(eval override $(name) := $$(value $(name)))))
+export $(GIVEN)
+
 BIN := .venv/bin
 LPS := $(BIN)/python -m lps
 
@@ -33,10 +38,10 @@ help: ## this list
 env: $(STAMP) ## make .venv from requirements.lock
 
 $(STAMP):
-	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is not found: install Python 3.11 or newer, or name yours, as in \`make env PYTHON=python3.12\`." >&2; exit 1; }
-	@$(PYTHON) lps/companion/environment.py --before-install
+	@command -v "$$PYTHON" > /dev/null || { echo "$$PYTHON is not found: install Python 3.11 or newer, or name yours, as in \`make env PYTHON=python3.12\`." >&2; exit 1; }
+	@"$$PYTHON" lps/companion/environment.py --before-install
 	@echo "Installing the locked environment into .venv: about 3 minutes, 6 GB."
-	@$(PYTHON) -m venv --clear .venv
+	@"$$PYTHON" -m venv --clear .venv
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --requirement requirements.lock
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -P lps/companion/environment.py
@@ -59,12 +64,12 @@ claims: env ## the ledger: which of the paper's claims hold on this machine
 	$(LPS) claims
 
 reproduce: env ## execute what is outstanding, judge the claims, build the book (NB= executes one notebook only)
-	@$(LPS) notebooks $(NB) --profile $(PROFILE) --jobs $(JOBS) $(if $(P),--set $(P))
-	@$(if $(NB),echo "Executed copies are in build/notebooks/$(PROFILE); \`make book PROFILE=$(PROFILE)\` builds the book once all have run.",$(MAKE) --no-print-directory book)
+	@set -f; $(LPS) notebooks $$NB --profile "$$PROFILE" --jobs "$$JOBS" --parameters "$$P"
+	@$(if $(NB),echo "Executed copies are in build/notebooks/$$PROFILE; \`make book PROFILE=$$PROFILE\` builds the book once all have run.",$(MAKE) --no-print-directory book)
 
 variant: env ## one notebook with other parameters: make variant NB=table1 P="antialias=bin-5 seed=3"
 	@$(if $(NB),,echo "Name the notebook: make variant NB=table1 P=\"antialias=bin-5 seed=3\"" >&2; exit 2)
-	@$(LPS) variant $(NB) $(P) --profile $(PROFILE)
+	@$(LPS) variant "$$NB" --profile "$$PROFILE" --parameters "$$P"
 
 compare: env ## your runs beside the shipped ones and the paper's values
 	$(LPS) compare
@@ -73,10 +78,10 @@ bench: env ## time the sampling layers on this machine: five minutes (on a GPU: 
 	$(BIN)/python -m benchmarks
 
 book: env ## the ledger, and the book in build/html, from what has been executed
-	@$(LPS) book --profile $(PROFILE)
+	@$(LPS) book --profile "$$PROFILE"
 
 serve: ## the book at http://localhost:8000 (PORT=)
-	$(PYTHON) -m http.server --directory build/html $(PORT)
+	"$$PYTHON" -m http.server --directory build/html "$$PORT"
 
 families: env ## convert every family of the book's table and measure what it costs (two hours; timm is optional)
 	$(LPS) convert --families

@@ -8,8 +8,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-import yaml
-
+from ..experiments.profiles import read_yaml
 from .paths import PAPER, ROOT
 
 EXPECTED = (
@@ -55,7 +54,7 @@ SETTINGS = {
 @cache
 def items() -> list[dict[str, Any]]:
     """All entries of ``results/paper/items.yml``."""
-    sections: dict[str, list[dict[str, Any]]] = yaml.safe_load((PAPER / "items.yml").read_text(encoding="utf-8"))
+    sections: dict[str, list[dict[str, Any]]] = read_yaml(PAPER / "items.yml")
     return [entry for section in sections.values() for entry in section]
 
 
@@ -76,7 +75,7 @@ def problems(listed: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 def pages() -> set[str]:
     """Names of the pages in the book's table of contents."""
-    contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    contents = read_yaml(ROOT / "_toc.yml")
     return {contents["root"], *(chapter["file"] for part in contents["parts"] for chapter in part["chapters"])}
 
 

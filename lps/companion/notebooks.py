@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -165,12 +166,14 @@ def plan(
     for name in only or known:
         notebook = json.loads(known[name].read_text(encoding="utf-8"))
         defaults = declared_parameters(notebook)
-        given = {"profile": profile} if "profile" in defaults else {}
-        parameters = {**given, **settings.get(name, {}), **parse_overrides(name, defaults, overrides)}
+        named = {"profile": profile} if "profile" in defaults else {}
+        parameters = {**named, **settings.get(name, {}), **parse_overrides(name, defaults, overrides)}
         check_parameters(name, defaults, parameters)
         command = f"make {'variant' if variant else 'reproduce'} PROFILE={profile} NB={name}"
         if overrides:
-            command += f' P="{" ".join(overrides)}"'
+            given = " ".join(overrides)
+            plain = not re.search(r'["$`\\]', given) and words(given) == [*overrides]
+            command += f' P="{given}"' if plain else f" P={shlex.quote(shlex.join(overrides))}"
         stem = re.sub(r"[^\w.=,+-]+", "_", "_".join((profile, *overrides)))[:120]
         place = f"variants/{name}/{stem}" if variant else f"notebooks/{profile}/{name}"
         jobs.append(
@@ -296,6 +299,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="quick", help="smoke, quick (default), reduced, converged, short or full")
     parser.add_argument("--set", nargs="+", default=[], metavar="name=value", help="parameters of these notebooks")
     parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time (default: 1)")
+    _add_parameters(parser)
 
 
 def add_variant_arguments(parser: argparse.ArgumentParser) -> None:
@@ -303,16 +307,29 @@ def add_variant_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("notebook", help="notebook to execute")
     parser.add_argument("set", nargs="*", metavar="name=value", help="parameters that differ from the profile's")
     parser.add_argument("--profile", default="quick", help="smoke, quick (default), reduced, converged, short or full")
+    _add_parameters(parser)
+
+
+def _add_parameters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--parameters", default="", metavar="TEXT", help="the same in one text, as make's P has them")
 
 
 def main(args: argparse.Namespace) -> int:
     """Execute what is outstanding of a profile; the exit code says whether a notebook failed."""
-    return run(args.profile, args.only, args.set, jobs=args.jobs)
+    return run(args.profile, args.only, [*args.set, *words(args.parameters)], jobs=args.jobs)
 
 
 def variant_main(args: argparse.Namespace) -> int:
     """Execute one notebook with other parameters, apart from the main results, and say where it is."""
-    return run(args.profile, [args.notebook], args.set, variant=True)
+    return run(args.profile, [args.notebook], [*args.set, *words(args.parameters)], variant=True)
+
+
+def words(text: str) -> list[str]:
+    """``text`` at its spaces, but for those in quotes, as a shell splits it; nothing in it is run."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"the parameters {text!r} cannot be told apart: {error}") from None
 
 
 def run(profile: str, only: Sequence[str], overrides: Sequence[str], jobs: int = 1, variant: bool = False) -> int:

@@ -6,7 +6,6 @@ from functools import cache, partial
 from typing import Any, Literal, NamedTuple
 
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,7 +13,7 @@ from .. import shifts
 from ..convolution import Padding
 from ..data.drawn import draw
 from ..experiments.model import build_model
-from ..experiments.profiles import load_profile
+from ..experiments.profiles import load_profile, read_yaml
 from ..experiments.rows import Row
 from ..filters import LowPass
 from ..polyphase import circular_shift
@@ -31,7 +30,7 @@ Relation = Literal["above", "not below", "close"]
 @cache
 def listed(section: str) -> list[dict[str, Any]]:
     """A section of ``claims.yml``: theorems, orderings, consistencies or sentences."""
-    sections: dict[str, list[dict[str, Any]]] = yaml.safe_load((PAPER / "claims.yml").read_text(encoding="utf-8"))
+    sections: dict[str, list[dict[str, Any]]] = read_yaml(PAPER / "claims.yml")
     return sections[section]
 
 

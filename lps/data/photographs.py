@@ -187,7 +187,7 @@ class Augmented(Seen):
     def __getitem__(self, index: Any) -> tuple[Tensor, Tensor]:
         epoch, image = index
         with torch.random.fork_rng(devices=()):
-            torch.default_generator.manual_seed(((self.seed + 1) * 1_000_003 + epoch) * 100_000_007 + image)
+            torch.default_generator.manual_seed((((self.seed + 1) * 1_000_003 + epoch) * 100_000_007 + image) % 2**64)
             return super().__getitem__(image)
 
 

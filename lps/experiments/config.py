@@ -3,7 +3,8 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
+from math import inf
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from ..convolution import Padding
 from ..metrics import PAPER
@@ -23,13 +24,38 @@ Task = Literal["images", "photographs", "segmentation"]
 
 
 @dataclass(frozen=True)
+class Range:
+    """Numbers from ``low`` on, or above it, to ``high``."""
+
+    low: float
+    high: float = inf
+    above: bool = False
+
+    def check(self, value: float, where: str) -> None:
+        """Raise ``ValueError`` where ``value`` is none of them; one that is not finite never is."""
+        if (value > self.low if self.above else value >= self.low) and value <= self.high and value < inf:
+            return
+        kind = "" if abs(value) < inf else "a finite number, "
+        most = f" and at most {self.high}" if self.high < inf else ""
+        raise ValueError(f"{where} is {value}; expected {kind}{'above' if self.above else 'at least'} {self.low}{most}")
+
+
+Count = Annotated[int, Range(1)]
+Natural = Annotated[int, Range(0)]
+SEEDS = Range(0, 2**32 - 1)
+Seed = Annotated[int, SEEDS]
+Positive = Annotated[float, Range(0, above=True)]
+NotNegative = Annotated[float, Range(0)]
+
+
+@dataclass(frozen=True)
 class Data:
     """Images to train and test on; ``train`` and ``test`` limit their number, ``None`` takes all."""
 
     name: str
-    train: int | None
-    test: int | None
-    seed: int
+    train: Count | None
+    test: Count | None
+    seed: Seed
 
 
 @dataclass(frozen=True)
@@ -52,9 +78,9 @@ class Photographs(Data):
     name: Literal["drawn", "drawn-masks", "imagenet", "voc"]
     folder: str
     augment: Literal["center", "random-resized", "random-scale"]
-    resize: int
-    crop: int
-    base: int | None
+    resize: Count
+    crop: Count
+    base: Count | None
 
     def __post_init__(self) -> None:
         if self.resize < self.crop:
@@ -74,12 +100,12 @@ class Model:
 
     method: Method
     antialias: AntiAlias
-    depth: int
+    depth: Count
     stem: Stem
-    width: int
+    width: Count
     padding: Padding
-    hidden_divisor: int
-    groups: int
+    hidden_divisor: Count
+    groups: Count
     select_from: Source
     choice: Literal["gumbel", "convex"] = "gumbel"
 
@@ -103,7 +129,7 @@ class Segmenter(Model):
     output_stride: OutputStride
     unpool: bool
     head_padding: Padding
-    head_channels: int
+    head_channels: Count
     backbone: str
 
     def __post_init__(self) -> None:
@@ -125,38 +151,40 @@ class Train:
     ``tau_floor``. With ``tau_line``, as in ``10:0.5 60:0.15``, it is the line from 1 at epoch 0 through these points.
     """
 
-    epochs: int
-    batch_size: int
-    lr: float
-    momentum: float
-    weight_decay: float
+    epochs: Count
+    batch_size: Count
+    lr: Positive
+    momentum: Annotated[float, Range(0, 1)]
+    weight_decay: NotNegative
     nesterov: bool
     schedule: Literal["step", "one-cycle", "poly"]
-    decay: float
-    decay_every: float
-    warmup: float
-    tau_decay: float
-    tau_every: float
+    decay: NotNegative
+    decay_every: Positive
+    warmup: NotNegative
+    tau_decay: Positive
+    tau_every: Positive
     flip: bool
     precision: Literal["32", "bf16-mixed"]
-    lr_batch: int | None
-    tau_floor: float
+    lr_batch: Count | None
+    tau_floor: NotNegative
     tau_line: str
 
     def __post_init__(self) -> None:
-        if self.tau_every <= 0 or self.decay_every <= 0:
-            raise ValueError(f"epochs between steps are above 0: {self.tau_every=}, {self.decay_every=}")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("train.nesterov is true and train.momentum 0; Nesterov's way takes a momentum above 0")
         self.tau_points()
 
     def tau_points(self) -> list[tuple[float, float]]:
         """The points of ``tau_line``."""
-        pairs = [point.partition(":") for point in self.tau_line.split()]
+        pairs, where = [point.partition(":") for point in self.tau_line.split()], f"train.tau_line is {self.tau_line!r}"
         try:
             points = [(float(epoch), float(tau)) for epoch, _, tau in pairs]
         except ValueError:
-            raise ValueError(f"tau_line is {self.tau_line!r}; expected epoch:tau, as in '10:0.5 60:0.15'") from None
+            raise ValueError(f"{where}; expected epoch:tau, as in '10:0.5 60:0.15'") from None
+        if not all(0 <= epoch < inf and 0 < tau < inf for epoch, tau in points):
+            raise ValueError(f"{where}; its epochs are at least 0, and its temperatures above 0")
         if points != sorted(points):
-            raise ValueError(f"tau_line is {self.tau_line!r}; its epochs must rise")
+            raise ValueError(f"{where}; its epochs must rise")
         return points
 
 
@@ -164,23 +192,23 @@ class Train:
 class Finetune(Train):
     """The learning rate of a backbone is ``backbone_lr`` times that of the head."""
 
-    backbone_lr: float
+    backbone_lr: NotNegative
 
 
 @dataclass(frozen=True)
 class Protocol:
     """``pairs`` random pairs of shifts of each test image, drawn from ``seed``."""
 
-    batch_size: int
-    pairs: int
-    seed: int
+    batch_size: Count
+    pairs: Count
+    seed: Seed
 
 
 @dataclass(frozen=True)
 class Evaluate(Protocol):
     """All pairs of shifts of the first ``exhaustive`` test images, besides."""
 
-    exhaustive: int
+    exhaustive: Natural
 
 
 @dataclass(frozen=True)
@@ -191,11 +219,11 @@ class Engine:
     ``workers`` processes read photographs. ``channels_last`` concerns GPUs only.
     """
 
-    devices: int
-    nodes: int
+    devices: Count
+    nodes: Count
     strategy: str
     sync_batchnorm: bool
-    workers: int
+    workers: Natural
     tf32: bool
     channels_last: bool
     compile: bool
@@ -217,7 +245,14 @@ class Own:
     sampling: Sampling | None = None
 
 
-_MAY_BE_ZERO = ("seed", "exhaustive", "workers")
+def ranges(section: type) -> dict[str, Range]:
+    """The range of each numeric setting of a section, as its annotation has it."""
+    found: dict[str, Range] = {}
+    for name, hint in get_type_hints(section, include_extras=True).items():
+        for part in (hint, *get_args(hint)):  # a setting that may be None has it one level down
+            if get_origin(part) is Annotated:
+                (found[name],) = part.__metadata__
+    return found
 
 
 @dataclass(frozen=True)
@@ -240,10 +275,10 @@ class Experiment:
                 "lps.experiments.train"
             )
         for section in SECTIONS:
-            for name, value in vars(getattr(self, section)).items():
-                least = 0 if name in _MAY_BE_ZERO else 1
-                if type(value) is int and value < least:
-                    raise ValueError(f"{section}.{name} is {value}; expected at least {least}")
+            part = getattr(self, section)
+            for name, known in ranges(type(part)).items():
+                if (value := getattr(part, name)) is not None:
+                    known.check(value, f"{section}.{name}")
         if not isinstance(self.data, Photographs):
             return
         sizes = {"resize": self.data.resize, "crop": self.data.crop}
@@ -329,7 +364,9 @@ def _check(value: Any, hint: Any, where: str) -> Any:
 
 def _parse(text: str, hint: Any, where: str) -> Any:
     """A value written on the command line, read as the type of its setting."""
-    if get_origin(hint) is Literal or hint is str:
+    if get_origin(hint) is Literal:
+        return _check({str(value): value for value in get_args(hint)}.get(text, text), hint, where)
+    if hint is str:
         return _check(text, hint, where)
     try:
         value = json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))

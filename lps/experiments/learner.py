@@ -347,6 +347,7 @@ def fit(
         default_root_dir=folder,
         plugins=[AtomicCheckpoints()],
         callbacks=[
+            *([LambdaCallback(setup=lambda *_, **__: release())] if engine.shared else []),  # all are there
             Watch(report, stop, deadline),
             *callbacks,
             ModelCheckpoint(
@@ -360,7 +361,6 @@ def fit(
     if engine.shared:
         # Lightning's handler of SIGTERM broadcasts, whatever the process is at, and all wait for one another for ever
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-        cast(Any, trainer).callbacks.append(LambdaCallback(setup=lambda *_, **__: release()))  # all of them are there
     with warnings.catch_warnings(), kept_back() if engine.shared else nullcontext():
         warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning)\b")
         warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")

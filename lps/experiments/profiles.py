@@ -5,6 +5,7 @@ from copy import deepcopy
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import yaml
@@ -60,12 +61,37 @@ class Profile:
             settings[section][field] = value
         if self.name != PAPER:
             for section, values in self.experiments[row.table].items():
+                if section not in settings:
+                    raise ValueError(f"{self.name}.{row.table}: no section {section}; known: {', '.join(SECTIONS)}")
                 settings[section] |= values
         parts: Iterator[Any] = (
             build(cls, settings[section], f"{self.name}.{row.table}.{section}")
             for section, cls in zip(SECTIONS, _CLASSES[row.table], strict=True)
         )
         return Experiment(row.name, self.name, *parts)
+
+
+class _Strict(yaml.SafeLoader):
+    """Plain values only, and no key twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+            seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Traversable) -> Any:
+    """What is in a YAML file. Raises ``ValueError`` with the file and the line where it cannot be read."""
+    try:
+        return yaml.load(path.read_text("utf-8"), _Strict)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
+        raise ValueError(f"{path}{line}: {error.problem or error.context}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
 
 
 def profile_names() -> list[str]:
@@ -78,7 +104,10 @@ def load_profile(name: str) -> Profile:
     """Read ``lps/profiles/<name>.yml``; ``ValueError`` names the known profiles."""
     if name not in profile_names():
         raise ValueError(f"unknown profile {name!r}; known: {', '.join(profile_names())}")
-    content = yaml.safe_load((_FOLDER / f"{name}.yml").read_text(encoding="utf-8"))
+    path = _FOLDER / f"{name}.yml"
+    content = read_yaml(path)
+    if missing := [key for key in ("about", "experiments") if key not in (content or ())]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}")
     experiments, notebooks = _tables(content["experiments"]), content.get("notebooks", {})
     if "like" in content:
         like = load_profile(content["like"])

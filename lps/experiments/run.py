@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ..data import data_root, load
 from ..machine import hardware, versions
-from .config import SECTIONS, Data, Experiment, Photographs
+from .config import SECTIONS, SEEDS, Data, Experiment, Photographs
 from .records import code_version, command, determinism, now, read_record, run_id, short_hash, write_json
 from .rows import Row, by_value
 from .signals import SIGNALS, Stop, any_stops, stop_on_signal
@@ -76,6 +76,9 @@ class Run:
                 if start and path.stem == self._with(start):
                     return cast(str, start)
             return ""
+
+    def __post_init__(self) -> None:
+        SEEDS.check(self.seed, "the seed")
 
     @property
     def title(self) -> str:

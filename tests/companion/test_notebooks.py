@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from lps.companion import notebooks, worker
-from lps.companion.notebooks import Job, execute, plan
+from lps.companion.notebooks import Job, execute, plan, words
 
 PARAMETERS = "size: int = 3  # how many\nname = 'a'  # what\nrate = 0.5\nflag = False\nrows = ['x']\nfree = None"
 
@@ -240,6 +241,15 @@ def test_overrides_take_the_type_of_the_default(root: Path) -> None:
         "free": [1],
     }
     assert job.command == f'make reproduce PROFILE=smoke NB=a P="{" ".join(given)}"'
+
+
+@pytest.mark.parametrize("given", ["name=$(x)", "name=`x`", "name=a b", "name=it's", 'name="b"', "name=\\n"])
+def test_the_command_gives_what_was_given(given: str, root: Path) -> None:
+    write_notebook(root, "a")
+    (job,) = request(root, "a", overrides=(given, "size=5"))
+    _, _, _, parameters = shlex.split(job.command)
+    assert words(parameters.removeprefix("P=")) == [given, "size=5"]
+    assert job.parameters["name"] == given.removeprefix("name=")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -23,10 +23,10 @@ from lps.__main__ import main
 from lps.companion.paths import SHIPPED
 from lps.companion.studies import trained
 from lps.data import cifar10
-from lps.experiments import records, rows
-from lps.experiments.config import SECTIONS, Experiment, parse_changes
+from lps.experiments import profiles, records, rows
+from lps.experiments.config import SECTIONS, Experiment, parse_changes, ranges
 from lps.experiments.learner import CHECKPOINT, AtomicCheckpoints, learning_rate, temperature
-from lps.experiments.profiles import load_profile, profile_names
+from lps.experiments.profiles import load_profile, profile_names, read_yaml
 from lps.experiments.run import DataCache, Run, attempt, measure_again, perform, plan, run_all
 from lps.experiments.status import state
 from lps.experiments.tasks import fresh
@@ -542,10 +542,84 @@ def test_impossible_numbers_are_refused(name: str, value: str) -> None:
         tiny().override({name: value})
 
 
-@pytest.mark.parametrize("name", ["train.tau_every", "train.decay_every"])
-def test_steps_take_some_epochs(name: str) -> None:
-    with pytest.raises(ValueError, match="epochs between steps are above 0"):
-        tiny().override({name: "0"})
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("train.tau_every", "0", "train.tau_every is 0.0; expected above 0"),
+        ("train.decay_every", "0", "train.decay_every is 0.0; expected above 0"),
+        ("train.decay_every", "NaN", "train.decay_every is nan; expected a finite number, above 0"),
+        ("train.lr", "Infinity", "train.lr is inf; expected a finite number, above 0"),
+        ("train.lr", "0", "train.lr is 0.0; expected above 0"),
+        ("train.weight_decay", "-1", "train.weight_decay is -1.0; expected at least 0"),
+        ("train.momentum", "1.5", "train.momentum is 1.5; expected at least 0 and at most 1"),
+        ("train.warmup", "-1", "train.warmup is -1.0; expected at least 0"),
+        ("train.tau_decay", "-0.5", "train.tau_decay is -0.5; expected above 0"),
+        ("train.tau_floor", "-0.5", "train.tau_floor is -0.5; expected at least 0"),
+        ("train.tau_line", "1:-2", "train.tau_line is '1:-2'; its epochs are at least 0, and its temperatures above 0"),
+        ("train.tau_line", "1:0", "train.tau_line is '1:0'; its epochs are at least 0"),
+        ("train.tau_line", "-1:1", "train.tau_line is '-1:1'; its epochs are at least 0"),
+        ("train.tau_line", "nan:1", "train.tau_line is 'nan:1'; its epochs are at least 0"),
+        ("train.tau_line", "1:inf", "train.tau_line is '1:inf'; its epochs are at least 0"),
+        ("train.tau_line", "1", "train.tau_line is '1'; expected epoch:tau"),
+        ("train.momentum", "0", "train.nesterov is true and train.momentum 0"),
+        ("data.seed", "-3", "data.seed is -3; expected at least 0"),
+        ("evaluate.seed", str(2**32), f"evaluate.seed is {2**32}; expected at least 0 and at most"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(name: str, value: str, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        tiny().override({name: value})
+
+
+def test_every_numeric_setting_has_its_range() -> None:
+    for row in rows.ROWS:
+        experiment = load_profile("full").row(row)
+        for section in SECTIONS:
+            part = getattr(experiment, section)
+            hints = get_type_hints(type(part))
+            numeric = {name for name, hint in hints.items() if {int, float} & {hint, *get_args(hint)}}
+            assert ranges(type(part)).keys() == numeric
+
+
+def test_impossible_seeds_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in ("-3", str(2**40)):
+        assert main(["run", "table1/lps", "--profile", "smoke", "--seed", seed, "--results", str(tmp_path)]) == 2
+        assert f"the seed is {seed}; expected at least 0 and at most" in capsys.readouterr().err
+
+
+def test_settings_with_few_values_can_be_given() -> None:
+    (row,) = rows.matching(["table5/lps-adapt-3"])
+    model = load_profile("smoke").row(row).override({"model.output_stride": "16"}).as_dict()["model"]
+    assert model["output_stride"] == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a:\n  b: 1\n  c: 2\n  b: 3\n", "x.yml, line 4: b is there twice"),
+        (
+            "a: 1\nb: !!python/name:os.getcwd\n",
+            "x.yml, line 2: could not determine a constructor for the tag",
+        ),
+        ("a: !secret 1\n", "x.yml, line 1: could not determine a constructor for the tag '!secret'"),
+        ("a: 1\nb: [1, 2\nc: 3\n", "x.yml, line 3: "),
+        ("a: 1\n b: 2\n", "x.yml, line 2: "),
+        ("a: \x07\n", "x.yml is no YAML: "),
+    ],
+)
+def test_a_yaml_that_cannot_be_read_is_one_sentence(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.yml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(words)) as said:
+        read_yaml(path)
+    assert "\n" not in str(said.value)
+
+
+def test_a_profile_that_lacks_a_part_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "quick.yml").write_text("about: little\n")
+    monkeypatch.setattr(profiles, "_FOLDER", tmp_path)
+    with pytest.raises(ValueError, match=r"quick\.yml lacks experiments, notebooks"):
+        load_profile.__wrapped__("quick")
 
 
 @pytest.mark.parametrize("content", [b"hello", b"", b"<html>", None])
