@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .convolution import CONV, CONVOLVE, NORM, SPREAD, Padding, _widened, pad
-from .polyphase import components, mix, offset_of, place
+from .polyphase import components, mix, offset_of, place, require_maps
 
 
 def depthwise(x: Tensor, kernel: Tensor, stride: int = 1) -> Tensor:
@@ -136,6 +136,7 @@ class LowPass(nn.Module):
     def forward(self, x: Tensor, stride: int = 1, z: Tensor | None = None, phase: Tensor | None = None) -> Tensor:
         """Filter ``x`` and keep every ``stride``-th sample, or the component ``phase`` ``(N,)`` int64 of Eq. (7), or
         with ``z`` ``(N, P)`` the mixture of Eq. (17)."""
+        require_maps(x)
         kernel = self.kernel[:1].to(x.dtype)
         if phase is not None:
             if self.padding == "circular" and not _grouped(x) and not torch.onnx.is_in_onnx_export():
@@ -214,6 +215,7 @@ class AdaptiveLowPass(nn.Module):
 
     def forward(self, x: Tensor, stride: int = 1) -> Tensor:
         """Filter ``x`` and keep every ``stride``-th sample; taps are predicted only where they are used."""
+        require_maps(x)
         x = pad(x, self.size // 2, self.size // 2, self.padding)
         columns = (x.shape[-1] - self.size) // stride + 1
         wide = x if self.training or x.shape[0] > 1 else _widened(x, [columns], stride)

@@ -28,6 +28,16 @@ def circular_shift(x: Tensor, shift: int | Sequence[int]) -> Tensor:
     return torch.roll(x, steps, dims=tuple(range(2, x.dim())))
 
 
+def require_maps(x: Tensor) -> None:
+    """Raise ``ValueError`` unless ``x`` ``(N, C, *space)`` holds maps of fractions, which can be filtered and mixed."""
+    if x.shape[0] == 0:
+        raise ValueError(f"got an empty batch {tuple(x.shape)}; expected at least one map")
+    if not (x.is_floating_point() or x.is_complex()):
+        raise ValueError(
+            f"got a map of {x.dtype}, in which the fractions of a filter or mixture are lost; give x.float()"
+        )
+
+
 def require_divisible(x: Tensor, stride: int) -> None:
     """Raise ``ValueError`` unless ``stride`` divides every spatial size of ``x``.
 

@@ -7,7 +7,7 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from .filters import LowPass, mix_filtered, place_filtered
-from .polyphase import components, keep, place, require_divisible
+from .polyphase import components, keep, place, require_divisible, require_maps
 from .selection import LearnedPhase, MaxNorm, Selection, choose
 from .ties import Origin, put_back
 
@@ -57,6 +57,7 @@ class Downsample(nn.Module):
         self, x: Tensor, selection: Selection | None = None, origin: Origin | None = None
     ) -> tuple[Tensor, Selection | None]:
         """Return the kept component and the selection behind it (``None`` for phase 0 without a choice)."""
+        require_maps(x)
         if selection is None and self.select is None:
             if self.antialias is not None:
                 return self.antialias(x, stride=self.stride), None
@@ -102,6 +103,7 @@ class Upsample(nn.Module):
         self.antialias, self.stride = antialias, stride
 
     def forward(self, y: Tensor, selection: Selection) -> Tensor:
+        require_maps(y)
         phases = self.stride ** (y.dim() - 2)
         if selection.z.shape != (y.shape[0], phases):
             raise ValueError(

@@ -79,7 +79,7 @@ class MaxNorm(nn.Module):
         dims = x.dim() - 2
         rest = tuple(range(1 + dims, squares.dim()))
         energy = squares.mean(rest) if self.training else exact_mean(squares, rest)
-        size = x[0, 0].numel() // self.stride**dims
+        size = x.shape[2:].numel() // self.stride**dims
         return choose((energy.flatten(1) * size).sqrt() * peak[:, None], x, self.stride, origin)
 
 

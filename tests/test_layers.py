@@ -326,3 +326,29 @@ def test_gradients_reach_the_logit_network() -> None:
 def test_bad_input_is_named(call: Callable[[], object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()
+
+
+LAYERS: dict[str, Callable[[torch.Tensor], object]] = {
+    "LPF": lambda x: lps.LowPass(4, 3)(x),
+    "DDAC": lambda x: lps.AdaptiveLowPass(4, 3, 2)(x),
+    "APS": lambda x: lps.Downsample(lps.MaxNorm(), lps.LowPass(4, 3))(x),
+    "LPD": lambda x: lps.Downsample(lps.LearnedPhase(4, 2))(x),
+    "LPD, evaluated": lambda x: lps.Downsample(lps.LearnedPhase(4, 2), lps.LowPass(4, 3)).eval()(x),
+    "LPU": lambda x: lps.Upsample(lps.LowPass(4, 3, gain=4))(x, lps.MaxNorm()(x.new_ones(len(x), 1, 16, 16))),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_maps_of_whole_numbers_and_empty_batches_are_refused(layer: str) -> None:
+    for kind in (torch.int64, torch.uint8, torch.bool):
+        with pytest.raises(ValueError, match=rf"got a map of {kind}, .*; give x\.float\(\)"):
+            LAYERS[layer](torch.ones(2, 4, 8, 8, dtype=kind))
+    with pytest.raises(ValueError, match=r"got an empty batch \(0, 4, 8, 8\); expected at least one map"):
+        LAYERS[layer](torch.ones(0, 4, 8, 8))
+
+
+def test_a_network_names_an_empty_batch() -> None:
+    network = lps.ResNet(18, classes=10, width=4, sampling=lps.Sampling(METHODS["lps"], FILTERS["tri-3"]))
+    for mode in (True, False):
+        with pytest.raises(ValueError, match="got an empty batch"):
+            network.train(mode)(torch.zeros(0, 3, 64, 64))

@@ -172,7 +172,7 @@ def plan(
         command = f"make {'variant' if variant else 'reproduce'} PROFILE={profile} NB={name}"
         if overrides:
             given = " ".join(overrides)
-            plain = not re.search(r'["$`\\]', given) and words(given) == [*overrides]
+            plain = not re.search(r"[\"'$`\\]", given) and given.split() == [*overrides]
             command += f' P="{given}"' if plain else f" P={shlex.quote(shlex.join(overrides))}"
         stem = re.sub(r"[^\w.=,+-]+", "_", "_".join((profile, *overrides)))[:120]
         place = f"variants/{name}/{stem}" if variant else f"notebooks/{profile}/{name}"
