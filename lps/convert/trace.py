@@ -209,14 +209,12 @@ def rounds_by_place(node: fx.Node) -> bool:
 
 def followed_in_evaluation(network: nn.Module, graph: fx.Graph) -> list[str]:
     """Classes in ``network`` whose own code asks whether it is training, and is taken apart all the same."""
-    found = set()
+    paths = {""}
     for node in graph.nodes:
-        for path, _ in node.meta.get("nn_module_stack", {}).values():
-            part = network.get_submodule(path)
-            own = not type(part).__module__.startswith("torch.nn")
-            if own and path != (node.target if node.op == "call_module" else None) and _reads_mode(part):
-                found.add(type(part).__name__)
-    return sorted(found)
+        whole = node.target if node.op == "call_module" else None
+        paths |= {path for path, _ in node.meta.get("nn_module_stack", {}).values() if path != whole}
+    own = [part for part in map(network.get_submodule, paths) if not type(part).__module__.startswith("torch.nn")]
+    return sorted({type(part).__name__ for part in own if _reads_mode(part)})
 
 
 def known(arguments: Any) -> Any:
