@@ -119,8 +119,9 @@ def _widened(x: Tensor, space: Sequence[int], stride: int = 1) -> Tensor:
         return x
     if x.shape[0] == 1:
         missing = -space[-1] % _LANES
-    else:
-        missing = _POSITIONS if torch.Size(space).numel() < _POSITIONS else 0
+    else:  # a column that is left of a stride reads what no one wrote, in bfloat16
+        lone = stride > 1 and space[-1] == 1
+        missing = _POSITIONS if lone or torch.Size(space).numel() < _POSITIONS else 0
     return F.pad(x, (0, missing * stride)) if missing else x
 
 

@@ -248,7 +248,8 @@ class ResNet(nn.Module):
                 f"them once with lps.pad_to_multiple(x, {self.stride})"
             )
         origin: Origin | None = Origin(x)
-        x, selections = self.stem(x)
+        # an image as numpy lays it out goes another way through a convolution than a shifted copy of it
+        x, selections = self.stem(x.contiguous() if x.device.type == "cpu" and not self.training else x)
         if isinstance(self.stem, ImageNetStem):
             origin = selections[-1].origin if selections else None
         maps = []

@@ -1,9 +1,11 @@
 """A network as a graph of calls, with the value of each call on an example image."""
 
+import builtins
 import copy
 import inspect
 import operator
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import zip_longest
 from typing import Any, NamedTuple, cast
 
@@ -49,10 +51,6 @@ class _Known:
     @property
     def _value(self) -> Any:
         return self.node.meta["value"]
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:  # what ``isinstance`` asks
-        return type(self._value)
 
     def __getattr__(self, name: str) -> "_Attribute":
         if name in ("node", "tracer", "root", "attr", "_node") or not hasattr(self._value, name):
@@ -256,6 +254,24 @@ class _Followed(NamedTuple):
     counts: bool
 
 
+@contextmanager
+def _answering() -> Iterator[None]:
+    """``isinstance``, and ``torch.is_tensor`` by it, are answered for a proxy from its value.
+
+    In Python alone: torch's own code would take a proxy that says to be a tensor for the memory of one.
+    """
+    plain = builtins.isinstance
+
+    def answer(value: Any, kinds: Any) -> bool:
+        return plain(value, kinds) or (issubclass(type(value), _Known) and plain(value._value, kinds))
+
+    builtins.isinstance = answer  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        builtins.isinstance = plain
+
+
 def _followed(network: nn.Module, images: Tensor) -> _Followed:
     plain = copy.deepcopy(network).to("meta").eval()
     others = list(inspect.signature(type(plain).forward).parameters.values())[2:]
@@ -267,7 +283,8 @@ def _followed(network: nn.Module, images: Tensor) -> _Followed:
         raise ConvertError("the network", f"besides images it reads {', '.join(needed)}: wrap it in one that does not")
     tracer = _Tracer(images, *defaults.values())
     try:
-        graph = tracer.trace(plain, concrete_args=defaults or None)
+        with _answering():
+            graph = tracer.trace(plain, concrete_args=defaults or None)
     except ConvertError:
         raise
     except Exception as error:
