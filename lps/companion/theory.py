@@ -48,7 +48,7 @@ class Check:
 def check(label: str, **parameters: Any) -> Check:
     """Try a statement with the parameters of its notebook, or with others; on one thread, the maps being small."""
     name = STATEMENTS[label]
-    notebook = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text())
+    notebook = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))
     defaults = declared_parameters(notebook)
     check_parameters(name, defaults, parameters)
     values: dict[str, Any] = defaults | parameters

@@ -86,7 +86,7 @@ class _Strict(yaml.SafeLoader):
 def read_yaml(path: Traversable) -> Any:
     """What is in a YAML file. Raises ``ValueError`` with the file and the line where it cannot be read."""
     try:
-        return yaml.load(path.read_text("utf-8"), _Strict)
+        return yaml.load(path.read_text(encoding="utf-8"), _Strict)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
         raise ValueError(f"{path}{line}: {error.problem or error.context}") from error

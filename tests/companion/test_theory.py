@@ -106,7 +106,7 @@ def column_major(x: Tensor, stride: int = 2) -> Tensor:
     return polyphase(x.transpose(-1, -2), stride).transpose(-1, -2)
 
 
-def first_phase(scores: Tensor, x: Tensor, stride: int) -> Selection:
+def first_phase(scores: Tensor, x: Tensor, stride: int, origin: object = None) -> Selection:
     phase = torch.zeros(len(scores), dtype=torch.int64)
     return Selection(scores, torch.nn.functional.one_hot(phase, scores.shape[1]).double(), phase)
 

@@ -241,7 +241,7 @@ def masked(value: int, kind: Any = np.uint8) -> Callable[[Path], None]:
         (broken(f"{VOC}/classes.txt", lambda p: p.write_text("a\nb\nc\nd\n\n")), r"classes\.txt has no name in line 5"),
         (broken(f"{VOC}/classes.txt", lambda p: p.write_text("a\nb\na\nd\n")), r"classes\.txt names a twice"),
         (broken(f"{VOC}/classes.txt", lambda p: p.write_text("")), r"classes\.txt is empty"),
-        (broken(f"{VOC}/classes.txt", lambda p: p.write_bytes(b"\xff\xfe")), r"classes\.txt is no text in UTF-8"),
+        (broken(f"{VOC}/classes.txt", lambda p: p.write_bytes(b"\xff\xfe")), r"classes\.txt is not text in UTF-8"),
         (broken(f"{LISTS}/train.txt", lambda p: p.write_text("\n")), r"train\.txt is empty; expected a name"),
         (broken(f"{LISTS}/val.txt", lambda p: p.write_text("")), r"val\.txt is empty; expected a name"),
         (broken(f"{LISTS}/val.txt", lambda p: p.write_text("v0 v1 v0")), r"val\.txt names v0 twice"),

@@ -618,7 +618,7 @@ def test_a_yaml_that_cannot_be_read_is_one_sentence(text: str, words: str, tmp_p
 def test_a_profile_that_lacks_a_part_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "quick.yml").write_text("about: little\n")
     monkeypatch.setattr(profiles, "_FOLDER", tmp_path)
-    with pytest.raises(ValueError, match=r"quick\.yml lacks experiments, notebooks"):
+    with pytest.raises(ValueError, match=r"quick\.yml lacks experiments"):
         load_profile.__wrapped__("quick")
 
 
