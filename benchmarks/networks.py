@@ -68,9 +68,7 @@ class SplitFirst(nn.Module):
         super().__init__()
         self.layer = layer
 
-    def forward(
-        self, x: Tensor, selection: Selection | None = None, origin: Any = None
-    ) -> tuple[Tensor, Selection]:
+    def forward(self, x: Tensor, selection: Selection | None = None, origin: Any = None) -> tuple[Tensor, Selection]:
         layer: Any = self.layer
         filtered = x if layer.antialias is None else layer.antialias(x)
         components = polyphase(filtered, layer.stride)

@@ -180,6 +180,24 @@ def convolve_circular(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     return cast(Tensor, _ConvolveCircular.apply(x, weight, dilation))
 
 
+def linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer of vectors ``(N, C)`` in which each row of the batch is a product of its own.
+
+    In the product of a whole batch the order of a row's sums may depend on which row it is.
+    """
+    y = torch.bmm(x[:, None], weight.t().expand(x.shape[0], -1, -1))[:, 0]
+    return y if bias is None else y + bias
+
+
+class Linear(nn.Linear):
+    """A linear layer of vectors ``(N, C)``; in evaluation a CPU treats the rows of a batch alike."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training or x.device.type != "cpu":
+            return super().forward(x)
+        return linear_rows(x, self.weight, self.bias)
+
+
 class Conv2d(nn.Conv2d):
     """Convolution of odd size, padded to keep the size at stride 1: ``(N, C, H, W)``."""
 

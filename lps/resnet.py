@@ -5,7 +5,7 @@ from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
 
-from .convolution import Conv2d, Padding, pad
+from .convolution import Conv2d, Linear, Padding, pad
 from .exact import exact_mean
 from .sampling import Downsample, Sampling
 from .selection import Selection
@@ -223,7 +223,7 @@ class ResNet(nn.Module):
             stages.append(nn.ModuleList(blocks))
         self.stages = nn.ModuleList(stages)
         self.channels: int = channels
-        self.head = nn.Linear(channels, classes)
+        self.head = Linear(channels, classes)
         self._initialise()
 
     def _initialise(self) -> None:

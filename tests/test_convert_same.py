@@ -236,7 +236,6 @@ QUESTIONS: dict[str, Callable[[Any], bool]] = {
     "is_tensor": torch.is_tensor,
     "isinstance": lambda x: isinstance(x, torch.Tensor),
     "no list": lambda x: not isinstance(x, list | tuple),
-    "class": lambda x: issubclass(x.__class__, Tensor),
     "size": lambda x: isinstance(x.shape, torch.Size) and isinstance(x.size(), tuple),
     "number": lambda x: isinstance(x.shape[1], int) and isinstance(x.dim(), int),
     "no attribute": lambda x: not hasattr(x, "tensors") and getattr(x, "mask", None) is None,

@@ -182,7 +182,9 @@ def test_what_has_no_exact_form_is_refused(function: Function) -> None:
 
 def test_a_path_that_is_taken_is_left_to_its_layer() -> None:
     """A call has a name of its own, which may be that of a layer, or of something else."""
-    f = Do(lambda net, x: F.linear(x, net.linear.weight).abs().pow(1.5) + net.linear(x) + net.pow, linear=nn.Linear(8, 8))
+    f = Do(
+        lambda net, x: F.linear(x, net.linear.weight).abs().pow(1.5) + net.linear(x) + net.pow, linear=nn.Linear(8, 8)
+    )
     f.pow = nn.Parameter(torch.zeros(()))
     network = classifier(nn.ReLU(), Do(lambda x: x.permute(0, 2, 3, 1)), f, Do(lambda x: x.permute(0, 3, 1, 2)))
     require_exact(lps.convert(network, "aps"), (12, 20))

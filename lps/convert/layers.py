@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..convolution import _OUTPUTS, CONVOLVE, Padding, _widened, pad
+from ..convolution import _OUTPUTS, CONVOLVE, Padding, _widened, linear_rows, pad
 from ..exact import exact_mean
 from ..polyphase import components, offset_of, offsets
 from ..sampling import Downsample
@@ -362,9 +362,8 @@ class Elementwise(nn.Module):
 class Linear(nn.Module):
     """A linear layer on vectors ``(N, C)``: in evaluation each row of a batch is a product of its own.
 
-    In the product of a whole batch the order of a row's sums may depend on which row it is. On maps ``(N, ..., C)`` a
-    CPU makes it a convolution, since threads share the positions of a product as they like. Weights that belong to no
-    layer come with the input.
+    On maps ``(N, ..., C)`` a CPU makes it a convolution, since threads share the positions of a product as they like.
+    Weights that belong to no layer come with the input.
     """
 
     def __init__(self, linear: nn.Module | None) -> None:
@@ -379,8 +378,7 @@ class Linear(nn.Module):
         if x.dim() > 2:
             y = convolve(x.flatten(1, -2).movedim(-1, 1), weight[..., None], bias, (0,), (1,))
             return y.movedim(1, -1).unflatten(1, x.shape[1:-1])
-        y = torch.bmm(x[:, None], weight.t().expand(x.shape[0], -1, -1))[:, 0]
-        return y if bias is None else y + bias
+        return linear_rows(x, weight, bias)
 
 
 SUMS = ("mean", "sum", "nanmean", "nansum", "logsumexp")

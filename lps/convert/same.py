@@ -28,8 +28,8 @@ from .writes import name_of
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference relative to the largest sample; float32 where code of the network insists on it."""
 
-ZERO = 1e-3
-"""Beside images of about 1, smaller samples may be what rounding leaves of a zero, as the mean behind a norm is."""
+CANCELLED = 1e-2
+"""Below this part of the largest sample before, a map may be what sums left that cancelled."""
 
 BATCHES = (2, 1)
 """Numbers of images; code may treat one apart."""
@@ -65,9 +65,10 @@ def require_sameness(
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         plain = _plain(converted, otherwise)
         paths = {str(node.target) for node in plain.graph.nodes if node.op == "call_module"}
-        for dtype, size in product(TOLERANCES, sizes):
-            if found is not None and found[0] <= TOLERANCES[dtype]:
-                break  # too small to be seen in this type
+        again = tries = list(product(TOLERANCES, sizes))
+        for dtype, size in tries:
+            if (dtype, size) not in again:
+                continue
             original = _original(model, [batch.to(dtype) for batch in _images(example.shape[1], size)], paths)
             if original is None:
                 continue
@@ -76,7 +77,12 @@ def require_sameness(
                 kind = f"{str(dtype).removeprefix('torch.')} images of {'x'.join(map(str, size))}"
                 note = f"the code asks what it is given: on others than {kind} it may be another function"
                 return size, [] if found is None else [note]
-            found = found or differs
+            if found is None:  # it may be that the code asks for the size or the type
+                found = differs
+                again = [
+                    (dtype, example_size),
+                    *((other, size) for other, least in TOLERANCES.items() if differs[0] > least),
+                ]
     if found is not None:
         raise found[1]
     reason = f"on random images {example_size} it fails or is not finite, so nothing can be compared"
@@ -173,8 +179,8 @@ def _compare(
         except Exception as error:
             where = f"on {len(run.images)} images {tuple(run.images.shape[2:])}"
             return inf, ConvertError(watch.at(), f"what it became fails {where} ({type(error).__name__}: {error})")
-        pairs = chain(zip_longest(found, run.outputs), watch.beside(run))
-        if any(_gap(y, expected) > tolerance for y, expected in pairs):
+        outputs = ((y, expected, watch.largest) for y, expected in zip_longest(found, run.outputs))
+        if any(_gap(*each) > tolerance for each in chain(outputs, watch.beside(run))):
             blamed = _blame(original, plain, run, paths, tolerance)
             if blamed is not None:
                 return blamed
@@ -200,21 +206,24 @@ def _largest(x: Tensor | None) -> float:
     return 0.0 if x is None or not x.numel() else float(x.abs().max())
 
 
-def _gap(y: Tensor | None, expected: Tensor | None, beside: Tensor | None = None) -> float:
-    """Largest difference, relative to the largest sample of what is expected and of what is ``beside`` it."""
+def _gap(y: Tensor | None, expected: Tensor | None, largest: float) -> float:
+    """Largest difference, relative to the largest sample of what is expected.
+
+    Where sums cancel, what is left is rounding of the ``largest`` sample before.
+    """
     if y is None or expected is None or y.shape != expected.shape:
         return inf
     difference = _largest(y.double() - expected.double())
-    return difference / max(_largest(expected), _largest(beside), ZERO)
+    return difference / max(_largest(expected), CANCELLED * largest) if difference else 0.0
 
 
-def _gap_where_kept(y: Tensor | None, expected: Tensor | None, beside: Tensor | None = None) -> float:
+def _gap_where_kept(y: Tensor | None, expected: Tensor | None, largest: float) -> float:
     """Likewise, at the samples that the original has where a stride comes later."""
     if y is None or expected is None or y.dim() != expected.dim() or y.dim() < 3:
-        return _gap(y, expected, beside)
+        return _gap(y, expected, largest)
     steps = range(1, 1 + max(y.shape[2:]))
     parts = (components(y, step)[0] for step in steps)
-    return min((_gap(part, expected, beside) for part in parts if part.shape == expected.shape), default=inf)
+    return min((_gap(part, expected, largest) for part in parts if part.shape == expected.shape), default=inf)
 
 
 class _Watch(fx.Interpreter):
@@ -223,22 +232,24 @@ class _Watch(fx.Interpreter):
     def __init__(self, network: fx.GraphModule) -> None:
         super().__init__(network)
         self.node: fx.Node | None = None
-        self.calls: list[tuple[fx.Node, Tensor | None, Tensor | None]] = []
+        self.largest = 0.0
+        self.calls: list[tuple[fx.Node, Tensor | None, Tensor | None, float]] = []
 
     def run_node(self, n: fx.Node) -> Any:
         self.node = n
         value = super().run_node(n)
         if n.op == "call_module":
             given = self.env[n.args[0]] if isinstance(n.args[0], fx.Node) else None
-            self.calls.append((n, _first(given), _first(value)))
+            self.calls.append((n, _first(given), _first(value), self.largest))
+            self.largest = max(self.largest, _largest(_first(value)))
         return value
 
-    def beside(self, run: _Run) -> Iterator[tuple[Tensor, Tensor]]:
-        """What modules gave, and what those of the original did where they are called once and give the same size."""
-        for node, _, y in self.calls:
+    def beside(self, run: _Run) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """What modules gave, what those of the original that are called once did, and the largest sample before."""
+        for node, _, y, largest in self.calls:
             (_, theirs), *others = run.calls.get(str(node.target), [(None, None)])
             if y is not None and theirs is not None and y.shape == theirs.shape and not others:
-                yield y, theirs
+                yield y, theirs, largest
 
     def at(self) -> str:
         return "the network" if self.node is None else name_of(self.node)
@@ -262,9 +273,10 @@ def _blame(
     found = tensors(watch.run(run.images))
     again = _run(original, run.images, paths, inputs=True)
     calls = {} if again is None else again.calls
-    for node, x, y in watch.calls:
+    for node, x, y, largest in watch.calls:
         path, module = str(node.target), plain.get_submodule(str(node.target))
-        gaps = [(_gap_where_kept(y, gave, given), _gap_where_kept(x, given)) for given, gave in calls.get(path, ())]
+        theirs = calls.get(path, ())
+        gaps = ((_gap_where_kept(y, gave, largest), _gap_where_kept(x, given, largest)) for given, gave in theirs)
         gap, read = min(gaps, default=(0.0, 0.0))
         if gap <= tolerance:
             continue
@@ -276,7 +288,7 @@ def _blame(
         if isinstance(source, fx.Node) and source.op != "placeholder" and str(source.target) not in calls:
             return differs(name_of(source), "its output", read)
         return differs(path, "what it reads", read)
-    gap = max(_gap(*pair) for pair in zip_longest(found, run.outputs))
+    gap = max(_gap(y, expected, watch.largest) for y, expected in zip_longest(found, run.outputs))
     outputs = next(node for node in plain.graph.nodes if node.op == "output").all_input_nodes
     layer = name_of(outputs[0]) if len(outputs) == 1 and str(outputs[0].target) not in calls else "the network"
     return differs(layer, "its output", gap) if gap > tolerance else None
