@@ -265,7 +265,7 @@ def _answering() -> Iterator[None]:
     def answer(value: Any, kinds: Any) -> bool:
         return plain(value, kinds) or (issubclass(type(value), _Known) and plain(value._value, kinds))
 
-    builtins.isinstance = answer  # type: ignore[assignment]
+    builtins.isinstance = answer
     try:
         yield
     finally:
