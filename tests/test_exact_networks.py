@@ -131,7 +131,7 @@ def test_what_replaces_an_activation_computes_it(layer: nn.Module, dtype: torch.
     if dtype == torch.bfloat16 and isinstance(layer, nn.LocalResponseNorm):
         pytest.skip("torch has none")
     expected, found = layer(x), Pointwise(layer).eval()(x)
-    loose = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 3e-6}
+    loose: dict[str, Any] = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 3e-6}
     torch.testing.assert_close(found, expected, **loose)
     gradients = [torch.autograd.grad(y.float().sum(), x)[0] for y in (expected, found)]
     torch.testing.assert_close(gradients[1], gradients[0], **loose)
@@ -448,7 +448,7 @@ def test_what_breaks_alone_is_found_with_its_layer() -> None:
 class Fixed(lps.MaxNorm):
     """Phase 0 of an image that runs alone."""
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor, origin: lps.Origin | None = None) -> Any:
         selection = super().forward(x)
         first = F.one_hot(torch.zeros(len(x), dtype=torch.int64), 4).to(selection.z.dtype)
         return selection if len(x) > 1 else selection._replace(z=first, phase=first.argmax(1))
