@@ -186,7 +186,7 @@ def linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     In the product of a whole batch the order of a row's sums may depend on which row it is.
     """
     y = torch.bmm(x[:, None], weight.t().expand(x.shape[0], -1, -1))[:, 0]
-    return y if bias is None else y + bias
+    return y if bias is None else y + bias.to(y.dtype)
 
 
 class Linear(nn.Linear):
