@@ -96,15 +96,19 @@ def trained(row: str, folder: Path, changes: dict[str, str]) -> dict[str, Any]:
 
 
 class Operations(TorchDispatchMode):
-    """Counts the operations that run."""
+    """Counts the operations that compute something: views cost nothing."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen[str(func)] += 1
+        views = [out.alias_info is not None and not out.alias_info.is_write for out in func._schema.returns]
+        self.seen[str(func)] += not any(views)
         return func(*args, **(kwargs or {}))
+
+    def counts(self) -> dict[str, int]:
+        return {name: count for name, count in sorted(self.seen.items()) if count}
 
 
 def operations() -> dict[str, dict[str, int]]:
@@ -124,11 +128,11 @@ def operations() -> dict[str, dict[str, int]]:
         if selection is not None:
             with Operations() as put_back, torch.no_grad():
                 lps.Upsample(lps.LowPass(8, 3, gain=4))(y, selection)
-            found[f"{name}, put back"] = dict(sorted(put_back.seen.items()))
+            found[f"{name}, put back"] = put_back.counts()
         with Operations() as trained:
             layer.train()(x.requires_grad_())[0].sum().backward()
-        found[f"{name}, evaluation"] = dict(sorted(evaluated.seen.items()))
-        found[f"{name}, training"] = dict(sorted(trained.seen.items()))
+        found[f"{name}, evaluation"] = evaluated.counts()
+        found[f"{name}, training"] = trained.counts()
     return found
 
 
