@@ -39,12 +39,12 @@ env: $(STAMP) ## make .venv from requirements.lock
 
 $(STAMP):
 	@command -v "$$PYTHON" > /dev/null || { echo "$$PYTHON is not found: install Python 3.11 or newer, or name yours, as in \`make env PYTHON=python3.12\`." >&2; exit 1; }
-	@"$$PYTHON" lps/companion/environment.py --before-install
+	@"$$PYTHON" lps/notebooks/environment.py --before-install
 	@echo "Installing the locked environment into .venv: about 3 minutes, 6 GB."
 	@"$$PYTHON" -m venv --clear .venv
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --requirement requirements.lock
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
-	@$(BIN)/python -P lps/companion/environment.py
+	@$(BIN)/python -P lps/notebooks/environment.py
 	@touch $@
 
 check: lint ## before a commit: lint, and the quick tests

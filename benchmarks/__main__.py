@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from lps.__main__ import print_any_character
-from lps.cli import seconds
-from lps.companion.paths import LOCAL
+from lps.commands.experiments import seconds
 from lps.experiments.records import code_version, determinism, now, write_json
 from lps.machine import hardware, versions
+from lps.paths import LOCAL
 
 from .groups import Device, Group, plan
 from .measure import OutOfTime, measure

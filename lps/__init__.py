@@ -5,16 +5,16 @@ Equivariant Convolutional Networks*, NeurIPS 2022. Docstrings cite the paper's e
 """
 
 from .convert import ConvertError, conversion_report, convert
-from .convolution import pad_to_multiple
 from .deeplab import DeepLabV3Plus
-from .exact import exact_mean
+from .exact.convolution import pad_to_multiple
+from .exact.mean import exact_mean
+from .exact.probe import probe
+from .exact.ties import Origin
 from .filters import AdaptiveLowPass, LowPass
 from .polyphase import circular_shift, merge, polyphase
-from .probe import probe
 from .resnet import ResNet
 from .sampling import Downsample, Sampling, Upsample
 from .selection import LearnedPhase, MaxNorm, Selection
-from .ties import Origin
 from .verify import verify
 
 __version__ = "0.1.0"

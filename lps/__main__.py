@@ -16,24 +16,27 @@ class Verb(NamedTuple):
     help: str
 
 
+RUNS = "lps.commands.experiments"
 VERBS = {
-    "list": Verb("lps.cli", "list_arguments", "list_main", "experiments, and which of their runs are recorded"),
-    "show": Verb("lps.cli", "show_arguments", "show_main", "every setting of an experiment"),
-    "run": Verb("lps.cli", "run_arguments", "run_main", "train what is outstanding and record it"),
-    "evaluate": Verb("lps.cli", "evaluate_arguments", "evaluate_main", "measure the weights of finished runs again"),
-    "ship": Verb("lps.cli", "ship_arguments", "ship_main", "copy local records to the shipped ones"),
-    "verify": Verb("lps.companion.verify", "arguments", "main", "is a network exactly equivariant to circular shifts"),
-    "convert": Verb("lps.companion.convert", "arguments", "main", "make a network shift-invariant in one line"),
-    "original": Verb("lps.companion.original", "arguments", "main", "evaluate a checkpoint of the original release"),
-    "study": Verb("lps.companion.studies", "arguments", "main", "the studies of Sec. 5.3 on trained networks"),
-    "claims": Verb("lps.companion.claims", "add_arguments", "main", "which claims of the paper hold on this machine"),
-    "compare": Verb("lps.companion.compare", "add_arguments", "main", "your runs, the shipped runs and the paper"),
-    "notebooks": Verb("lps.companion.notebooks", "add_arguments", "main", "execute the notebooks that changed"),
-    "variant": Verb(
-        "lps.companion.notebooks", "add_variant_arguments", "variant_main", "one notebook, other parameters"
+    "list": Verb(
+        "lps.commands.experiments", "list_arguments", "list_main", "experiments, and which of their runs are recorded"
     ),
-    "book": Verb("lps.companion.book", "add_arguments", "main", "the ledger and the book, where they are out of date"),
-    "check": Verb("lps.companion.environment", "add_arguments", "main", "is this environment fit for the job?"),
+    "show": Verb(RUNS, "show_arguments", "show_main", "every setting of an experiment"),
+    "run": Verb(RUNS, "run_arguments", "run_main", "train what is outstanding and record it"),
+    "evaluate": Verb(
+        "lps.commands.experiments", "evaluate_arguments", "evaluate_main", "measure the weights of finished runs again"
+    ),
+    "ship": Verb(RUNS, "ship_arguments", "ship_main", "copy local records to the shipped ones"),
+    "verify": Verb("lps.commands.verify", "arguments", "main", "is a network exactly equivariant to circular shifts"),
+    "convert": Verb("lps.commands.convert", "arguments", "main", "make a network shift-invariant in one line"),
+    "original": Verb("lps.commands.original", "arguments", "main", "evaluate a checkpoint of the original release"),
+    "study": Verb("lps.studies.trained", "arguments", "main", "the studies of Sec. 5.3 on trained networks"),
+    "claims": Verb("lps.report.ledger", "add_arguments", "main", "which claims of the paper hold on this machine"),
+    "compare": Verb("lps.report.compare", "add_arguments", "main", "your runs, the shipped runs and the paper"),
+    "notebooks": Verb("lps.notebooks.execute", "add_arguments", "main", "execute the notebooks that changed"),
+    "variant": Verb("lps.notebooks.execute", "add_variant_arguments", "variant_main", "one notebook, other parameters"),
+    "book": Verb("lps.notebooks.build", "add_arguments", "main", "the ledger and the book, where they are out of date"),
+    "check": Verb("lps.notebooks.environment", "add_arguments", "main", "is this environment fit for the job?"),
 }
 
 

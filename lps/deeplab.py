@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .convolution import Conv2d, Padding
-from .exact import exact_mean
+from .exact.convolution import Conv2d, Padding
+from .exact.mean import exact_mean
 from .resnet import ResNet
 from .sampling import Downsample, Upsample
 from .selection import Selection

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .convolution import CONV, CONVOLVE, NORM, SPREAD, Padding, _widened, pad
+from .exact.convolution import CONV, CONVOLVE, NORM, SPREAD, Padding, _widened, pad
 from .polyphase import components, mix, offset_of, place, require_maps
 
 

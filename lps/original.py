@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .archive import require_intact
-from .convolution import Padding
+from .exact.convolution import Padding
 from .filters import AdaptiveLowPass, LowPass
 from .resnet import DEPTHS, BasicBlock, Bottleneck, ResNet, Stem
 from .sampling import Sampling, Source

@@ -5,11 +5,11 @@ from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
 
-from .convolution import Conv2d, Linear, Padding, pad
-from .exact import exact_mean
+from .exact.convolution import Conv2d, Linear, Padding, pad
+from .exact.mean import exact_mean
+from .exact.ties import Origin
 from .sampling import Downsample, Sampling
 from .selection import Selection
-from .ties import Origin
 
 Stem = Literal["cifar", "imagenet", "imagenet-strided"]
 OutputStride = Literal[16, 32]

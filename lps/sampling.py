@@ -6,10 +6,10 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
+from .exact.ties import Origin, put_back
 from .filters import LowPass, mix_filtered, place_filtered
 from .polyphase import components, keep, place, require_divisible, require_maps
 from .selection import LearnedPhase, MaxNorm, Selection, choose
-from .ties import Origin, put_back
 
 Source = Literal["filtered", "unfiltered"]
 

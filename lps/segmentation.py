@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .convolution import pad
+from .exact.convolution import pad
 from .metrics import PAPER, Count, Shifts, shift_each
 
 Predict = Callable[[Tensor], Tensor]

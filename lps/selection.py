@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .convolution import CONV, CONVOLVE, Padding, convolve_circular, pad
-from .exact import exact_mean
+from .exact.convolution import CONV, CONVOLVE, Padding, convolve_circular, pad
+from .exact.mean import exact_mean
+from .exact.ties import Origin, choose_phase
 from .filters import LowPass
 from .polyphase import phase_view, require_divisible
-from .ties import Origin, choose_phase
 
 
 class Selection(NamedTuple):

@@ -37,7 +37,7 @@ def quiet_canvas() -> Iterator[None]:
     import matplotlib
     from matplotlib import pyplot as plt
 
-    from lps.companion import figures
+    from lps.report import figures
 
     matplotlib.use("Agg")
     with matplotlib.rc_context():

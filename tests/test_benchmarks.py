@@ -16,7 +16,7 @@ from benchmarks.groups import Device, Group, Setting
 from benchmarks.measure import Case, Work, gigamacs
 from benchmarks.networks import LPF, LPS, NAIVE, ROWS, STRIDED, classifier
 from lps import Downsample, LowPass, ResNet
-from lps.companion.benchmarks import CPU_SETTINGS, setting
+from lps.report.times import CPU_SETTINGS, setting
 
 CPU = Setting("cpu")
 

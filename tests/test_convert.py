@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 import lps
 from lps.__main__ import main as command
-from lps.companion.convert import RECORDS, measure, row
-from lps.companion.paths import SHIPPED
+from lps.commands.convert import RECORDS, measure, row
 from lps.convert import Placement
 from lps.convert.check import require_invariance
 from lps.convert.grids import Step, meet, resolve
 from lps.convert.layers import Align, Interpolation, Linear, Pointwise, Pooling, convolve
+from lps.paths import SHIPPED
 from lps.polyphase import keep, mix
 from lps.selection import Selection
 

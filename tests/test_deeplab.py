@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import lps
-from lps.convolution import Padding
 from lps.deeplab import DeepLabV3Plus
+from lps.exact.convolution import Padding
 from lps.original import names
 from lps.resnet import OutputStride, Stem
 

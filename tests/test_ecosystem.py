@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import lps
+from lps.exact import convolution
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +60,7 @@ class Small(nn.Module):
     def __init__(self, select: nn.Module) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.first, self.second = lps.convolution.Conv2d(3, 8, 3), lps.convolution.Conv2d(8, 8, 3)
+        self.first, self.second = convolution.Conv2d(3, 8, 3), convolution.Conv2d(8, 8, 3)
         self.down = lps.Downsample(select, lps.LowPass(8, 3), select_from="unfiltered")
         self.up = lps.Upsample(lps.LowPass(8, 3, gain=4))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lps.companion.paths import ROOT
 from lps.data.photographs import _names
+from lps.paths import ROOT
 
 SOURCES = [path for folder in ("lps", "benchmarks", "book/_ext") for path in sorted((ROOT / folder).rglob("*.py"))]
 ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -40,7 +40,7 @@ def test_every_text_names_its_encoding(path: Path) -> None:
 def test_the_ledger_is_printed_and_read_where_the_locale_is_ascii() -> None:
     """Without the theory, which takes its time, and without writing what it finds."""
     judge = "claims.ledger, claims.write = partial(claims.ledger, theory=False), lambda *_: None"
-    code = f"import sys; from functools import partial; from lps.companion import claims; {judge}; "
+    code = f"import sys; from functools import partial; from lps.report import ledger as claims; {judge}; "
     code += "from lps.__main__ import main; sys.exit(main(['claims', '--all']))"
     environment = {**os.environ, **ASCII}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import lps
 from lps.convert import check
 from lps.convert.layers import Elementwise, Linear, Pointwise, convolve
+from lps.exact import convolution
 
 Function = Callable[[Tensor], Tensor]
 THREADS = pytest.mark.parametrize("threads", [1, 2, 4], indirect=True)
@@ -430,7 +431,7 @@ def test_images_are_verified_as_they_lie_in_memory() -> None:
 
 def test_a_layout_that_changes_the_bits_is_found() -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(lps.convolution.Conv2d(3, 8, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten())
+    network = nn.Sequential(convolution.Conv2d(3, 8, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten())
     assert lps.verify(network, images(1, 3, 16, 16), shifts=8).exact
     report = lps.verify(network, as_numpy(images(1, 3, 16, 16)), shifts=8)
     assert not report.exact and report.alone and ", alone)" in str(report)
@@ -439,7 +440,7 @@ def test_a_layout_that_changes_the_bits_is_found() -> None:
 
 def test_what_breaks_alone_is_found_with_its_layer() -> None:
     layers = nn.Sequential(nn.ReLU(), Opaque(lambda x: len(x) == 1)), nn.AdaptiveMaxPool2d(1), nn.Flatten()
-    network = seeded(lambda: nn.Sequential(lps.convolution.Conv2d(3, 8, 3), *layers))
+    network = seeded(lambda: nn.Sequential(convolution.Conv2d(3, 8, 3), *layers))
     report = lps.verify(network, images(2, 3, 8, 8))
     assert not report.exact and report.alone and report.labels.agree == report.labels.total == 128
     assert report.broken is not None and report.broken.layer == "1.1"
@@ -456,9 +457,7 @@ class Fixed(lps.MaxNorm):
 
 def test_a_selection_that_flips_alone_is_found() -> None:
     down = Do(lambda net, x: net.down(x)[0], down=lps.Downsample(Fixed()), w=torch.zeros(1))
-    network = seeded(
-        lambda: nn.Sequential(lps.convolution.Conv2d(3, 8, 3), down, nn.AdaptiveMaxPool2d(1), nn.Flatten())
-    )
+    network = seeded(lambda: nn.Sequential(convolution.Conv2d(3, 8, 3), down, nn.AdaptiveMaxPool2d(1), nn.Flatten()))
     report = lps.verify(network, images(1, 3, 8, 8))
     assert report.alone and report.broken is not None and report.broken.layer == "1.down.select"
 

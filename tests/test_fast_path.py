@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import lps
 from lps import filters
-from lps.convolution import Padding, convolve_circular, pad
+from lps.exact.convolution import Padding, convolve_circular, pad
 from lps.polyphase import mix, place
 
 FILTERS: dict[str, Callable[..., nn.Module] | None] = {

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import lps
-from lps.convolution import Conv2d, Padding, pad
-from lps.exact import exact_mean
+from lps.exact.convolution import Conv2d, Padding, pad
+from lps.exact.mean import exact_mean
 from lps.polyphase import keep, mix, offsets, place
 
 SPACES = {1: (12,), 2: (12, 18), 3: (6, 6, 12)}

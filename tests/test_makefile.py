@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lps.companion.notebooks import words
+from lps.notebooks.execute import words
 
 SHOW = "import json, sys; print(json.dumps(sys.argv[1:]))"
 ODD = (

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import lps
-from lps.convolution import Padding
+from lps.exact.convolution import Padding
 from lps.original import Filter, Layers, Logits, Named, Settings, Training, build, fill, load_checkpoint
 
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 import lps
 from lps import original
-from lps.convolution import Padding
 from lps.deeplab import DeepLabV3Plus
+from lps.exact.convolution import Padding
 from lps.sampling import Source
 from lps.selection import choose
 

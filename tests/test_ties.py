@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lps
-from lps.ties import fingerprints, put_back
+from lps.exact.ties import fingerprints, put_back
 
 
 def pattern(kind: str, space: tuple[int, int], stride: int) -> Tensor:

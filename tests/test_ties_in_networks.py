@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import lps
-from lps.ties import Origin
+from lps.exact.ties import Origin
 
 SIZE = 16
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lps
-from lps.companion import verify as command
-from lps.convolution import Conv2d, Padding, pad_to_multiple
-from lps.exact import exact_mean
+from lps.commands import verify as command
+from lps.exact.convolution import Conv2d, Padding, pad_to_multiple
+from lps.exact.mean import exact_mean
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import TABLE1
 from lps.experiments.run import DataCache, plan

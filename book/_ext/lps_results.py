@@ -42,8 +42,8 @@ from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from lps.companion.studies import STUDIES, read_study
 from lps.experiments.records import read_record
+from lps.studies.trained import STUDIES, read_study
 
 TITLES = {"claims": "The ledger", "audit": "The audit", "seeds": "What our seeds tell"}
 
@@ -554,7 +554,7 @@ class Items(ResultDirective):
 
 def source_line(env: BuildEnvironment, name: str) -> nodes.Node:
     """Link to the listing of an object of ``lps``: its name, file and line as they are now."""
-    from lps.companion.coverage import find
+    from lps.report.coverage import find
 
     found = find(name)
     if found is None:
@@ -609,8 +609,8 @@ class Provenance(ResultDirective):
 
     def outdated(self, name: str, side: dict[str, Any]) -> bool:
         """Whether the executed copy was made from another notebook, other sources or other versions."""
-        from lps.companion.notebooks import plan
         from lps.experiments.profiles import load_profile
+        from lps.notebooks.execute import plan
 
         self.env.note_dependency(str(self.path("lps")))  # a folder counts as outdated, so a later change is found
         profile = self.config.lps_profile

@@ -1,4 +1,4 @@
-"""Directives of the retrospective: tables over all shipped records, by what ``lps.companion.retrospective`` finds."""
+"""Directives of the retrospective: tables over all shipped records, by what ``lps.report.retrospective`` finds."""
 
 import math
 from typing import Any
@@ -8,9 +8,9 @@ from lps_nodes import NONE, Cell, paragraph, table
 from lps_results import ResultDirective, duration
 from sphinx.application import Sphinx
 
-from lps.companion import retrospective
-from lps.companion.statistics import Interval
-from lps.companion.tables import SHOWN_DATA, paper_number
+from lps.report import retrospective
+from lps.report.statistics import Interval
+from lps.report.tables import SHOWN_DATA, paper_number
 
 
 def numbers(*texts: str) -> list[Cell]:

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, fx, nn
 
-from ..convolution import Conv2d, Padding
+from ..exact.convolution import Conv2d, Padding
 from ..filters import AdaptiveLowPass, LowPass
 from ..sampling import Downsample, Sampling, Source
 from ..selection import LearnedPhase, MaxNorm

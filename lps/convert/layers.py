@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..convolution import _OUTPUTS, CONVOLVE, Padding, _widened, linear_rows, pad
-from ..exact import exact_mean
+from ..exact.convolution import _OUTPUTS, CONVOLVE, Padding, _widened, linear_rows, pad
+from ..exact.mean import exact_mean
+from ..exact.ties import Origin
 from ..polyphase import components, offset_of, offsets
 from ..sampling import Downsample
 from ..selection import Selection
-from ..ties import Origin
 from .borders import Border, Pad
 from .report import Conversion
 

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from torch import fx, nn
 
-from ..convolution import Padding
+from ..exact.convolution import Padding
 from .borders import Pad
 from .grids import Grid, Map, Step, meet, resolve
 from .report import ConvertError

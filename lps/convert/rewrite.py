@@ -11,8 +11,8 @@ from torch.nn.modules import activation
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from ..exact.ties import Origin
 from ..sampling import Downsample, Sampling, Upsample
-from ..ties import Origin
 from .grids import Grid, Step, resolve
 from .layers import Align, Convolution, Entry, Pointwise
 from .plan import Plan

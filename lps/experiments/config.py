@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from math import inf
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
-from ..convolution import Padding
+from ..exact.convolution import Padding
 from ..metrics import PAPER
 from ..resnet import OutputStride, Stem
 from ..sampling import Sampling, Source

@@ -5,11 +5,11 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from ..exact.ties import Origin
 from ..filters import AdaptiveLowPass, LowPass
 from ..resnet import OutputStride, ResNet
 from ..sampling import Sampling
 from ..selection import LearnedPhase, MaxNorm, Selection
-from ..ties import Origin
 from .config import Model, Own
 
 Factory = Callable[[int], nn.Module]

@@ -208,7 +208,7 @@ _OF_IMAGES = ("c_cons", "c_cons_original", "s_cons", "s_cons_original")
 
 def check(record: Any, where: str = "") -> None:
     """Raise ``ValueError`` where a record of a run or of a study is not what :func:`~lps.experiments.run.perform` or
-    :func:`~lps.companion.studies.study` writes: in its form, or because its parts contradict each other."""
+    :func:`~lps.studies.trained.study` writes: in its form, or because its parts contradict each other."""
     study = isinstance(record, dict) and "run" in record
     own = record.get("own") if isinstance(record, dict) else None
     conform(record, STUDY if study else OWN if own is not None else RUN)

@@ -8,7 +8,7 @@ from typing import Any, overload
 
 from torch import nn
 
-from ..companion.paths import LOCAL
+from ..paths import LOCAL
 from ..sampling import Sampling
 from .config import Experiment, Own
 from .profiles import load_profile

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 import lps
-from lps.companion.paths import SHIPPED
 from lps.data import ImageSet, load
 from lps.experiments.learner import Classifier
 from lps.experiments.profiles import load_profile
 from lps.experiments.records import read_record, read_records
 from lps.experiments.rows import matching
+from lps.paths import SHIPPED
 
 ROOT = os.environ.get("LPS_DATA")
 pytestmark = [

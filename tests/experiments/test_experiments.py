@@ -20,8 +20,6 @@ from PIL import Image
 
 from lps import data as lps_data
 from lps.__main__ import main
-from lps.companion.paths import SHIPPED
-from lps.companion.studies import trained
 from lps.data import cifar10
 from lps.experiments import profiles, records, rows
 from lps.experiments.config import SECTIONS, Experiment, parse_changes, ranges
@@ -31,6 +29,8 @@ from lps.experiments.run import DataCache, Run, attempt, measure_again, perform,
 from lps.experiments.status import state
 from lps.experiments.tasks import fresh
 from lps.experiments.weights import HASHES, about, read_weights
+from lps.paths import SHIPPED
+from lps.studies.trained import trained
 
 TINY = {"data.train": "60", "data.test": "40", "train.epochs": "3", "train.batch_size": "20", "model.width": "8"}
 

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
-from lps.companion import benchmarks, claims, compare, retrospective, studies, tables
-from lps.companion.paths import SHIPPED
 from lps.experiments import records
 from lps.experiments.records import commit, read_json, read_record, read_records
+from lps.paths import SHIPPED
+from lps.report import compare, retrospective, tables
+from lps.report import ledger as claims
+from lps.report import times as benchmarks
+from lps.studies import trained as studies
 
 Way = tuple[str | int, ...]
 

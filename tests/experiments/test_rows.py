@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from lps.companion.paths import PAPER
 from lps.experiments.config import Experiment, Finetune, Photographs, Segmenter
 from lps.experiments.learner import learning_rate, temperature
 from lps.experiments.model import ConvexPhase
@@ -16,6 +15,7 @@ from lps.experiments.records import read_record, write_json
 from lps.experiments.rows import ABLATIONS, ROWS, TABLE1, TABLE2, TABLE3, TABLE5, TABLE6, Row, matching
 from lps.experiments.run import DataCache, Run, perform, plan
 from lps.experiments.weights import sha256
+from lps.paths import PAPER
 
 TABLES = {"table1": TABLE1, "table2": TABLE2, "table3": TABLE3, "table5": TABLE5, "table6": TABLE6}
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 import lps
-from lps import cli, experiments
+from lps import experiments
 from lps.__main__ import main
-from lps.companion import compare
+from lps.commands import experiments as cli
 from lps.experiments import learner
 from lps.experiments.records import read_record, read_records
+from lps.report import compare
 from lps.selection import choose
 
 TINY = {"data.train": 40, "data.test": 20, "train.epochs": 1, "train.batch_size": "20", "model.width": 8}

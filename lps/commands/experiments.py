@@ -1,0 +1,187 @@
+"""The verbs ``list``, ``show``, ``run``, ``evaluate`` and ``ship`` of ``python -m lps``."""
+
+import argparse
+import json
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..data import Size, other_size
+from ..experiments.config import Experiment, parse_changes
+from ..experiments.profiles import PAPER, load_profile, profile_names
+from ..experiments.records import is_current, read_record, read_records
+from ..experiments.rows import ROWS, matching, named
+from ..experiments.run import DataCache, RunsFailed, leads, measure_again, run_all
+from ..experiments.training import planned
+from ..experiments.weights import about
+from ..paths import LOCAL, SHIPPED
+
+
+def _common(parser: argparse.ArgumentParser, patterns: str) -> None:
+    parser.add_argument("patterns", nargs=patterns, default=["*"], metavar="row", help="table1/lps-tri-3, 'table1/*'")
+    parser.add_argument(
+        "--profile", default="quick", choices=profile_names(), help="size of the experiments (default: quick)"
+    )
+
+
+def _settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting: train.epochs=5"
+    )
+
+
+def count(text: str) -> int:
+    """A number of things, at least one."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of things: expected 1 or more")
+    return int(text)
+
+
+def list_arguments(parser: argparse.ArgumentParser) -> None:
+    _common(parser, "*")
+
+
+def list_main(options: argparse.Namespace) -> int:
+    """A line per row: recorded runs, local and shipped, of this profile; a star: would give other results today."""
+    profile = load_profile(options.profile)
+    records = {
+        label: [r for rows in ("table*", "mine") for r in read_records(folder, rows=rows)]
+        for label, folder in (("local", LOCAL), ("shipped", SHIPPED))
+    }
+    like = {r["experiment"]: r["own"]["like"] for found in records.values() for r in found if "own" in r}
+    for name in named(options.patterns, [*(row.name for row in ROWS), *sorted(like)]):
+        (row,) = matching([like.get(name, name)])
+        task = profile.row(row).task
+        cells = []
+        for label, found in records.items():
+            seeds = [
+                f"seed {r['seed']}{'' if is_current(r['code'], task) else '*'}"
+                for r in found
+                if r["experiment"] == name and r["profile"] == options.profile
+            ]
+            cells.append(f"{label}: {', '.join(seeds) or '-'}")
+        print(f"{name:<40} {cells[0]:<32} {cells[1]}")
+    return 0
+
+
+def show_arguments(parser: argparse.ArgumentParser) -> None:
+    _common(parser, "+")
+    _settings(parser)
+
+
+def show_main(options: argparse.Namespace) -> int:
+    """Settings as JSON."""
+    profile, changes = load_profile(options.profile), parse_changes(options.set)
+    for row in matching(options.patterns):
+        settings = profile.row(row).override(changes)
+        print(json.dumps(settings.as_dict(), indent=2))
+    return 0
+
+
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    _common(parser, "+")
+    _settings(parser)
+    parser.add_argument("--seed", type=int, default=0, help="first seed")
+    parser.add_argument("--seeds", type=count, default=1, help="how many seeds, from the first on")
+    parser.add_argument("--budget", type=seconds, metavar="25m", help="stop cleanly after this time (s, m, h)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, each in its own process (default: 1)")
+    parser.add_argument(
+        "--threads",
+        type=count,
+        help="CPU threads of each run, with more than one job 1 by default; the same number repeats the same bits",
+    )
+    parser.add_argument("--data-root", type=Path, help="folder of the data; default: LPS_DATA")
+    parser.add_argument("--results", type=Path, default=LOCAL, help="where records are written")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def seconds(text: str) -> float:
+    """``90s``, ``25m`` or ``2h`` in seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: write 90s, 25m or 2h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def run_main(options: argparse.Namespace) -> int:
+    """Say what is done and what is to do, do it, and say how it went."""
+    from ..experiments.status import overview
+
+    changes, data = parse_changes(options.set), DataCache(options.data_root)
+    seeds = range(options.seed, options.seed + options.seeds)
+    runs = planned(options.patterns, options.profile, seeds, changes, options.results, data)
+    quiet = options.quiet or not leads()
+    if not quiet:
+        print("".join(sorted({_scale(run.experiment, data) for run in runs})), end="", file=sys.stderr)
+        print(overview(runs, read_records(LOCAL, SHIPPED, options.results)), file=sys.stderr)
+    try:
+        left = run_all(runs, data, changes, options.budget, quiet, options.jobs, options.threads)
+        code = 0 if left == 0 else 3
+    except RunsFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    if not leads():  # the first says how it went; Lightning ends it where another's code is not 0
+        return code if code == 2 else 0
+    for run in runs:
+        metrics = read_record(run.record)["metrics"] if run.done else {}
+        print(f"{run.experiment.name:<36} seed {run.seed}  {_values(metrics)}")
+    print(f"{sum(run.done for run in runs)} of {len(runs)} runs recorded in {options.results}")
+    return code
+
+
+def _scale(experiment: Experiment, data: DataCache) -> str:
+    """A line where a run is of the profile that has the paper's settings, and its data are not of the paper's size."""
+    images, _ = data(experiment.data)
+    found = Size(len(images.train), len(images.test), len(images.classes))
+    words = other_size(experiment.data.name, found) if experiment.profile == PAPER else ""
+    return f"{images.name} has {words}: its runs count as runs at reduced scale\n" if words else ""
+
+
+def _values(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    return "  ".join(f"{name} {metric['value']:6.2f}" for name, metric in metrics.items()) or "-"
+
+
+def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    _common(parser, "+")
+    _settings(parser)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the runs")
+    parser.add_argument(
+        "--with", action="append", default=[], dest="changes", metavar="NAME=VALUE", help="evaluate.pairs=20"
+    )
+    parser.add_argument("--data-root", type=Path, help="folder of the data; default: LPS_DATA")
+    parser.add_argument("--results", type=Path, default=LOCAL, help="where the weights are")
+
+
+def evaluate_main(options: argparse.Namespace) -> int:
+    """Measure the weights of finished runs once more; ``--set`` says how they were made, ``--with`` what changes."""
+    changes, data = parse_changes(options.set), DataCache(options.data_root)
+    for run in planned(options.patterns, options.profile, [options.seed], changes, options.results, data):
+        print(f"{run.title}  {_values(measure_again(run, data, parse_changes(options.changes)))}")
+        if (precision := about(run.weights)["precision"]) != "float32":
+            print(f"with weights in {precision}: counts may differ from those of the record by some images")
+    return 0
+
+
+def ship_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", required=True, choices=profile_names())
+    parser.add_argument("--results", type=Path, default=LOCAL, help="records to ship")
+
+
+def ship_main(options: argparse.Namespace) -> int:
+    """Copy the records of a profile to the shipped ones; a shipped record is never replaced."""
+    shipped = 0
+    for row in ROWS:
+        for path in sorted((options.results / row.name).glob(f"{options.profile}-seed*.json")):
+            target = SHIPPED / row.name / path.name
+            if target.exists():
+                continue
+            read_record(path)  # what is shipped is a record
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
+            shipped += 1
+            print(f"shipped {row.name}/{path.stem}")
+    print(f"{shipped} records of profile {options.profile} shipped from {options.results}")
+    return 0

@@ -1,0 +1,114 @@
+"""The verb ``verify``: is a network of the companion, or one of torchvision's, exactly equivariant to shifts?"""
+
+import argparse
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from ..data import ImageSet
+from ..exact.probe import probe
+from ..experiments.config import Experiment, parse_changes
+from ..experiments.profiles import load_profile, profile_names
+from ..experiments.records import write_json
+from ..experiments.rows import TABLE1, Row, matching
+from ..experiments.run import DataCache, plan
+from ..experiments.weights import load_weights
+from ..paths import LOCAL
+from ..verify import verify
+from .experiments import count
+
+STRANGER = "torchvision:"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("network", help=f"table1/lps-tri-3, or {STRANGER}resnet18 with random weights")
+    parser.add_argument("--profile", default="quick", choices=profile_names(), help="size and data of the experiment")
+    parser.add_argument(
+        "--shifts", default="all", type=_shifts, metavar="all|N", help="all circular shifts, or N drawn"
+    )
+    parser.add_argument("--images", type=int, default=4, help="test images, from the first on (default: 4)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images at a time (default: 32)")
+    parser.add_argument("--device", default="cpu", type=_device, help="cpu (default), cuda")
+    parser.add_argument(
+        "--probe", action="store_true", help="find convolution algorithms that are exact on the device, and use them"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting, as the run did"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the drawn shifts")
+    parser.add_argument("--data-root", type=Path, help="folder of the data; default: LPS_DATA")
+    parser.add_argument("--results", type=Path, default=LOCAL, help="where trained weights are looked for")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
+
+
+def _shifts(text: str) -> Any:
+    return text if text == "all" else count(text)
+
+
+def _device(text: str) -> str:
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no device of this machine") from error
+    return text
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print the report; exit status 1 where the network is not exact."""
+    profile, changes, data = load_profile(options.profile), parse_changes(options.set), DataCache(options.data_root)
+
+    def experiment_of(row: Row) -> Experiment:
+        return profile.row(row).override(changes)
+
+    if options.network.startswith(STRANGER):
+        images, _ = data(experiment_of(TABLE1[0]).data)
+        network, state = stranger(options.network.removeprefix(STRANGER), images, options.seed), "random weights"
+    else:
+        from ..experiments.tasks import fresh
+
+        rows = matching([options.network])
+        if len(rows) > 1:
+            raise ValueError(f"one network at a time: {options.network!r} matches {len(rows)}")
+        (run,) = plan(rows, experiment_of, [options.seed], options.results, data)
+        images, _ = data(run.experiment.data)
+        network, state = fresh(run.experiment, images, run.seed).learner.network, "untrained"
+        if run.weights.exists():
+            load_weights(network, run.weights)
+            state = f"trained, {run.id}"
+    if not 0 < options.images <= len(images.test):
+        raise ValueError(f"{options.images} images were asked for, the profile holds {len(images.test)} to test on")
+    network, pictures = network.to(options.device), next(iter(images.batches(options.images)))[0]
+    print(f"{options.network} ({state}) on {images.name}")
+    algorithms: AbstractContextManager[Any] = nullcontext()
+    if options.probe:
+        probed = probe(network, pictures, batch_size=options.batch_size)
+        print(probed)
+        algorithms = probed.backend.flags() if probed.backend else algorithms
+    with algorithms:
+        report = verify(
+            network,
+            pictures,
+            shifts=options.shifts,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            progress=partial(tqdm, unit="batch", file=sys.stderr, disable=None),
+        )
+    print(report)
+    if options.json:
+        asked = {"network": options.network, "weights": state, "profile": options.profile, "seed": options.seed}
+        write_json(options.json, {**asked, **report.as_dict()})
+    return 0 if report.exact else 1
+
+
+def stranger(name: str, data: ImageSet, seed: int) -> nn.Module:
+    """A classifier or segmenter of torchvision by its name, with random weights."""
+    from ..experiments.learner import Normalize
+    from .convert import named
+
+    return nn.Sequential(Normalize(*data.statistics()), named(f"{STRANGER}{name}", seed))

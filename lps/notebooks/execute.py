@@ -1,0 +1,364 @@
+"""Execute the notebooks, and only those whose result would differ from what is there.
+
+A notebook's executed copy is current as long as nothing that it depends on has another content: its source,
+its parameters, the sources and profiles of ``lps``, the installed versions, and those results that its metadata names:
+``lps: {records: true}`` for the paper's values and all run records, or patterns below ``results``, as in
+``lps: {records: [paper/*]}``. Time stamps play no part.
+
+Each notebook runs through papermill in a process of its own, :mod:`.worker`.
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..machine import hardware, versions
+from ..paths import ROOT
+from . import worker
+from .worker import Job, files_hash
+
+SOURCES = ("lps/**/*.py", "lps/profiles/*.yml")
+RECORDED_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "matplotlib", "papermill")
+RECORDS = ("results/local/**/*.json", "results/shipped/**/*.json", "results/paper/*")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A notebook that did not run through."""
+
+    name: str
+    cell: str  # the first line of the failing cell, with its position; empty when the notebook never got to one
+    error: str  # the last line of the traceback
+    log: str
+
+
+# --- what a notebook depends on -----------------------------------------------------------------------------
+
+
+def content_hash(notebook: Mapping[str, Any], parameters: Mapping[str, Any], sources: str) -> str:
+    """Hash of a notebook without outputs, its parameters, `files_hash` of the sources, and the versions."""
+    cells = [(cell["cell_type"], "".join(cell["source"]), cell["metadata"]) for cell in notebook["cells"]]
+    installed = versions(RECORDED_PACKAGES)
+    content = [cells, notebook["metadata"].get("lps"), dict(parameters), sources, installed]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def records_read(notebook: Mapping[str, Any]) -> list[str]:
+    """Patterns of the results that a notebook's metadata names."""
+    named = notebook["metadata"].get("lps", {}).get("records", [])
+    return list(RECORDS) if named is True else [f"results/{pattern}" for pattern in named]
+
+
+# --- parameters ---------------------------------------------------------------------------------------------
+
+
+def declared_parameters(notebook: Mapping[str, Any]) -> dict[str, Any]:
+    """Names and defaults in the cell tagged ``parameters``: plain assignments of literals."""
+    for cell in notebook["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
+            defaults = {}
+            for statement in ast.parse("".join(cell["source"])).body:
+                if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+                    defaults[statement.targets[0].id] = ast.literal_eval(statement.value)
+                elif (
+                    isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value
+                ):
+                    defaults[statement.target.id] = ast.literal_eval(statement.value)
+            return defaults
+    return {}
+
+
+def check_parameters(name: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse a parameter that notebook `name` does not declare, or a value of another type than declared."""
+    for key, value in given.items():
+        if key not in defaults:
+            known = ", ".join(defaults) or "none"
+            raise ValueError(f"notebook {name} has no parameter {key!r}; known: {known}")
+        expected = type(defaults[key])
+        accepted = (int, float) if expected is float else expected
+        wrong = not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool)
+        if defaults[key] is not None and wrong:
+            raise ValueError(
+                f"parameter {key!r} of notebook {name} is of type {expected.__name__} "
+                f"(default {defaults[key]!r}); given: {value!r}"
+            )
+
+
+def parse_value(text: str, default: Any) -> Any:
+    """`text` as the type of `default`; commas separate a list, and a default of None takes any literal."""
+    if isinstance(default, bool):
+        return {"true": True, "false": False}[text.lower()]
+    if isinstance(default, list):
+        return [parse_value(item, default[0] if default else None) for item in text.split(",") if item]
+    if default is None:
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+    return type(default)(text)
+
+
+def parse_overrides(name: str, defaults: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """``["antialias=bin-5", "seed=3"]`` as values of the types that notebook `name` declares."""
+    values = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ValueError(f"a parameter is given as name=value; given: {override!r}")
+        if key not in defaults:
+            raise ValueError(f"notebook {name} has no parameter {key!r}; known: {', '.join(defaults) or 'none'}")
+        try:
+            values[key] = parse_value(text, defaults[key])
+        except (ValueError, KeyError):
+            expected = type(defaults[key]).__name__
+            raise ValueError(
+                f"parameter {key!r} of notebook {name} is of type {expected} (default {defaults[key]!r}); "
+                f"given: {text!r}"
+            ) from None
+    return values
+
+
+# --- planning -----------------------------------------------------------------------------------------------
+
+
+def plan(
+    profile: str,
+    settings: Mapping[str, Mapping[str, Any]],
+    only: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    variant: bool = False,
+    root: Path = ROOT,
+) -> list[Job]:
+    """The executions that a request asks for, checked, whether they are outstanding or not.
+
+    Args:
+        profile: name of the profile.
+        settings: the profile's parameters for each notebook.
+        only: names of notebooks; all when empty.
+        overrides: ``name=value``, on top of the profile's parameters of the notebooks in `only`.
+        variant: put the results apart, under ``build/variants``, and export each as a page of its own.
+
+    Raises:
+        ValueError: for a notebook or a parameter that does not exist, or a value of the wrong type;
+            the message names the known ones.
+    """
+    known = {path.stem: path for path in sorted((root / "notebooks").glob("*.ipynb"))}
+    for name in (*only, *settings):
+        if name not in known:
+            where = "" if name in only else f", which profile {profile} has settings for"
+            raise ValueError(f"there is no notebook {name!r}{where}; known: {', '.join(known)}")
+    if overrides and not only:
+        raise ValueError("a parameter belongs to a notebook: name it too, as in NB=table1")
+
+    sources = files_hash(root, SOURCES)
+    jobs = []
+    for name in only or known:
+        notebook = json.loads(known[name].read_text(encoding="utf-8"))
+        defaults = declared_parameters(notebook)
+        named = {"profile": profile} if "profile" in defaults else {}
+        parameters = {**named, **settings.get(name, {}), **parse_overrides(name, defaults, overrides)}
+        check_parameters(name, defaults, parameters)
+        command = f"make {'variant' if variant else 'reproduce'} PROFILE={profile} NB={name}"
+        if overrides:
+            given = " ".join(overrides)
+            plain = not re.search(r"[\"'$`\\]", given) and given.split() == [*overrides]
+            command += f' P="{given}"' if plain else f" P={shlex.quote(shlex.join(overrides))}"
+        stem = re.sub(r"[^\w.=,+-]+", "_", "_".join((profile, *overrides)))[:120]
+        place = f"variants/{name}/{stem}" if variant else f"notebooks/{profile}/{name}"
+        jobs.append(
+            Job(
+                name=name,
+                profile=profile,
+                root=str(root),
+                target=str(root / "build" / f"{place}.ipynb"),
+                log=str(root / "build" / "logs" / f"{place.removeprefix('notebooks/')}.log"),
+                parameters=parameters,
+                hash=content_hash(notebook, parameters, sources),
+                records=records_read(notebook),
+                html=variant,
+                command=command,
+            )
+        )
+    return jobs
+
+
+# --- executing ----------------------------------------------------------------------------------------------
+
+
+def execute(requested: Sequence[Job], jobs: int = 1) -> list[Failure]:
+    """Run what is outstanding, `jobs` notebooks at a time; the failures, after all have run."""
+    if all(job.is_current() for job in requested):
+        return []
+    from filelock import FileLock, Timeout
+
+    build = Path(requested[0].root, "build")
+    build.mkdir(exist_ok=True)
+    lock = FileLock(build / ".notebooks.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(
+            "Notebooks of this checkout are being executed elsewhere; waiting for that to end.",
+            file=sys.stderr,
+        )
+        lock.acquire()
+    try:
+        return run_jobs([job for job in requested if not job.is_current()], jobs)
+    finally:
+        lock.release()
+
+
+def run_jobs(outstanding: Sequence[Job], jobs: int) -> list[Failure]:
+    """Run every job in a process of its own, `jobs` at a time, under one progress bar."""
+    from tqdm import tqdm
+
+    waiting = list(reversed(outstanding))
+    running: list[tuple[Job, subprocess.Popen[str], float]] = []
+    failures = []
+    # Without a terminal the bar would be a line each time: the lines that it leaves behind say enough there.
+    bar = tqdm(total=len(outstanding), unit="notebook", disable=not sys.stderr.isatty(), leave=False)
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                job = waiting.pop()
+                running.append((job, start_worker(job, jobs), time.monotonic()))
+            bar.set_postfix_str(", ".join(job.name for job, _, _ in running))
+            time.sleep(0.05)
+            for entry in list(running):
+                job, process, started = entry
+                if process.poll() is None:
+                    continue
+                running.remove(entry)
+                seconds = time.monotonic() - started
+                with process:  # closes its pipes
+                    if process.returncode == 0:
+                        bar.write(f"{job.name}: executed in {seconds:.0f} s")
+                    else:
+                        failures.append(read_failure(job, process))
+                        bar.write(f"{job.name}: FAILED after {seconds:.0f} s")
+                bar.update()
+    finally:
+        for _, process, _ in running:
+            with process:
+                process.kill()
+        bar.close()
+    return failures
+
+
+def start_worker(job: Job, jobs: int) -> subprocess.Popen[str]:
+    """A process that executes `job` on its share of the cores, and ends when this one does."""
+    log = Path(job.log)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    with log.open("w", encoding="utf-8") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-P", worker.__file__],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stream,
+            encoding="utf-8",
+            start_new_session=True,  # Ctrl-C reaches this process alone, which ends the worker
+        )
+    assert process.stdin is not None
+    machine = {"versions": versions(RECORDED_PACKAGES), "hardware": hardware()}
+    process.stdin.write(json.dumps({"job": asdict(job), "machine": machine}) + "\n")
+    process.stdin.flush()
+    return process
+
+
+def read_failure(job: Job, process: subprocess.Popen[str]) -> Failure:
+    """What the worker said of its failure, or that it died without a word."""
+    assert process.stdout is not None
+    said = process.stdout.read()
+    log = Path(job.log).relative_to(job.root).as_posix()
+    if said:
+        return Failure(job.name, log=log, **json.loads(said))
+    return Failure(job.name, "", f"the process ended with code {process.returncode}; out of memory, perhaps?", log)
+
+
+# --- command line -------------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``python -m lps notebooks``."""
+    parser.add_argument("only", nargs="*", metavar="notebook", help="notebooks to execute (default: all)")
+    parser.add_argument("--profile", default="quick", help="smoke, quick (default), reduced, converged, short or full")
+    parser.add_argument("--set", nargs="+", default=[], metavar="name=value", help="parameters of these notebooks")
+    parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time (default: 1)")
+    _add_parameters(parser)
+
+
+def add_variant_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``python -m lps variant``."""
+    parser.add_argument("notebook", help="notebook to execute")
+    parser.add_argument("set", nargs="*", metavar="name=value", help="parameters that differ from the profile's")
+    parser.add_argument("--profile", default="quick", help="smoke, quick (default), reduced, converged, short or full")
+    _add_parameters(parser)
+
+
+def _add_parameters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--parameters", default="", metavar="TEXT", help="the same in one text, as make's P has them")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Execute what is outstanding of a profile; the exit code says whether a notebook failed."""
+    return run(args.profile, args.only, [*args.set, *words(args.parameters)], jobs=args.jobs)
+
+
+def variant_main(args: argparse.Namespace) -> int:
+    """Execute one notebook with other parameters, apart from the main results, and say where it is."""
+    return run(args.profile, [args.notebook], [*args.set, *words(args.parameters)], variant=True)
+
+
+def words(text: str) -> list[str]:
+    """``text`` at its spaces, but for those in quotes, as a shell splits it; nothing in it is run."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"the parameters {text!r} cannot be told apart: {error}") from None
+
+
+def run(profile: str, only: Sequence[str], overrides: Sequence[str], jobs: int = 1, variant: bool = False) -> int:
+    """Plan, execute and report; the exit code."""
+    from ..experiments.profiles import load_profile
+
+    try:
+        if jobs < 1:
+            raise ValueError(f"jobs is {jobs}: at least one notebook runs at a time")
+        requested = plan(profile, load_profile(profile).notebooks, only, overrides, variant)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    current = sum(job.is_current() for job in requested)
+    if current:
+        print(f"{profile}: {current} of {len(requested)} notebooks are up to date")
+    try:
+        failures = execute(requested, jobs)
+    except KeyboardInterrupt:
+        print("stopped; run the same command to go on", file=sys.stderr)
+        return 130
+    for failure in failures:
+        where = f" in {failure.cell}" if failure.cell else ""
+        print(f"{failure.name} failed{where}: {failure.error} (log: {failure.log})", file=sys.stderr)
+    if variant and not failures:
+        for job in requested:
+            print(
+                Path(job.target).relative_to(ROOT),
+                Path(job.target).with_suffix(".html").relative_to(ROOT),
+                sep="\n",
+            )
+    return 1 if failures else 0

@@ -1,0 +1,77 @@
+"""Your runs against the shipped runs against the paper."""
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from ..experiments.profiles import profile_names
+from ..experiments.records import read_records
+from ..paths import LOCAL, SHIPPED
+from .tables import CONSISTENCIES, TABLES, group, measured, paper_table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", default="quick", choices=profile_names())
+
+
+def relation(mine: Mapping[str, Any], shipped: list[dict[str, Any]], metric: str) -> str:
+    """How a run stands to the shipped runs of the same settings: equal, within the seeds' spread, or outside."""
+    twins = [
+        r
+        for r in shipped
+        if r["experiment"] == mine["experiment"] and r["config"] == mine["config"] and group(r) == group(mine)
+    ]
+    if not twins:
+        return "nothing shipped"
+    value = mine["metrics"][metric]
+    if any(r["seed"] == mine["seed"] and r["metrics"][metric] == value for r in twins):
+        return "equal"
+    values = measured(twins, metric)
+    assert values is not None
+    if values["std"] is None:
+        return f"{value['value'] - values['mean']:+.2f} (one seed shipped)"
+    inside = abs(value["value"] - values["mean"]) <= 2 * values["std"]
+    return f"{value['value'] - values['mean']:+.2f} ({'within' if inside else 'outside'} two deviations)"
+
+
+def environment_differences(mine: Mapping[str, Any], shipped: list[dict[str, Any]]) -> list[str]:
+    """What differs between this machine and the one of the shipped record with the same row, seed, profile and data."""
+    same = (r for r in shipped if (r["experiment"], r["seed"]) == (mine["experiment"], mine["seed"]))
+    twin = next((r for r in same if group(r) == group(mine)), None)
+    if twin is None:
+        return []
+    found = []
+    for section in ("versions", "hardware", "determinism", "code"):
+        for name, value in mine[section].items():
+            if twin[section].get(name) != value and name not in ("commit", "dirty", "no_commit"):
+                found.append(f"{section}.{name}: {value} here, {twin[section].get(name)} there")
+    return found
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print the comparison; exit status 1 when a consistency that was exact is exact no more."""
+    local, shipped = (
+        [r for rows in ("table*", "mine") for r in read_records(folder, rows=rows) if r["profile"] == options.profile]
+        for folder in (LOCAL, SHIPPED)
+    )
+    if not local:
+        print(f"no runs of your own with profile {options.profile}: make reproduce PROFILE={options.profile}")
+        return 0
+    paper = {row["row"]: row for name in TABLES for row in paper_table(name)}
+    lost = False
+    environment: set[str] = set()
+    print(f"{'run':<34} {'metric':<8} {'yours':>7}  {'against the shipped':<36} paper (full scale)")
+    for record in (record for record in local if record["experiment"] in paper):
+        for metric, title in TABLES[record["experiment"].partition("/")[0]].metrics.items():
+            value = record["metrics"][metric]["value"]
+            printed = paper[record["experiment"]][metric] or "not in the text copy"
+            against = relation(record, shipped, metric)
+            run = f"{record['experiment']} seed {record['seed']}"
+            print(f"{run:<34} {title:<8} {value:7.2f}  {against:<36} {printed}")
+            lost |= metric in CONSISTENCIES and printed == "100" and value < 100
+        environment.update(environment_differences(record, shipped))
+    if others := sorted({record["experiment"] for record in local} - paper.keys()):
+        print(f"not in the paper, and so not compared: {', '.join(others)}")
+    for line in sorted(environment):
+        print(line)
+    return 1 if lost else 0

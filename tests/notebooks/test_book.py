@@ -1,0 +1,415 @@
+"""Every notebook runs; their book builds without a warning, reads offline, and its links and pictures are in order."""
+
+import inspect
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urldefrag
+
+import pytest
+
+import lps
+from lps.experiments.config import SECTIONS
+from lps.experiments.profiles import load_profile
+from lps.experiments.rows import matching
+from lps.paths import ROOT
+from lps.report import audit, coverage, tables
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+THEOREMS = {"lemma1": "Lemma 1", "claim1": "Claim 1", "claim2": "Claim 2", "claim3": "Claim 3", "claim4": "Claim 4"}
+VERDICTS = ("holds", "holds+", "direction only", "undecided", "fails", "not run", "not checkable")
+PHONE, SCREEN = 390, 1600
+RESOURCES = {"script": "src", "img": "src", "link": "href", "source": "src"}
+
+
+# The notebooks, executed --------------------------------------------------------------------------------
+
+
+def execute(checkout: Path) -> str:
+    """What ``python -m lps notebooks`` says when it executes there what is outstanding."""
+    command = [sys.executable, "-m", "lps", "notebooks", "--profile", "smoke", "--jobs", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+    return done.stdout + done.stderr
+
+
+class Executed(NamedTuple):
+    checkout: Path
+    said: str
+
+    @property
+    def notebooks(self) -> Path:
+        return self.checkout / "build" / "notebooks" / "smoke"
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Executed:
+    """A copy of the checkout in which every notebook was executed from nothing at the size of ``smoke``."""
+    checkout = tmp_path_factory.mktemp("checkout")
+    for folder in ("lps", "notebooks", "results/paper", "results/shipped"):
+        shutil.copytree(ROOT / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return Executed(checkout, execute(checkout))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_runs_through(executed: Executed, name: str) -> None:
+    target = executed.notebooks / f"{name}.ipynb"
+    assert target.exists(), executed.said
+    cells = [cell for cell in json.loads(target.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["execution_count"] for cell in cells if "".join(cell["source"]).strip())
+    assert json.loads(target.with_suffix(".json").read_text())["profile"] == "smoke"
+
+
+def test_nothing_runs_again(executed: Executed) -> None:
+    assert execute(executed.checkout) == f"smoke: {len(NOTEBOOKS)} of {len(NOTEBOOKS)} notebooks are up to date\n"
+
+
+# A small book ------------------------------------------------------------------------------------------
+
+
+def write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def sample_results(tree: Path) -> None:
+    """A ledger with every verdict, a record and a table that shows it, in the formats of the companion."""
+    stem = "smoke-seed0-0123456789"
+    (lps_row,) = matching(["table1/lps"])
+    changes = {"train.epochs": "1", "data.train": "50", "data.test": "100", "evaluate.pairs": "1"}
+    settings = load_profile("smoke").row(lps_row).override(changes).as_dict()
+    record = {
+        "experiment": "table1/lps",
+        "profile": "smoke",
+        "seed": 0,
+        "config": {section: settings[section] for section in SECTIONS},
+        "data": {
+            "name": "drawn",
+            "source": "drawn in memory",
+            "fingerprint": "0" * 64,
+            "train": 50,
+            "test": 100,
+            "classes": ["a", "b"],
+        },
+        "metrics": {
+            name: {"value": 100.0, "agree": 100, "total": 100} for name in ("acc", "c_cons", "c_cons_original")
+        },
+        "history": [
+            dict.fromkeys(("epoch", "loss", "accuracy", "lr", "tau", "seconds", "images_per_second"), 1),
+        ],
+        "parameters": 1,
+        "code": {"commit": None, "dirty": None, "hash": "0" * 12},
+        "versions": {"torch": "0"},
+        "hardware": {"cpu": "a processor", "cores": 2, "gpu": None},
+        "determinism": {"threads": 1},
+        "seconds": {"training": 1.0, "this_session": 1.5},
+        "started": "2026-01-01T00:00:00+00:00",
+        "command": "python -m lps run table1/lps --profile smoke --seed 0",
+    }
+    write(tree / "results" / "local" / "table1" / "lps" / f"{stem}.json", record)
+    entries = [
+        {
+            "id": f"sample-{i}",
+            "kind": "theorem" if i == 0 else "cell",
+            "place": "Table 1, LPS",
+            "statement": f"statement {i}",
+            "paper": "94.45 ± 0.05",
+            "ours": None,
+            "rule": "within the tolerance",
+            "verdict": verdict,
+            "evidence": "",
+            "run": [f"table1/lps/{stem}"],
+            "command": "python -m lps claims",
+            "page": "notebooks/table1",
+        }
+        for i, verdict in enumerate(VERDICTS)
+    ]
+    counts = dict.fromkeys(VERDICTS, 1)
+    about = {"generated": "2026-01-01T00:00:00", "code": "0", "machine": "a machine"}
+    write(tree / "build" / "claims.json", {**about, "counts": counts, "entries": entries})
+    value = {"mean": 94.45, "std": 0.05, "n": 5}
+    row = {
+        "row": "table1/lps",
+        "method": "LPS",
+        "antialias": "-",
+        "paper": {"acc": value, "c_cons": value},
+        "ours": {name: {**value, "std": None, "agree": 100, "total": 100} for name in ("acc", "c_cons")},
+        "verdict": {"acc": "direction only", "c_cons": "holds"},
+        "runs": [f"table1/lps/{stem}"],
+        "stale": True,
+    }
+    group = {
+        "label": "drawn data",
+        "profile": "smoke",
+        "data": "drawn",
+        "differs": ["less of it"],
+        "rows": [row],
+    }
+    content = {"title": "Table 1", "columns": tables.METRICS, "groups": [group]}
+    write(tree / "build" / "tables" / "table1.json", content)
+    (tree / "build" / "tables" / "table1.csv").write_text("row\n")
+    write(tree / "build" / "audit.json", audit.report())
+    write(tree / "build" / "coverage.json", coverage.report([]))
+    shown = {
+        "label": "drawn data, profile smoke",
+        "profile": "smoke",
+        "data": "drawn",
+        "antialias": "-",
+        "paper": 0.38,
+        "needed": 7,
+        "difference": 0.5,
+    }
+    one_seed = {**shown, "n": 1, "low": None, "high": None, "gap": None}
+    write(tree / "build" / "seeds.json", [one_seed, {**shown, "n": 3, "low": -0.5, "high": 1.5, "gap": 0.8}])
+
+
+def build(tree: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", "-n", "-W", "--keep-going"]
+    environment = {**os.environ, "BOOK_PROFILE": "smoke"}
+    environment.pop("GITHUB_REPOSITORY", None)
+    return subprocess.run(
+        [*command, "--path-output", "build", "."], cwd=tree, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory, executed: Executed) -> Path:
+    """A copy of what the book is made from, with executed notebooks and small results, built."""
+    tree = tmp_path_factory.mktemp("book")
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copyfile(ROOT / name, tree / name)
+    for name in ("book", "lps", "notebooks", "results/paper", "results/shipped"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(executed.notebooks, tree / "build" / "notebooks" / "smoke")
+    outdated = tree / "build" / "notebooks" / "smoke" / "lemma1.json"
+    write(outdated, json.loads(outdated.read_text()) | {"hash": "0"})
+    sample_results(tree)
+    done = build(tree)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return tree
+
+
+@pytest.fixture(scope="module")
+def html(tree: Path) -> Path:
+    return tree / "build" / "_build" / "html"
+
+
+# What is on a page -------------------------------------------------------------------------------------
+
+
+class Element(NamedTuple):
+    tag: str
+    attributes: dict[str, str]
+
+
+class Page(HTMLParser):
+    """The elements of a page, its anchors, and the tables without a caption."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.elements: list[Element] = []
+        self.bare_tables = 0
+        self._pending: list[bool] = []
+        self._documented = 0
+        self.feed(path.read_text())
+        self.anchors = {e.attributes[key] for e in self.elements for key in ("id", "name") if key in e.attributes}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = {name: value or "" for name, value in attrs}
+        self.elements.append(Element(tag, attributes))
+        if tag == "dl":  # tables in docstrings have no caption
+            self._documented += self._documented > 0 or "py" in attributes.get("class", "").split()
+        if tag == "table":
+            self._pending.append(self._documented > 0)
+        if tag == "caption":
+            self._pending[-1] = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "dl" and self._documented:
+            self._documented -= 1
+        if tag == "table":
+            self.bare_tables += not self._pending.pop()
+
+    def all(self, tag: str) -> Iterator[dict[str, str]]:
+        return (e.attributes for e in self.elements if e.tag == tag)
+
+
+@pytest.fixture(scope="module")
+def pages(html: Path) -> dict[Path, Page]:
+    found = {path: Page(path) for path in html.rglob("*.html") if "_static" not in path.parts}
+    assert len(found) > len(NOTEBOOKS)
+    return found
+
+
+def written(pages: dict[Path, Page]) -> list[Page]:
+    """The pages with text of ours, without indices and listings of source code."""
+    return [page for path, page in pages.items() if path.parent.name in ("book", "notebooks")]
+
+
+def test_nothing_is_loaded_from_elsewhere(html: Path, pages: dict[Path, Page]) -> None:
+    outside = re.compile(r"^(https?:)?//")
+    for page in pages.values():
+        for tag, attribute in RESOURCES.items():
+            for attributes in page.all(tag):
+                if tag != "link" or "stylesheet" in attributes.get("rel", "") or "icon" in attributes["rel"]:
+                    assert not outside.match(attributes.get(attribute, "")), (page.path, attributes)
+    for sheet in html.rglob("*.css"):
+        assert not re.search(r"(url\(|@import)\s*[\"']?(https?:)?//", sheet.read_text()), sheet
+    assert (html / "_static" / "mathjax" / "tex-chtml.js").is_file()
+    assert list((html / "_static" / "mathjax").rglob("*.woff"))
+
+
+def test_links_and_anchors_resolve(pages: dict[Path, Page]) -> None:
+    broken = []
+    for page in pages.values():
+        for attributes in page.all("a"):
+            target, anchor = urldefrag(unquote(attributes.get("href", "")))
+            if re.match(r"[a-z]+:", target):
+                continue
+            path = (page.path.parent / target).resolve() if target else page.path
+            if not path.is_file() or (anchor and path in pages and anchor not in pages[path].anchors):
+                broken.append((page.path.name, attributes["href"]))
+    assert not broken
+
+
+def test_pictures_have_words_and_tables_have_captions(pages: dict[Path, Page]) -> None:
+    for page in written(pages):
+        for attributes in page.all("img"):
+            alt = attributes.get("alt", "")
+            assert alt and not alt.endswith((".png", ".svg")), (page.path.name, attributes)
+        assert page.bare_tables == 0, page.path.name
+
+
+def test_statements_are_numbered_as_in_the_paper(html: Path) -> None:
+    for name, title in THEOREMS.items():
+        assert f'<span class="caption-number">{title} </span>' in (html / "notebooks" / f"{name}.html").read_text()
+
+
+def test_numbers_lead_to_their_record(html: Path) -> None:
+    record = "record-table1-lps-smoke-seed0-0123456789"
+    assert f'id="{record}"' in (html / "book" / "records.html").read_text()
+    assert f"records.html#{record}" in (html / "book" / "claims.html").read_text()
+
+
+def test_every_audited_number_is_on_its_page(html: Path) -> None:
+    text = (html / "book" / "audit.html").read_text()
+    for items in audit.report().values():
+        assert all(item["recomputed"] in text for item in items)
+
+
+def test_the_map_leads_to_the_line(html: Path) -> None:
+    line = inspect.getsourcelines(lps.polyphase)[1]
+    link = rf'href="../_modules/lps/polyphase.html#polyphase">.*polyphase.*\(lps/polyphase.py:{line}\)</a>'
+    for page in ("map", "notation"):
+        assert re.search(link, (html / "book" / f"{page}.html").read_text())
+
+
+def test_tables_notebooks_and_figures_can_be_taken_away(html: Path) -> None:
+    downloads = {path.name for path in (html / "_downloads").glob("*/*")}
+    assert {"table1.csv", "lemma1.ipynb", "lemma1-1.svg", "lemma1-1.pdf"} <= downloads
+
+
+def test_a_notebook_executed_before_a_change_says_so(html: Path) -> None:
+    assert "has changed since" in (html / "notebooks" / "lemma1.html").read_text()
+
+
+def test_the_download_button_gives_the_editable_notebook(html: Path) -> None:
+    assert (html / "_sources" / "notebooks" / "lemma1.ipynb").read_text() == (
+        ROOT / "notebooks" / "lemma1.ipynb"
+    ).read_text()
+
+
+# In a browser ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium with its driver here; on Debian: apt install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    profile = tmp_path_factory.mktemp("profile")
+    for switch in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        f"user-data-dir={profile}",
+    ):
+        options.add_argument(f"--{switch}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()
+
+
+def resize(browser: Any, width: int) -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width == PHONE}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def show(browser: Any, path: Path, width: int) -> None:
+    resize(browser, width)
+    browser.get(path.as_uri())
+
+
+def test_pages_fit_and_raise_no_error(browser: Any, pages: dict[Path, Page], html: Path) -> None:
+    problems = []
+    for path in [*(page.path for page in written(pages)), html / "search.html"]:
+        show(browser, path, PHONE)
+        for width in (PHONE, SCREEN):
+            resize(browser, width)
+            content = browser.execute_script("return document.documentElement.scrollWidth")
+            if content > width:
+                problems.append((path.name, f"{content} pixels wide, not {width}"))
+        problems += [(path.name, e["message"]) for e in browser.get_log("browser") if e["level"] == "SEVERE"]
+    assert not problems
+
+
+def test_formulas_are_set_from_the_disk(browser: Any, html: Path) -> None:
+    show(browser, html / "book" / "theory.html", PHONE)
+    script = "return document.querySelectorAll('.math:not(:has(mjx-container))').length"
+    deadline = time.monotonic() + 20
+    while (unset := browser.execute_script(script)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert unset == 0
+    assert browser.execute_script("return document.querySelectorAll('mjx-container').length") > 0
+
+
+def test_a_link_to_a_record_unfolds_it(browser: Any, html: Path) -> None:
+    anchor = "record-table1-lps-smoke-seed0-0123456789"
+    show(browser, html / "book" / "records.html", SCREEN)
+    browser.execute_script(f"window.location.hash = '{anchor}'")
+    browser.get(browser.current_url)
+    assert browser.execute_script(f"return document.getElementById('{anchor}').open")
+
+
+# Last, as it builds again ------------------------------------------------------------------------------
+
+
+def test_a_changed_result_is_shown_and_a_missing_notebook_is_an_error(tree: Path, html: Path) -> None:
+    ledger = json.loads((tree / "build" / "claims.json").read_text())
+    ledger["entries"][0]["statement"] = "an entirely new statement"
+    write(tree / "build" / "claims.json", ledger)
+    (tree / "build" / "notebooks" / "smoke" / "claim3.ipynb").unlink()
+    done = build(tree)
+    assert done.returncode != 0
+    assert "make reproduce PROFILE=smoke NB=claim3" in done.stderr + done.stdout
+    assert "an entirely new statement" in (html / "book" / "claims.html").read_text()

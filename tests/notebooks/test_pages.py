@@ -1,0 +1,50 @@
+"""What the written pages show as code does what they say."""
+
+import json
+import linecache
+import re
+import shlex
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from lps.experiments import training
+from lps.experiments.profiles import load_profile
+from lps.notebooks.execute import plan
+from lps.paths import NOTEBOOKS, ROOT
+
+BOOK = ROOT / "book"
+
+
+def fences(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (BOOK / f"{page}.md").read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize("page", ["new-row", "original-code"])
+def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "\n".join(fences(page, "python"))
+    assert source.count("assert ") >= 2
+    # as a cell of a notebook: its source is known by its name
+    monkeypatch.setitem(linecache.cache, f"{page}.md", (len(source), None, source.splitlines(True), f"{page}.md"))
+    monkeypatch.setitem(cast(Any, training.train).__kwdefaults__, "results", tmp_path)
+    exec(compile(source, f"{page}.md", "exec"), {})
+
+
+def text_of(path: Path) -> str:
+    """Prose and code of a page or a notebook."""
+    if path.suffix == ".md":
+        return path.read_text()
+    return "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"])
+
+
+def test_the_variants_that_pages_suggest_exist() -> None:
+    pages = [*NOTEBOOKS.glob("*.ipynb"), *BOOK.glob("*.md"), ROOT / "README.md"]
+    suggested = {command for page in pages for command in re.findall(r"make variant (NB=[^`\n#]*)", text_of(page))}
+    assert len(suggested) > 10
+    for command in suggested:
+        given = dict(word.split("=", 1) for word in shlex.split(command))
+        profile = given.get("PROFILE", "quick")
+        changes = given["P"].split()
+        (job,) = plan(profile, load_profile(profile).notebooks, [given["NB"]], changes, variant=True)
+        assert all(change.partition("=")[0] in job.parameters for change in changes)

@@ -1,0 +1,208 @@
+"""Times are judged as ratios, never as more than a processor can say, and the page shows what the records hold."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from matplotlib.patches import Rectangle
+
+from lps.paths import SHIPPED
+from lps.report import times as benchmarks
+from lps.report.times import CIFAR, TABLE4
+
+pytestmark = pytest.mark.usefixtures("quiet_canvas")
+
+SHIPPED_RECORDS = benchmarks.read(SHIPPED)
+GROUPS = ("upsampling", "roofline", "scaling", "deeplab-eval", "resnet50-eval", "resnet18-eval")
+IN_THE_PAPER = {"device": "cuda", "precision": "tf32", "compiled": False, "channels_last": False, "batch": 32}
+
+
+def shipped(group: str) -> Any:
+    record = benchmarks.newest(SHIPPED_RECORDS, group, "cpu")
+    assert record is not None, group
+    return copy.deepcopy(record)
+
+
+def made(ratio: float, **config: Any) -> Any:
+    """A record of Table 4 with LPD at ``ratio``."""
+    record = shipped(TABLE4)
+    record["config"] |= config
+    record["hardware"]["gpu"] = "a GPU"
+    record["cases"]["lps-tri-3"][benchmarks.clock(record)] = {"median": ratio, "q1": ratio, "q3": ratio}
+    return record
+
+
+def test_the_time_that_counts() -> None:
+    record = shipped(TABLE4)
+    assert benchmarks.clock(record) == "cpu_ratio"
+    record["determinism"]["threads"] = 2
+    assert benchmarks.clock(record) == "ratio"
+    assert benchmarks.clock(made(1.0, device="cuda")) == "ratio"
+
+
+def test_the_papers_ratios() -> None:
+    ratios = benchmarks.paper_ratios()
+    assert ratios["lpf-tri-3"] == 1 and round(ratios["lps-tri-3"], 3) == 1.217 and len(ratios) == 5
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.9, 1.0, 1.01, 1.2167, 1.5, 3.0])
+@pytest.mark.parametrize("change", [{"batch": 4}, {"device": "cpu"}, {"compiled": True}, {"precision": "bf16"}])
+def test_only_the_papers_setting_on_a_gpu_earns_holds(ratio: float, change: dict[str, Any]) -> None:
+    record = made(ratio, **(IN_THE_PAPER | change))
+    assert benchmarks.judge_time("lps-tri-3", record) == ("direction only" if ratio > 1 else "undecided")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"),
+    [(0.9, "fails"), (1.0, "undecided"), (1.17, "holds+"), (1.18, "holds"), (1.27, "holds"), (1.28, "fails")],
+)
+def test_overheads_on_a_gpu_are_judged_by_a_factor(ratio: float, verdict: str) -> None:
+    assert benchmarks.judge_time("lps-tri-3", made(ratio, **IN_THE_PAPER)) == verdict
+    assert benchmarks.judge_time("lps-tri-3", None) == "not run"
+
+
+@pytest.mark.parametrize("config", [{}, IN_THE_PAPER])
+def test_an_overhead_that_the_quartiles_do_not_show_is_undecided(config: dict[str, Any]) -> None:
+    record = made(1.2167, **config)
+    record["cases"]["lps-tri-3"][benchmarks.clock(record)]["q1"] = 0.99
+    assert benchmarks.judge_time("lps-tri-3", record) == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("ddac", "spread", "gpu", "verdict"),
+    [
+        (1.8, 0.0, True, "holds"),
+        (1.8, 0.7, True, "undecided"),
+        (1.1, 0.0, True, "fails"),
+        (1.4, 0.0, False, "direction only"),
+        (1.1, 0.0, False, "undecided"),
+    ],
+)
+def test_most_of_the_overhead_is_an_order_of_two(ddac: float, spread: float, gpu: bool, verdict: str) -> None:
+    record = made(1.2, **(IN_THE_PAPER if gpu else {}))
+    quartiles = {"median": ddac, "q1": ddac - spread, "q3": ddac + spread}
+    record["cases"]["ddac-adapt-3"][benchmarks.clock(record)] = quartiles
+    entry = benchmarks.time_cell("table4/ddac-adapt-3", [record], beyond="table4/lps-tri-3")
+    assert entry["verdict"] == verdict and "LPD, Tri-3 1.20" in entry["evidence"]
+
+
+def test_the_ledger_gets_ratio_setting_and_record() -> None:
+    entry = benchmarks.time_cell("table4/lps-tri-3", [made(1.1)])
+    assert entry["verdict"] == "direction only" and entry["ours"] == "1.10 of LPF (not in the paper's setting)"
+    assert (
+        "1.22 in the paper; here 1.10 (1.10, 1.10)" in entry["evidence"] and "record benchmarks/" in entry["evidence"]
+    )
+    assert benchmarks.time_cell("table4/lps-tri-3", [])["verdict"] == "not run"
+    assert benchmarks.time_cell("table4/lpf-tri-3", [made(1.1, **IN_THE_PAPER)])["verdict"] == "not checkable"
+
+
+def test_the_papers_setting_goes_before_a_newer_record_of_a_processor() -> None:
+    processor, gpu = made(1.0), made(1.2, **IN_THE_PAPER)
+    assert benchmarks.for_table4([processor, gpu]) is gpu
+    assert benchmarks.for_table4([processor]) is processor and benchmarks.for_table4([]) is None
+
+
+def test_the_newest_record_of_a_machine_is_shown(tmp_path: Path) -> None:
+    for name, date in (("a", "2026-01-02"), ("b", "2026-01-03"), ("c", "2026-01-01")):
+        path = tmp_path / "benchmarks" / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        config = {"device": "cuda" if name == "b" else "cpu"}
+        record = shipped(TABLE4) | {"group": "g", "date": date}
+        record["code"]["hash"] = "old"
+        path.write_text(json.dumps(record | {"config": record["config"] | config}))
+    records = benchmarks.read(tmp_path)
+    newest = benchmarks.newest(records, "g", "cpu")
+    assert newest is not None and newest["id"] == "benchmarks/a" and benchmarks.stale(newest)
+    assert benchmarks.newest(records, "h", "cpu") is None
+
+
+def test_tf32_goes_before_a_newer_record_in_strict_float32() -> None:
+    strict = made(1.2, **(IN_THE_PAPER | {"precision": "float32"}))
+    new, old = made(1.2, **IN_THE_PAPER), made(1.3, **IN_THE_PAPER)
+    assert benchmarks.for_table4([strict, new, old]) == new and benchmarks.for_table4([strict]) == strict
+    assert benchmarks.in_the_papers_setting([made(1.2)]) is None
+
+
+def test_the_latest_records_are_one_of_each_group_and_device() -> None:
+    new, old, gpu, other = made(1.0), made(1.1), made(1.2, device="cuda"), shipped(CIFAR)
+    assert benchmarks.latest([new, gpu, old, other]) == [new, gpu, other]
+
+
+def test_targets_are_decided_by_both_quartiles() -> None:
+    result = benchmarks.targets([made(1.0), shipped(CIFAR)])["result"].tolist()
+    assert result[0] == "reached" and result.count("not run") == 3
+    assert benchmarks.targets([made(1.081)])["result"].tolist()[0] == "missed"
+    assert set(benchmarks.targets([])["result"]) == {"not run"}
+    (target, *_) = benchmarks.TARGETS
+    assert target.result({"median": 1.0, "q1": 0.9, "q3": 1.1}) == "undecided"
+    assert target.result({"median": 1.1, "q1": 1.08, "q3": 1.2}) == "undecided"
+
+
+def test_the_slowest_map_is_explained_where_it_was_profiled() -> None:
+    record = shipped("upsampling-float32-eager")
+    maps = {name for name in record["cases"] if name.startswith("lpu")}
+    slowest = benchmarks.UPSAMPLING.worst(record)
+    assert benchmarks.UPSAMPLING.ratio(record, slowest)["median"] == max(
+        record["cases"][name][benchmarks.clock(record)]["median"] for name in maps
+    )
+    assert benchmarks.UPSAMPLING.worst(record, record["cases"]) == slowest
+    (other, *_) = maps - {slowest}
+    assert benchmarks.UPSAMPLING.worst(record, [f"bilinear {other[4:]}", other]) == other
+
+
+def test_settings_without_a_record_are_named() -> None:
+    eager, compiled = made(1.0), made(1.0, compiled=True, depth=50)
+    words = benchmarks.settings_on_cpu([eager, made(1.0, precision="bf16", device="cuda"), compiled])
+    assert words == (
+        "*float32, eager*: ResNet-101, inference only; *float32, compiled*: ResNet-50, inference only; "
+        "*bf16, eager*: not measured"
+    )
+    assert benchmarks.settings_on_cpu([eager]).startswith("*float32, eager*: all networks;")
+
+
+# The shipped records -----------------------------------------------------------------------------------
+
+
+def test_a_processor_has_every_group_that_the_page_shows() -> None:
+    for group in (TABLE4, CIFAR, *(f"{name}-float32-eager" for name in GROUPS)):
+        assert shipped(group)["determinism"]["threads"] == 1
+
+
+@pytest.mark.parametrize("record", SHIPPED_RECORDS, ids=lambda record: record["id"])
+def test_a_shipped_record_is_complete(record: Any) -> None:
+    assert {"date", "seconds", "command", "hardware", "versions", "code", "determinism", "turns_ms"} <= set(record)
+    assert len(record["turns_ms"]) >= 3 and record["group"] in record["command"]
+    for case in record["cases"].values():
+        assert case["against"] in record["cases"] and case["peak_mb"] >= case["allocated_mb"] >= 0
+        for name in ("ms", "cpu_ms", "ratio", "cpu_ratio"):
+            assert 0 < case[name]["q1"] <= case[name]["median"] <= case[name]["q3"]
+
+
+def test_the_figures_show_the_records() -> None:
+    record = shipped(TABLE4)
+    (ax,) = benchmarks.ratios([record]).axes
+    drawn = set(np.concatenate([np.asarray(line.get_xdata()) for line in ax.lines]))
+    for case in record["cases"].values():
+        assert set(case["cpu_ratio"].values()) <= drawn
+    assert benchmarks.paper_ratios()["lps-tri-3"] in drawn
+    layers = shipped("roofline-float32-eager")
+    assert sum(line.get_marker() == "o" for line in benchmarks.roofline(layers).axes[0].lines) == 10
+    grown = benchmarks.scaling(shipped("scaling-float32-eager"))
+    assert len(grown.axes) == 8
+    (bars,) = benchmarks.parts(record).axes
+    widths = sum(cast(Rectangle, patch).get_width() for patch in bars.patches)
+    assert widths == pytest.approx(sum(profile["ms"] for profile in record["profile"].values()))
+
+
+def test_time_and_memory_are_linear_in_pixels_as_the_page_says() -> None:
+    growth = benchmarks.growth(shipped("scaling-float32-eager"))
+    assert growth.loc["pixels of an image", "memory"] == pytest.approx(1, abs=0.1)
+    assert growth.loc["images", "memory"] == pytest.approx(1, abs=0.05)
+
+
+def test_the_floor_is_below_what_is_measured() -> None:
+    table = benchmarks.roofline_table(shipped("roofline-float32-eager"))
+    assert len(table) == 5 and (table["here over floor"] > 1).all()

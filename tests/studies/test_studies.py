@@ -1,0 +1,132 @@
+"""The studies of Sec. 5.3, on networks whose answers are known."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lps
+from lps.experiments.profiles import load_profile
+from lps.experiments.rows import matching
+from lps.experiments.run import DataCache, plan
+from lps.studies import trained as studies
+
+
+class Norm(lps.LearnedPhase):
+    """LPD that has learned the rule of APS (Claim 2)."""
+
+    def forward(self, x: torch.Tensor, *_: Any) -> lps.Selection:
+        return lps.MaxNorm().eval()(x)
+
+
+def network(select: Any, antialias: Any = None, select_from: Any = "filtered") -> lps.ResNet:
+    torch.manual_seed(0)
+    sampling = lps.Sampling(select, antialias, select_from=select_from)
+    return lps.ResNet(18, classes=10, stem="cifar", width=8, sampling=sampling).eval()
+
+
+IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("antialias", [None, lambda channels: lps.LowPass(channels, 3)])
+@pytest.mark.parametrize("select_from", ["filtered", "unfiltered"])
+def test_a_network_that_learned_aps_loses_nothing(antialias: Any, select_from: Any) -> None:
+    trained = network(lambda channels: Norm(channels, 4), antialias, select_from)
+    counts = studies.max_norm_counts(trained, [IMAGES[:4], IMAGES[4:]])
+    assert [count.total for count in counts.values()] == [6, 6, 6]
+    assert all(count.agree == count.total for count in counts.values())
+    replaced = studies.with_max_norm(trained)
+    assert not studies.learned_layers(replaced) and len(studies.learned_layers(trained)) == 3
+    with torch.no_grad():
+        assert torch.equal(trained(IMAGES), replaced(IMAGES))
+
+
+def test_a_network_that_learned_another_rule_changes() -> None:
+    trained = network(lambda channels: lps.LearnedPhase(channels, 4))
+    counts = studies.max_norm_counts(trained, [IMAGES])
+    assert any(count.agree < count.total for count in counts.values())
+    with torch.no_grad():
+        assert not torch.equal(trained(IMAGES), studies.with_max_norm(trained)(IMAGES))
+
+
+def test_figure_4_shows_what_the_last_layer_chose_from() -> None:
+    trained = network(lambda channels: lps.LearnedPhase(channels, 4))
+    maps, kept, largest = studies.components(trained, IMAGES[:1], channels=5)
+    assert maps.shape == (4, 5, 4, 4)
+    with torch.no_grad():
+        _, selections = trained.features(IMAGES[:1])
+    assert selections[-1].phase is not None and kept == int(selections[-1].phase)
+    everything, _, _ = studies.components(trained, IMAGES[:1], channels=64)
+    assert largest == int(everything.square().sum((1, 2, 3)).argmax())
+
+
+def made(
+    acc: int, acc_max_norm: int, share: int, name: str = "cifar10", run: str = "a", profile: str = "reduced"
+) -> dict[str, Any]:
+    (row,) = matching(["table1/lps"])
+    settings = load_profile(profile).row(row).as_dict()
+    counts = {"acc": acc, "acc_max_norm": acc_max_norm, "max_norm": share, "max_norm, layer 1": share}
+    metrics = {key: {"value": agree / 100, "agree": agree, "total": 10_000} for key, agree in counts.items()}
+    config = {section: settings[section] for section in ("data", "model", "train")}
+    return {
+        "id": f"section53/{run}",
+        "experiment": row.name,
+        "run": run,
+        "config": config,
+        "profile": profile,
+        "data": {"name": name, "fingerprint": "0", "train": 50_000, "test": 10_000, "classes": ["a class"] * 10},
+        "metrics": metrics,
+    }
+
+
+def test_a_study_earns_direction_only_at_most() -> None:
+    good, bad, full = (
+        made(9000, 1000, 2000),
+        made(9000, 8990, 9000, run="b"),
+        made(9000, 8990, 9000, run="c", profile="full"),
+    )
+    for name, expected in (("replaced", "undecided"), ("share", "undecided"), ("differs", "direction only")):
+        assert studies.judge(name, [good])["verdict"] == "direction only"
+        found = studies.judge(name, [good, bad])
+        assert found["verdict"] == expected
+        assert ("not seen at this scale in 1 of 2 networks" in found["evidence"]) == (expected == "undecided")
+        assert studies.judge(name, [good, full])["verdict"] == expected.replace("undecided", "fails")
+        drawn = studies.judge(name, [made(9000, 1000, 2000, "drawn")])
+        assert drawn["verdict"] == "not run" and "drawn data" in drawn["evidence"]
+        assert studies.judge(name, [])["verdict"] == "not run"
+    assert studies.judge("differs", [made(9000, 9000, 10_000)])["verdict"] == "undecided"
+    for share, expected in ((2450, "undecided"), (2600, "undecided"), (2400, "direction only")):
+        assert studies.judge("share", [made(9000, 1000, share)])["verdict"] == expected, "below chance, or not"
+
+
+def test_studies_on_other_data_have_no_part_in_a_share() -> None:
+    several = [made(9000, 1000, 2000, run=run) for run in "ab"]
+    few = made(5000, 4000, 9000, run="c")
+    few["data"] = few["data"] | {"fingerprint": "other"}
+    for name in studies.DIRECTIONS:
+        assert studies.judge(name, [few, *several]) == studies.judge(name, several)
+
+
+def test_a_network_that_was_studied_twice_counts_once() -> None:
+    shipped, again = made(9000, 1000, 2000), made(8000, 1000, 2000) | {"id": "local"}
+    assert studies.judge("replaced", [shipped, again]) == studies.judge("replaced", [shipped])
+
+
+def test_without_weights_it_says_what_would_train_them(tmp_path: Path) -> None:
+    data = DataCache(None)
+    (run,) = plan(matching(["table1/lps"]), load_profile("smoke").row, [0], tmp_path, data)
+    with pytest.raises(FileNotFoundError, match="python -m lps run table1/lps --profile smoke --seed 0"):
+        studies.network_of(run, data)
+
+
+@pytest.mark.slow
+def test_a_trained_network_is_studied_once(tmp_path: Path) -> None:
+    data = DataCache(None)
+    (run,) = studies.trained(["table1/lps", "table1/aps"], "smoke", [0], data, tmp_path)
+    record = studies.study(run, data)
+    assert record["id"] == f"section53/table1/lps/{run.id}"
+    assert record["metrics"]["max_norm"]["total"] == 3 * record["data"]["test"]
+    made = tmp_path / "section53" / "table1" / "lps" / f"{run.id}.json"
+    stamp = made.stat().st_mtime_ns
+    assert studies.study(run, data) == record and made.stat().st_mtime_ns == stamp
