@@ -1,4 +1,4 @@
-"""What a result was made with: installed versions and hardware. Standard library only."""
+"""What a result was made with: installed versions, hardware, commit. Standard library only."""
 
 import os
 import platform
@@ -7,6 +7,11 @@ import subprocess
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
+from typing import Any, cast
+
+PACKAGE = Path(__file__).resolve().parent
+_OURS = ("__init__.py", "machine.py")
+_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE")
 
 
 def versions(packages: Iterable[str]) -> dict[str, str | None]:
@@ -36,3 +41,37 @@ def hardware() -> dict[str, str | int | None]:
         "gpu": ", ".join(gpus) or None,
         "system": platform.system(),
     }
+
+
+def commit(package: Path = PACKAGE) -> dict[str, Any]:
+    """The commit of the git repository that tracks the package, and whether there are changes since; or why there is
+    none, as ``no_commit``: a package may lie in a repository of another project without being part of it."""
+
+    def none(reason: str) -> dict[str, Any]:
+        return {"commit": None, "dirty": None, "no_commit": reason}
+
+    # the repository around the package, whatever another program has set, and git's words in English
+    environment = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE} | {"LC_ALL": "C"}
+
+    def git(*arguments: str) -> str:
+        options: Any = {"cwd": package, "env": environment, "capture_output": True, "check": True}
+        answer = subprocess.run(["git", *arguments], encoding="utf-8", errors="replace", **options)
+        return cast(str, answer.stdout).strip()
+
+    steps = (
+        ("the package is in no git repository", "rev-parse", "--git-dir"),
+        ("the git repository around the package does not track it", "ls-files", "--error-unmatch", "--", *_OURS),
+        ("the git repository has no commit yet", "rev-parse", "--verify", "HEAD"),
+        ("git cannot say what has changed", "status", "--porcelain", "--untracked-files=all", "--", "."),
+    )
+    answers = []
+    for reason, *arguments in steps:
+        try:
+            answers.append(git(*arguments))
+        except OSError:
+            return none("git cannot be run")
+        except subprocess.CalledProcessError as error:
+            dubious = "git refuses the repository for its dubious ownership: name it in git's setting safe.directory"
+            return none(dubious if "dubious ownership" in error.stderr else reason)
+    *_, found, changes = answers
+    return {"commit": found, "dirty": bool(changes)}

@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from functools import cache
 from math import inf
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_type_hints
 
 from ..exact.convolution import Padding
 from ..metrics import PAPER
 from ..resnet import OutputStride, Stem
 from ..sampling import Sampling, Source
+from .schema import Range, Shape, conform
 
 T = TypeVar("T")
 
@@ -23,34 +25,39 @@ Task = Literal["images", "photographs", "segmentation"]
 """Classify small images in memory, classify photographs, segment them."""
 
 
-@dataclass(frozen=True)
-class Range:
-    """Numbers from ``low`` on, or above it, to ``high``."""
-
-    low: float
-    high: float = inf
-    above: bool = False
-
-    def check(self, value: float, where: str) -> None:
-        """Raise ``ValueError`` where ``value`` is none of them; one that is not finite never is."""
-        if (value > self.low if self.above else value >= self.low) and value <= self.high and value < inf:
-            return
-        kind = "" if abs(value) < inf else "a finite number, "
-        most = f" and at most {self.high}" if self.high < inf else ""
-        raise ValueError(f"{where} is {value}; expected {kind}{'above' if self.above else 'at least'} {self.low}{most}")
-
-
 Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]
-SEEDS = Range(0, 2**32 - 1)
-Seed = Annotated[int, SEEDS]
+Seed = Annotated[int, Range(0, 2**32 - 1)]
 Positive = Annotated[float, Range(0, above=True)]
 NotNegative = Annotated[float, Range(0)]
 
 
+@cache
+def shapes(section: type) -> dict[str, Shape]:
+    """The shape of each setting of a section, as its annotation has it."""
+    hints = get_type_hints(section, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(section)}
+
+
 @dataclass(frozen=True)
-class Data:
+class Section:
+    """Settings that belong together, under the dotted names ``<where>.<name>``: checked whenever some are made."""
+
+    where: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for name, shape in shapes(type(self)).items():
+            value = getattr(self, name)
+            if type(value) is int and float in get_args(shape):
+                object.__setattr__(self, name, value := float(value))
+            conform(value, shape, f"{self.where}.{name}")
+
+
+@dataclass(frozen=True)
+class Data(Section):
     """Images to train and test on; ``train`` and ``test`` limit their number, ``None`` takes all."""
+
+    where = "data"
 
     name: str
     train: Count | None
@@ -83,6 +90,7 @@ class Photographs(Data):
     base: Count | None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.resize < self.crop:
             raise ValueError(f"windows of {self.crop} pixels do not fit images of {self.resize}")
 
@@ -92,11 +100,13 @@ CLASSIFIER_STRIDE = 32
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Section):
     """A network and its sampling method. The logit network of LPD has ``channels / hidden_divisor`` channels.
 
     ``choice`` says how LPD mixes components in training: by a Gumbel-softmax sample, or by the softmax itself.
     """
+
+    where = "model"
 
     method: Method
     antialias: AntiAlias
@@ -110,6 +120,7 @@ class Model:
     choice: Literal["gumbel", "convex"] = "gumbel"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.method == "ddac") != (self.antialias == "adapt-3") and self.method in ("lpf", "ddac"):
             raise ValueError(f"{self.method.upper()} does not go with the filter {self.antialias}")
         if (self.antialias == "none") and self.method in ("lpf", "ddac"):
@@ -139,7 +150,7 @@ class Segmenter(Model):
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(Section):
     """The training recipe. ``batch_size`` counts the images of a step over all devices.
 
     ``schedule`` ``step`` multiplies the learning rate by ``decay`` every ``decay_every`` epochs; ``poly`` multiplies
@@ -150,6 +161,8 @@ class Train:
     The temperature of LPD is ``tau_decay ** floor(epoch / tau_every)``, epochs counted in fractions, and at least
     ``tau_floor``. With ``tau_line``, as in ``10:0.5 60:0.15``, it is the line from 1 at epoch 0 through these points.
     """
+
+    where = "train"
 
     epochs: Count
     batch_size: Count
@@ -170,6 +183,7 @@ class Train:
     tau_line: str
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.nesterov and self.momentum == 0:
             raise ValueError("train.nesterov is true and train.momentum 0; Nesterov's way takes a momentum above 0")
         self.tau_points()
@@ -196,8 +210,10 @@ class Finetune(Train):
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Protocol(Section):
     """``pairs`` random pairs of shifts of each test image, drawn from ``seed``."""
+
+    where = "evaluate"
 
     batch_size: Count
     pairs: Count
@@ -212,12 +228,14 @@ class Evaluate(Protocol):
 
 
 @dataclass(frozen=True)
-class Engine:
+class Engine(Section):
     """How the machine is used, which changes a result by no more than rounding.
 
     ``devices`` and ``nodes`` share a batch by Lightning's ``strategy``; ``sync_batchnorm`` shares its statistics, too.
     ``workers`` processes read photographs. ``channels_last`` concerns GPUs only.
     """
+
+    where = "engine"
 
     devices: Count
     nodes: Count
@@ -245,16 +263,6 @@ class Own:
     sampling: Sampling | None = None
 
 
-def ranges(section: type) -> dict[str, Range]:
-    """The range of each numeric setting of a section, as its annotation has it."""
-    found: dict[str, Range] = {}
-    for name, hint in get_type_hints(section, include_extras=True).items():
-        for part in (hint, *get_args(hint)):  # a setting that may be None has it one level down
-            if get_origin(part) is Annotated:
-                (found[name],) = part.__metadata__
-    return found
-
-
 @dataclass(frozen=True)
 class Experiment:
     """One row of a table under one profile; with a seed it is a run."""
@@ -274,11 +282,6 @@ class Experiment:
                 f"{self.name}: model.method is {self.model.method!r}; own is for a sampling of your own, handed to "
                 "lps.experiments.train"
             )
-        for section in SECTIONS:
-            part = getattr(self, section)
-            for name, known in ranges(type(part)).items():
-                if (value := getattr(part, name)) is not None:
-                    known.check(value, f"{section}.{name}")
         if not isinstance(self.data, Photographs):
             return
         sizes = {"resize": self.data.resize, "crop": self.data.crop}
@@ -305,8 +308,7 @@ class Experiment:
             if name not in self.setting_names():
                 raise ValueError(f"unknown setting {name!r}; known: {', '.join(self.setting_names())}")
             section, _, field = name.partition(".")
-            hint = get_type_hints(type(getattr(self, section)))[field]
-            changes.setdefault(section, {})[field] = _parse(text, hint, name)
+            changes.setdefault(section, {})[field] = _read(text, shapes(type(getattr(self, section)))[field])
         return replace(self, **{section: replace(getattr(self, section), **new) for section, new in changes.items()})
 
     def setting_names(self) -> list[str]:
@@ -334,42 +336,20 @@ def parse_changes(assignments: list[str]) -> dict[str, str]:
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Dataclass ``cls`` from plain values: every field given, none unknown, each of its type."""
-    hints = get_type_hints(cls)
-    if unknown := sorted(set(values) - set(hints)):
-        raise ValueError(f"{where}: unknown setting {', '.join(unknown)}; known: {', '.join(hints)}")
-    if missing := [name for name in hints if name not in values]:
+    """A section from plain values: those without a default given, none unknown."""
+    known = {field.name: field.default is MISSING for field in fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"{where}: unknown setting {', '.join(unknown)}; known: {', '.join(known)}")
+    if missing := [name for name, needed in known.items() if needed and name not in values]:
         raise ValueError(f"{where}: missing setting {', '.join(missing)}")
-    parts = {}
-    for name, hint in hints.items():
-        value = values[name]
-        if is_dataclass(hint):
-            parts[name] = build(hint, value, f"{where}.{name}")  # type: ignore[arg-type]
-        else:
-            parts[name] = _check(value, hint, f"{where}.{name}")
-    return cls(**parts)
+    return cls(**values)
 
 
-def _check(value: Any, hint: Any, where: str) -> Any:
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise ValueError(f"{where} is {value!r}; it must be one of {', '.join(map(str, get_args(hint)))}")
-        return value
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) not in (get_args(hint) or (hint,)):
-        raise ValueError(f"{where} is {value!r}; expected {getattr(hint, '__name__', hint)}")
-    return value
-
-
-def _parse(text: str, hint: Any, where: str) -> Any:
-    """A value written on the command line, read as the type of its setting."""
-    if get_origin(hint) is Literal:
-        return _check({str(value): value for value in get_args(hint)}.get(text, text), hint, where)
-    if hint is str:
-        return _check(text, hint, where)
+def _read(text: str, shape: Shape) -> Any:
+    """A value written on the command line."""
+    if shape is str or text in get_args(shape):
+        return text
     try:
-        value = json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))
+        return json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))
     except json.JSONDecodeError:
-        value = text
-    return _check(value, hint, where)
+        return text

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -145,14 +145,10 @@ def recorded(
     """
     (found,) = (known for known in ROWS if known.name == (own["like"] if own else row))
     classes = dict(zip(SECTIONS, _CLASSES[found.table], strict=True))
-    parts: dict[str, Any] = {"name": row, "own": own and Own(own["like"], own["source"])}
-    for section, values in config.items():
-        if section not in classes:
-            raise ValueError(f"config.{section} is no section of settings; known: {', '.join(classes)}")
-        cls = classes[section]
-        defaults = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
-        parts[section] = build(cls, defaults | dict(values), f"config.{section}")
-    return replace(load_profile(profile).row(found), **parts)
+    if unknown := sorted(config.keys() - classes.keys()):
+        raise ValueError(f"config.{unknown[0]} is no section of settings; known: {', '.join(classes)}")
+    parts: dict[str, Any] = {name: build(classes[name], config[name], f"config.{name}") for name in config}
+    return replace(load_profile(profile).row(found), name=row, own=own and Own(own["like"], own["source"]), **parts)
 
 
 def changed(

@@ -2,20 +2,22 @@
 
 import hashlib
 import json
+import math
 import os
 import shlex
-import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 
-from .config import Experiment, Task
-from .schema import Both, Shape, check, conform
-
-PACKAGE = Path(__file__).resolve().parents[1]
+from ..machine import commit
+from ..segmentation import Confusion
+from .config import SECTIONS, Experiment, Task
+from .profiles import profile_names, recorded
+from .rows import ROWS, own_name
+from .schema import COUNT, PERCENT, POSITIVE, REAL, SOME, Shape, among, conform, each, moment
 
 Subject = Task | Literal["layers", "convert"]
 """What a record tells of: the results of a task, the times of layers and networks, or converted networks."""
@@ -66,12 +68,130 @@ def write_json(path: Path, content: Any) -> None:
     partial.replace(path)
 
 
+def counted(value: Any, where: str) -> None:
+    """A share: its counts, and the percentage that they make."""
+    conform(value, {"agree": COUNT, "total": SOME, "value": PERCENT}, where)
+    if value["agree"] > value["total"]:
+        raise ValueError(f"{where}.agree is {value['agree']}, more than its total of {value['total']}")
+    _equal(value["value"], 100 * value["agree"] / value["total"], f"{where}.value")
+
+
+def _equal(value: float, made: float, where: str) -> None:
+    if not math.isclose(value, made, rel_tol=1e-9, abs_tol=1e-9):
+        raise ValueError(f"{where} is {value:g}, and its counts make {made:g}")
+
+
+def _miou(value: Any, where: str) -> None:
+    conform(value, {"value": PERCENT, "classes": [PERCENT | None], "confusion": [[COUNT]]}, where)
+    classes, lines = value["classes"], value["confusion"]
+    if {len(line) for line in lines} | {len(lines)} != {len(classes)}:
+        raise ValueError(f"{where}.confusion is no square of {len(classes)} classes")
+    made = Confusion(torch.tensor(lines))
+    _equal(value["value"], made.miou, f"{where}.value")
+    for number, (share, iou) in enumerate(zip(classes, made.iou.tolist(), strict=True)):
+        if (share is None) != math.isnan(iou):
+            raise ValueError(f"{where}.classes[{number}] is {share}, and its counts make {iou:g}")
+        if share is not None:
+            _equal(share, iou, f"{where}.classes[{number}]")
+
+
+def _metric(value: Any, where: str) -> None:
+    (_miou if isinstance(value, dict) and "confusion" in value else counted)(value, where)
+
+
+def _code(value: Any, where: str) -> None:
+    """Records older than versions of results name a hash of sources."""
+    named = {"commit": str | None, "dirty": bool | None, "no_commit?": str}
+    conform(value, named | {"version?": SOME, "hash?": str}, where)
+    if not value.keys() & {"version", "hash"}:
+        raise ValueError(f"{where}.version is missing")
+
+
+MADE_WITH: Shape = {
+    "code": _code,
+    "versions": (each(str | None), {"torch": str}),
+    "hardware": {"cpu": str, "cores": SOME | None, "gpu": str | None},
+    "determinism": {"threads": SOME},
+    "command": str,
+}
+"""What every record says of how it was made."""
+
+STUDY: Shape = {
+    "experiment": among(lambda: [row.name for row in ROWS]),
+    "profile": among(profile_names),
+    "seed": COUNT,
+    "config": {"data": dict, "model": dict, "train": dict},
+    "data": {"name": str, "source": str, "fingerprint": str, "train?": SOME, "test": SOME, "classes?": [str]},
+    "metrics": each(_metric),
+    "weights?": {"sha256": str, "precision": str, "backbone?": str},
+    "started": moment,
+    "seconds": {"training": POSITIVE, "this_session": POSITIVE},
+    **MADE_WITH,
+}
+"""A study of a trained network."""
+
+EPOCH = {"epoch": SOME, "accuracy": PERCENT, "tau": POSITIVE, "seconds": POSITIVE, "images_per_second": POSITIVE}
+RUN: Shape = STUDY | {
+    "config": dict.fromkeys(SECTIONS, dict),
+    "data": {"name": str, "source": str, "fingerprint": str, "train": SOME, "test": SOME, "classes": [str]},
+    "history": [(each(REAL), EPOCH | {"loss": REAL, "lr": REAL})],
+    "parameters": SOME,
+    "backbone?": str | None,
+}
+"""A run."""
+
+OWN: Shape = RUN | {
+    "experiment": own_name,
+    "own": {"like": among(lambda: [row.name for row in ROWS]), "source": str},
+}
+"""A run of a reader's own."""
+
+_MEASURED = {
+    "images": ("acc", "c_cons", "c_cons_original"),
+    "photographs": ("acc", "c_cons", "c_cons_original", "s_cons", "s_cons_original"),
+    "segmentation": ("miou", "pixel_acc", "mascc", "mascc_original", "massc", "massc_original"),
+}
+_OF_IMAGES = ("c_cons", "c_cons_original", "s_cons", "s_cons_original")
+
+
+def check(record: Any, where: str) -> None:
+    """Raise ``ValueError`` where a record of a run or of a study is not what :func:`~lps.experiments.run.perform` or
+    :func:`~lps.studies.trained.study` writes: in its form, or because its parts contradict each other."""
+    study = isinstance(record, dict) and "run" in record
+    own = record.get("own") if isinstance(record, dict) else None
+    conform(record, STUDY if study else OWN if own is not None else RUN)
+    config, data, metrics = record["config"], record["data"], record["metrics"]
+    experiment = recorded(record["experiment"], record["profile"], config, own)
+    if study:
+        return
+    layout = config["data"]
+    if data["name"] != (name := layout["folder"] if layout["name"] in ("imagenet", "voc") else layout["name"]):
+        raise ValueError(f"data.name is {data['name']!r}; its settings name {name!r}")
+    if missing := [name for name in _MEASURED[experiment.task] if name not in metrics]:
+        raise ValueError(f"metrics.{missing[0]} is missing")
+    for part in ("train", "test"):
+        if layout[part] not in (None, data[part]):
+            raise ValueError(f"data.{part} is {data[part]}, and config.data.{part} is {layout[part]}")
+    totals = {"acc": data["test"]} | dict.fromkeys(_OF_IMAGES, data["test"] * experiment.evaluate.pairs)
+    for name in totals.keys() & metrics.keys():
+        if metrics[name]["total"] != totals[name]:
+            raise ValueError(f"metrics.{name}.total is {metrics[name]['total']}; the images make {totals[name]}")
+    if "miou" in metrics and len(metrics["miou"]["classes"]) != len(data["classes"]):
+        raise ValueError(f"metrics.miou is not of the {len(data['classes'])} classes of data")
+    history = record["history"]
+    epochs = [line["epoch"] for line in history]
+    if len(epochs) != experiment.train.epochs or epochs != list(range(1, len(epochs) + 1)):
+        raise ValueError(f"history is not that of {experiment.train.epochs} epochs")
+    if any(line.keys() != history[0].keys() for line in history):
+        raise ValueError("history has not the same columns in every epoch")
+
+
 def read_record(path: Path, more: Shape = dict) -> dict[str, Any]:
     """A record with its id (``<row>/<file stem>``) added, checked once and here; ``more`` is what else it holds.
 
     Raises ``ValueError`` for a file that is none, that has another place than its content, or that contradicts itself.
     """
-    record = read_json(path, Both(check, more))
+    record = read_json(path, (check, more))
     found, place = f"{record['experiment']}/{record['profile']}-seed{record['seed']}-", "/".join(path.parts[-3:])
     identity = f"{record['experiment']}/{path.stem}"
     if not place.startswith(found) or record.get("run", identity) != identity:
@@ -104,44 +224,6 @@ def read_records(*folders: Path, rows: str = "table*") -> list[dict[str, Any]]:
 def code_version(subject: Subject) -> dict[str, Any]:
     """Commit of the checkout, whether it had uncommitted changes, and the version of the results."""
     return {**commit(), "version": VERSION[subject]}
-
-
-def commit(package: Path = PACKAGE) -> dict[str, Any]:
-    """The commit of the git repository that tracks the package, and whether there are changes since; or why there is
-    none, as ``no_commit``: a package may lie in a repository of another project without being part of it."""
-
-    def none(reason: str) -> dict[str, Any]:
-        return {"commit": None, "dirty": None, "no_commit": reason}
-
-    # the repository around the package, whatever another program has set, and git's words in English
-    environment = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE} | {"LC_ALL": "C"}
-
-    def git(*arguments: str) -> str:
-        options: Any = {"cwd": package, "env": environment, "capture_output": True, "check": True}
-        answer = subprocess.run(["git", *arguments], encoding="utf-8", errors="replace", **options)
-        return cast(str, answer.stdout).strip()
-
-    steps = (
-        ("the package is in no git repository", "rev-parse", "--git-dir"),
-        ("the git repository around the package does not track it", "ls-files", "--error-unmatch", "--", *_OURS),
-        ("the git repository has no commit yet", "rev-parse", "--verify", "HEAD"),
-        ("git cannot say what has changed", "status", "--porcelain", "--untracked-files=all", "--", "."),
-    )
-    answers = []
-    for reason, *arguments in steps:
-        try:
-            answers.append(git(*arguments))
-        except OSError:
-            return none("git cannot be run")
-        except subprocess.CalledProcessError as error:
-            dubious = "git refuses the repository for its dubious ownership: name it in git's setting safe.directory"
-            return none(dubious if "dubious ownership" in error.stderr else reason)
-    *_, found, changes = answers
-    return {"commit": found, "dirty": bool(changes)}
-
-
-_OURS = ("__init__.py", Path(__file__).relative_to(PACKAGE).as_posix())
-_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE")
 
 
 def now() -> str:

@@ -23,9 +23,10 @@ from tqdm import tqdm
 
 from ..data import data_root, load
 from ..machine import hardware, versions
-from .config import SECTIONS, SEEDS, Data, Experiment, Photographs
+from .config import SECTIONS, Data, Experiment, Photographs, Seed
 from .records import code_version, command, determinism, now, read_record, run_id, short_hash, write_json
 from .rows import Row, by_value
+from .schema import conform
 from .signals import SIGNALS, Stop, any_stops, stop_on_signal
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Run:
             return ""
 
     def __post_init__(self) -> None:
-        SEEDS.check(self.seed, "the seed")
+        conform(self.seed, Seed, "the seed")
 
     @property
     def title(self) -> str:

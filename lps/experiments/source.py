@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import torch
 
+from ..machine import PACKAGE
 from ..sampling import Sampling
-from .records import PACKAGE
 
 _LIBRARIES = (PACKAGE, *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")))
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)

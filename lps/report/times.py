@@ -15,8 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..experiments.records import is_current, read_json
-from ..experiments.schema import MADE_WITH, POSITIVE, SOME, Each, Shape, among, conform, moment
+from ..experiments.records import MADE_WITH, is_current, read_json
+from ..experiments.schema import POSITIVE, SOME, Shape, among, conform, each, moment
 from ..paths import LOCAL, SHIPPED
 from .figures import COLORS, INK, MUTED, RULE
 from .tables import Record, paper_table
@@ -78,8 +78,8 @@ _FORM: Shape = {
         "channels_last": bool,
         "batch?": SOME,
     },
-    "cases": Each(_case),
-    "turns_ms": [Each(POSITIVE)],
+    "cases": each(_case),
+    "turns_ms": [each(POSITIVE)],
     **MADE_WITH,
 }
 

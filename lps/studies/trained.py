@@ -24,7 +24,7 @@ from ..experiments.profiles import load_profile, profile_names
 from ..experiments.records import code_version, determinism, now, read_record, write_json
 from ..experiments.rows import matching
 from ..experiments.run import PACKAGES, DataCache, Run, default_jobs, plan, run_all
-from ..experiments.schema import COUNT, REAL, Number, Shape, conform
+from ..experiments.schema import COUNT, REAL, Shape, conform
 from ..experiments.weights import about, load_weights
 from ..machine import hardware, versions
 from ..metrics import Count, accuracy
@@ -282,7 +282,7 @@ def _shifts_held(record: Any, where: str) -> None:
 
 def _margins_held(record: Any, where: str) -> None:
     bars = {name: [COUNT] * BINS for name in ("lead", "rounding", "moved")}
-    conform(record, {"powers_of_ten": [Number(int)] * 2, "layers": [{"name": str, **bars}]})
+    conform(record, {"powers_of_ten": [int] * 2, "layers": [{"name": str, **bars}]})
     for place, layer in enumerate(record["layers"], 1):
         if any(sum(layer[name]) != record["data"]["test"] for name in bars):
             raise ValueError(f"layers[{place - 1}] does not count each of {record['data']['test']} images once")

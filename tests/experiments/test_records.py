@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from lps.experiments import records
-from lps.experiments.records import commit, read_json, read_record, read_records
+from lps.experiments.records import read_json, read_record, read_records
+from lps.machine import commit
 from lps.paths import SHIPPED
 from lps.report import compare, retrospective, tables
 from lps.report import ledger as claims
@@ -195,8 +196,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         monkeypatch.delenv(name, raising=False)
     package = tmp_path / "project" / ".venv" / "lps"
-    (package / "experiments").mkdir(parents=True)
-    for name in ("__init__.py", "experiments/records.py"):
+    package.mkdir(parents=True)
+    for name in ("__init__.py", "machine.py"):
         (package / name).write_text("")
     (tmp_path / "project" / "theirs.py").write_text("")
     return package
