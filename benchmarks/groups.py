@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lps import DeepLabV3Plus, Downsample, LearnedPhase, MaxNorm, Upsample, polyphase
+from lps import DeepLabV3Plus, Downsample, LearnedPhase, LowPass, MaxNorm, Upsample, polyphase
 from lps.resnet import Stem
 
 from .measure import Case, Work
-from .networks import LPF, LPS, NAIVE, STRIDED, classifier, learned, tri3
+from .networks import LPF, LPS, NAIVE, STRIDED, classifier
 
 Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "tf32", "bf16"]
@@ -164,7 +164,7 @@ def segmentation(setting: Setting, batch: int, size: int, seconds: float) -> Gro
 
 
 def upsampler(channels: int) -> Upsample:
-    return Upsample(tri3(channels, gain=4))
+    return Upsample(LowPass(channels, 3, gain=4))
 
 
 class Bilinear(nn.Module):
@@ -217,7 +217,7 @@ def roofline(setting: Setting, batch: int, seconds: float) -> Group:
 
     def logits(channels: int, size: int, split: bool) -> Work:
         torch.manual_seed(0)
-        select = learned(channels)
+        select = LearnedPhase(channels, channels // 8)
         x = setting.place(torch.randn(batch, channels, size, size))
         return setting.inference(SplitLogits(select) if split else select, x)
 
@@ -264,7 +264,7 @@ def scaling(setting: Setting, batch: int, size: int, seconds: float) -> Group:
         torch.manual_seed(0)
         n, c, width, stride = shape
         select = None if method == "lpf" else LearnedPhase(c, c // 8, stride)
-        layer = Downsample(select, tri3(c), stride)
+        layer = Downsample(select, LowPass(c, 3), stride)
         return setting.inference(layer, setting.place(torch.randn(n, c, width, width)))
 
     def label(method: str, shape: tuple[int, int, int, int]) -> str:

@@ -1,32 +1,25 @@
 """The networks of Table 4, and the two arrangements beside them that exist for comparison only."""
 
-from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lps import AdaptiveLowPass, Downsample, LearnedPhase, LowPass, MaxNorm, ResNet, Sampling, Selection, polyphase
+from lps import Downsample, LowPass, ResNet, Sampling, Selection, polyphase
 from lps.resnet import BasicBlock, Bottleneck, Stem
 
 LPF, LPS = "lpf-tri-3", "lps-tri-3"
 STRIDED, NAIVE = f"{LPF}-strided", f"{LPS}-naive"
 
 
-def learned(channels: int) -> LearnedPhase:
-    """LPD's choice with the hidden width of Table 4."""
-    return LearnedPhase(channels, channels // 8)
-
-
-tri3 = partial(LowPass, size=3)
 ROWS: dict[str, Sampling | None] = {
     "baseline": None,
-    LPF: Sampling(None, tri3),
-    "aps-tri-3": Sampling(lambda channels: MaxNorm(), tri3),
-    LPS: Sampling(learned, tri3),
-    "ddac-adapt-3": Sampling(None, AdaptiveLowPass),
-    "lps-adapt-3": Sampling(learned, AdaptiveLowPass),
+    LPF: Sampling.named("lpf", "tri-3"),
+    "aps-tri-3": Sampling.named("aps", "tri-3"),
+    LPS: Sampling.named("lps", "tri-3"),
+    "ddac-adapt-3": Sampling.named("ddac", "adapt-3"),
+    "lps-adapt-3": Sampling.named("lps", "adapt-3"),
 }
 
 
@@ -54,7 +47,7 @@ def filter_then_stride(network: ResNet) -> None:
             name = "conv1" if isinstance(block, BasicBlock) else "conv2"
             convolution = cast(nn.Conv2d, getattr(block, name))
             convolution.stride = block.downsample.stride, block.downsample.stride
-            setattr(block, name, nn.Sequential(tri3(convolution.in_channels), convolution))
+            setattr(block, name, nn.Sequential(LowPass(convolution.in_channels, 3), convolution))
             block.downsample = None
 
 

@@ -4,10 +4,11 @@ Where a filter meets a polyphase component, a CPU and a GPU want the same sum in
 convolution in as many groups as there are maps, a GPU a plain depthwise convolution.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
-from math import comb
-from typing import Any, cast
+from math import comb, gcd
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from torch.nn import functional as F
 
 from .exact.convolution import CONV, CONVOLVE, NORM, SPREAD, Padding, _widened, pad
 from .polyphase import components, mix, offset_of, place, require_maps
+
+AntiAlias = Literal["none", "rect-2", "tri-3", "bin-5", "adapt-3"]
+"""The filters of Sec. 5.1 by their names in the tables."""
 
 
 def depthwise(x: Tensor, kernel: Tensor, stride: int = 1) -> Tensor:
@@ -190,14 +194,15 @@ class AdaptiveLowPass(nn.Module):
     """Adapt-3: a low-pass filter predicted at each position, shared within ``groups`` of channels (DDAC).
 
     ``(N, C, *space)`` to ``(N, C, *ceil(space / stride))``. As in the original, one softmax runs over the taps of
-    all groups, so their average gain is ``1 / groups``.
+    all groups, so their average gain is ``1 / groups``. By default there are 8 groups, or as many as divide 8 and the
+    channels.
     """
 
     def __init__(
         self,
         channels: int,
         size: int = 3,
-        groups: int = 8,
+        groups: int | None = None,
         padding: Padding = "circular",
         gain: float = 1.0,
         dims: int = 2,
@@ -205,6 +210,7 @@ class AdaptiveLowPass(nn.Module):
         super().__init__()
         if size % 2 == 0:
             raise ValueError(f"an adaptive filter needs an odd size, got {size}")
+        groups = gcd(8, channels) if groups is None else groups
         if channels % groups:
             raise ValueError(f"{groups} filter groups do not divide {channels} channels")
         taps = groups * size**dims
@@ -228,3 +234,15 @@ class AdaptiveLowPass(nn.Module):
 
     def extra_repr(self) -> str:
         return f"size={self.size}, groups={self.groups}, padding={self.padding!r}"
+
+
+def named(
+    name: AntiAlias, *, padding: Padding = "circular", groups: int | None = None, gain: float = 1.0, dims: int = 2
+) -> Callable[[int], nn.Module] | None:
+    """The filter ``name``, from a number of channels; ``groups`` are those of Adapt-3. ``None`` for ``"none"``."""
+    sizes = {"rect-2": 2, "tri-3": 3, "bin-5": 5}
+    if name not in get_args(AntiAlias):
+        raise ValueError(f"no filter {name!r}: there are {', '.join(get_args(AntiAlias))}")
+    if name == "adapt-3":
+        return partial(AdaptiveLowPass, size=3, groups=groups, padding=padding, gain=gain, dims=dims)
+    return None if name == "none" else partial(LowPass, size=sizes[name], padding=padding, gain=gain, dims=dims)

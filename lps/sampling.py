@@ -2,16 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from functools import partial
+from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
 
+from . import filters
+from .exact.convolution import Padding
 from .exact.ties import Origin, put_back
-from .filters import LowPass, mix_filtered, place_filtered
+from .filters import AntiAlias, LowPass, mix_filtered, place_filtered
 from .polyphase import components, keep, place, require_divisible, require_maps
 from .selection import LearnedPhase, MaxNorm, Selection, choose
 
 Source = Literal["filtered", "unfiltered"]
+
+Method = Literal["baseline", "lpf", "ddac", "aps", "lps"]
+"""The methods of the paper by their names in the tables."""
 
 
 def take(x: Tensor, selection: Selection, stride: int) -> Tensor:
@@ -130,6 +136,45 @@ class Sampling:
     stride: int = 2
     select_from: Source = "filtered"
 
+    @classmethod
+    def named(
+        cls,
+        method: Method,
+        antialias: AntiAlias = "none",
+        *,
+        hidden_divisor: int = 8,
+        learned: type[LearnedPhase] = LearnedPhase,
+        groups: int | None = None,
+        padding: Padding = "circular",
+        select_from: Source = "filtered",
+        stride: int = 2,
+        dims: int = 2,
+    ) -> "Sampling | None":
+        """A row of the paper's tables: ``Sampling.named("lps", "tri-3")``; ``None`` for the strided ``"baseline"``.
+
+        The logit networks of LPS, of class ``learned``, have ``channels / hidden_divisor`` hidden channels; ``groups``
+        are those of Adapt-3. Raises ``ValueError`` for an unknown name, and for a filter that the method does not take.
+        """
+        if method not in get_args(Method):
+            raise ValueError(f"no method {method!r}: there are {', '.join(get_args(Method))}")
+        if hidden_divisor < 1:
+            raise ValueError(f"channels are divided by hidden_divisor: expected at least 1, got {hidden_divisor}")
+        low_pass = filters.named(antialias, padding=padding, groups=groups, dims=dims)
+        if method == "baseline":
+            if low_pass is not None:
+                raise ValueError("the baseline has no filter: with one it is called lpf or ddac")
+            return None
+        if method in ("lpf", "ddac"):
+            if low_pass is None:
+                raise ValueError(f"{method.upper()} is a filter: choose one of rect-2, tri-3, bin-5, adapt-3")
+            if (method == "ddac") != (antialias == "adapt-3"):
+                raise ValueError(f"{method.upper()} does not go with the filter {antialias}")
+            return cls(None, low_pass, stride, select_from)
+        if method == "aps":
+            return cls(partial(_max_norm, stride=stride), low_pass, stride, select_from)
+        select = partial(_learned, learned, hidden_divisor=hidden_divisor, stride=stride, padding=padding, dims=dims)
+        return cls(select, low_pass, stride, select_from)
+
     def at(self, stride: int) -> "Sampling":
         """The same method at another stride; at stride 1 there is nothing to select, and its filter remains."""
         return replace(self, stride=stride, select=None if stride == 1 else self.select)
@@ -145,3 +190,13 @@ class Sampling:
 
     def _filter(self, channels: int) -> nn.Module | None:
         return None if self.antialias is None else self.antialias(channels)
+
+
+def _max_norm(channels: int, stride: int) -> MaxNorm:
+    return MaxNorm(stride)
+
+
+def _learned(
+    kind: type[LearnedPhase], channels: int, hidden_divisor: int, stride: int, padding: Padding, dims: int
+) -> LearnedPhase:
+    return kind(channels, max(1, channels // hidden_divisor), stride, padding, dims)

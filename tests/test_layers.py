@@ -164,6 +164,22 @@ def test_a_selection_can_look_at_the_unfiltered_map() -> None:
     assert torch.equal(unfiltered(x)[1].scores, select(x).scores)
 
 
+@pytest.mark.parametrize("names", [("lpf", "bin-5"), ("ddac", "adapt-3"), ("aps", "none"), ("lps", "tri-3")])
+def test_a_name_becomes_the_layer_that_the_tables_have(names: tuple[Any, Any]) -> None:
+    sampling = lps.Sampling.named(*names, hidden_divisor=4, groups=2, padding="zeros")
+    assert sampling is not None and lps.Sampling.named("baseline") is None
+    layer = sampling.layer(16)
+    kinds = {"lpf": type(None), "ddac": type(None), "aps": lps.MaxNorm, "lps": lps.LearnedPhase}
+    filters = {"none": type(None), "adapt-3": lps.AdaptiveLowPass}
+    assert type(layer.select) is kinds[names[0]] and type(layer.antialias) is filters.get(names[1], lps.LowPass)
+    if isinstance(layer.select, lps.LearnedPhase):
+        assert layer.select.conv1.out_channels == 4 and layer.select.padding == "zeros"
+    if isinstance(layer.antialias, lps.AdaptiveLowPass):
+        assert layer.antialias.groups == 2
+    if layer.antialias is not None:
+        assert layer.antialias.size == int(names[1][-1]) and layer.antialias.padding == "zeros"
+
+
 METHODS = {"aps": lambda c: lps.MaxNorm(), "lps": lambda c: lps.LearnedPhase(c, max(1, c // 8))}
 FILTERS = {
     "none": None,
@@ -308,6 +324,12 @@ def test_gradients_reach_the_logit_network() -> None:
         (lambda: lps.circular_shift(torch.zeros(1, 1, 4, 4), (1, 2, 3)), "3 shifts for 2 spatial axes"),
         (lambda: lps.ResNet(20, classes=10), "no ResNet-20: the depths are 18, 34, 50, 101, 152"),
         (lambda: lps.LowPass(3, 0), "at least 1"),
+        (lambda: lps.Sampling.named(cast(Any, "pasa")), "no method 'pasa': there are baseline, lpf, ddac, aps, lps"),
+        (lambda: lps.Sampling.named("lps", cast(Any, "tri-5")), "no filter 'tri-5': there are none, rect-2, tri-3"),
+        (lambda: lps.Sampling.named("lpf", "adapt-3"), "LPF does not go with the filter adapt-3"),
+        (lambda: lps.Sampling.named("ddac"), "DDAC is a filter"),
+        (lambda: lps.Sampling.named("baseline", "tri-3"), "the baseline has no filter"),
+        (lambda: lps.Sampling.named("lps", hidden_divisor=0), "hidden_divisor: expected at least 1, got 0"),
         (lambda: lps.AdaptiveLowPass(3, 4, 1), "odd size"),
         (lambda: lps.AdaptiveLowPass(9, 3, 2), "2 filter groups do not divide 9 channels"),
         (lambda: lps.pad_to_multiple(torch.zeros(1, 1, 2, 9), 8, "reflect"), "size 2 to a multiple of 8"),

@@ -30,8 +30,7 @@ def test_the_readmes_examples_run() -> None:
 
 
 def test_the_example_would_notice_a_network_that_is_not_invariant(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lps, "LearnedPhase", lambda channels, hidden: None)
-    monkeypatch.setattr(lps, "Sampling", lambda select, antialias: None)
+    monkeypatch.setattr(lps.Sampling, "named", lambda *names: None)
     with pytest.raises(AssertionError):
         exec(examples()[1], {})
 

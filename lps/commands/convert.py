@@ -27,6 +27,7 @@ from ..convert import ConvertError, Head, Placement, conversion_report, convert
 from ..convert.check import drawn
 from ..experiments.profiles import load_profile
 from ..experiments.records import code_version, is_current, now, write_json
+from ..filters import AntiAlias
 from ..machine import hardware, versions
 from ..notebooks.execute import declared_parameters
 from ..paths import ROOT, SHIPPED
@@ -69,7 +70,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--finetuning", action="store_true", help="run the notebook on fine-tuning with the CIFAR-10 images"
     )
     parser.add_argument("--method", default="lps", choices=("lps", "aps"))
-    parser.add_argument("--antialias", default="tri-3", choices=("none", "rect-2", "tri-3", "bin-5", "adapt-3"))
+    parser.add_argument("--antialias", default="tri-3", choices=get_args(AntiAlias))
     parser.add_argument(
         "--placement", default="behind", choices=get_args(Placement), help="of sampling, by convolutions"
     )

@@ -7,16 +7,14 @@ selection. Upsampling that undoes a stride becomes a :class:`~lps.sampling.Upsam
 
 import copy
 from functools import partial
-from math import gcd
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, fx, nn
 
 from ..exact.convolution import Conv2d, Padding
-from ..filters import AdaptiveLowPass, LowPass
+from ..filters import AntiAlias
 from ..sampling import Downsample, Sampling, Source
-from ..selection import LearnedPhase, MaxNorm
 from .check import require_any_size, require_invariance
 from .grids import total
 from .layers import Entry
@@ -30,7 +28,6 @@ from .trace import followed_in_evaluation, trace
 __all__ = ["Conversion", "ConvertError", "Stride", "conversion_report", "convert"]
 
 Method = Literal["lps", "aps"]
-Antialias = Literal["none", "rect-2", "tri-3", "bin-5", "adapt-3"]
 Placement = Literal["behind", "before"]
 Head = Literal["keep", "pool"]
 
@@ -38,7 +35,7 @@ Head = Literal["keep", "pool"]
 def convert(
     model: nn.Module,
     method: Method = "lps",
-    antialias: Antialias = "tri-3",
+    antialias: AntiAlias = "tri-3",
     *,
     placement: Placement = "behind",
     padding: Padding = "circular",
@@ -67,7 +64,6 @@ def convert(
     """
     for name, value, choices in (
         ("method", method, Method),
-        ("antialias", antialias, Antialias),
         ("placement", placement, Placement),
         ("padding", padding, Padding),
         ("select_from", select_from, Source),
@@ -75,8 +71,20 @@ def convert(
     ):
         if value not in get_args(choices):
             raise ValueError(f"no {name} {value!r}: there are {', '.join(get_args(choices))}")
-    if hidden_divisor < 1:
-        raise ValueError(f"channels are divided by hidden_divisor: expected at least 1, got {hidden_divisor}")
+
+    def sampling(stride: int = 2, dims: int = 2) -> Sampling:
+        made = Sampling.named(
+            method,
+            antialias,
+            hidden_divisor=hidden_divisor,
+            padding=padding,
+            select_from=select_from,
+            stride=stride,
+            dims=dims,
+        )
+        return cast(Sampling, made)  # none is the baseline
+
+    sampling()
     if any(isinstance(module, Downsample) for module in model.modules()):
         raise ConvertError("the network", "it samples by polyphase components already")
     if any(isinstance(module, Conv2d) for module in model.modules()):
@@ -96,8 +104,7 @@ def convert(
     require_any_size(plan, example)
     before = {id(parameter) for parameter in network.parameters()}
     dims = example.dim() - 2
-    sampling = partial(_sampling, method, antialias, padding, hidden_divisor, select_from, dims)
-    rewriter = Rewriter(plan, sampling, placement == "before")
+    rewriter = Rewriter(plan, partial(sampling, dims=dims), placement == "before")
     rewriter.run()
     stride = max((total(place.grid) for place in plan.places.values() if place and place.grid), default=1)
     entry = Entry(stride)
@@ -153,27 +160,3 @@ def _example(network: nn.Module) -> Tensor:
             size = (64 if isinstance(module, nn.Conv3d) else 224,) * len(module.kernel_size)
             return torch.empty(1, module.in_channels, *size, dtype=module.weight.dtype, device="meta")
     raise ConvertError("the network", "it has no convolution, from which the images' channels are read: pass `example`")
-
-
-def _sampling(
-    method: Method,
-    antialias: Antialias,
-    padding: Padding,
-    hidden_divisor: int,
-    select_from: Source,
-    dims: int,
-    stride: int,
-) -> Sampling:
-    sizes = {"rect-2": 2, "tri-3": 3, "bin-5": 5}
-
-    def low_pass(channels: int) -> nn.Module:
-        if antialias == "adapt-3":
-            return AdaptiveLowPass(channels, groups=gcd(8, channels), padding=padding, dims=dims)
-        return LowPass(channels, sizes[antialias], padding, dims=dims)
-
-    def select(channels: int) -> nn.Module:
-        if method == "aps":
-            return MaxNorm(stride)
-        return LearnedPhase(channels, max(1, channels // hidden_divisor), stride, padding, dims)
-
-    return Sampling(select, None if antialias == "none" else low_pass, stride, select_from)

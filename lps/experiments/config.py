@@ -7,7 +7,9 @@ from functools import cache
 from math import inf
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_type_hints
 
+from .. import sampling
 from ..exact.convolution import Padding
+from ..filters import AntiAlias
 from ..metrics import PAPER
 from ..resnet import OutputStride, Stem
 from ..sampling import Sampling, Source
@@ -15,12 +17,11 @@ from .schema import Range, Shape, conform
 
 T = TypeVar("T")
 
-Method = Literal["baseline", "lpf", "ddac", "aps", "lps", "own"]
+Method = Literal[sampling.Method, "own"]
 """``own`` is a reader's: see :class:`Own`."""
 
 _SELECTING = ("aps", "lps", "own")
 
-AntiAlias = Literal["none", "rect-2", "tri-3", "bin-5", "adapt-3"]
 Task = Literal["images", "photographs", "segmentation"]
 """Classify small images in memory, classify photographs, segment them."""
 
@@ -121,12 +122,8 @@ class Model(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.method == "ddac") != (self.antialias == "adapt-3") and self.method in ("lpf", "ddac"):
-            raise ValueError(f"{self.method.upper()} does not go with the filter {self.antialias}")
-        if (self.antialias == "none") and self.method in ("lpf", "ddac"):
-            raise ValueError(f"{self.method.upper()} is a filter: choose one of rect-2, tri-3, bin-5, adapt-3")
-        if self.method == "baseline" and self.antialias != "none":
-            raise ValueError("the baseline has no filter: with one it is called lpf or ddac")
+        if self.method != "own":
+            Sampling.named(self.method, self.antialias)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,5 @@
 """DeepLabV3+ in training and in evaluation (Tables 5 and 6)."""
 
-from dataclasses import replace
 from math import isnan
 from pathlib import Path
 from typing import Any, cast
@@ -8,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from .. import filters
 from ..data.photographs import PhotographSet
 from ..deeplab import DeepLabV3Plus
 from ..metrics import PAPER, Batches
@@ -16,7 +16,7 @@ from ..segmentation import confusion, mascc, mascc_original, massc, massc_origin
 from .config import Experiment, Own, Segmenter
 from .evaluate import as_dict, predictor
 from .learner import Learner, Normalize
-from .model import antialias, build_model, sampling
+from .model import build_model, sampling
 from .profiles import changed, load_profile
 from .records import read_record
 from .rows import matching
@@ -46,8 +46,8 @@ def upsample(config: Segmenter, own: Own | None = None) -> Any:
     if own is not None:
         smooth = cast(Sampling, sampling(config, own)).antialias
         return lambda channels: Upsample(None if smooth is None else Gain(smooth(channels)))
-    fill = antialias(replace(config, groups=1))
-    return lambda channels: Upsample(None if fill is None else cast(Any, fill)(channels, gain=4.0))
+    low_pass = filters.named(config.antialias, padding=config.padding, groups=1, gain=4.0)
+    return lambda channels: Upsample(None if low_pass is None else low_pass(channels))
 
 
 def learner(experiment: Experiment, data: PhotographSet, seed: int, backbone: Path | None) -> Learner:

@@ -52,9 +52,8 @@ class _Program:
         if value is None:
             return "None"
         if isinstance(value, partial):
-            words = [*map(repr, value.args), *(f"{key}={word!r}" for key, word in value.keywords.items())]
-            if not _plain([value.args, value.keywords]):
-                raise ValueError(_NO_SOURCE.format(f"an argument of {name}"))
+            given = [self.argument(each, name) for each in value.args]
+            words = [*given, *(f"{key}={self.argument(each, name)}" for key, each in value.keywords.items())]
             return f"partial({', '.join([self.factory(value.func, name), *words])})"
         if isinstance(value, FunctionType) and value.__name__ == "<lambda>":
             return self.define(value, name)
@@ -62,6 +61,14 @@ class _Program:
             raise ValueError(_NO_SOURCE.format(f"{name}, of type {type(value).__name__},"))
         self.add(value, value.__name__)
         return value.__name__
+
+    def argument(self, value: Any, name: str) -> str:
+        """The expression of what a part is given."""
+        if isinstance(value, type | FunctionType):
+            return self.factory(value, name)
+        if not _plain(value):
+            raise ValueError(_NO_SOURCE.format(f"an argument of {name}"))
+        return repr(value)
 
     def add(self, value: Any, name: str) -> None:
         """Whatever the reader's source calls ``name``."""
