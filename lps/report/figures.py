@@ -2,7 +2,7 @@
 
 import sys
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib as mpl
 import torch
@@ -65,22 +65,18 @@ RC: dict[Any, Any] = {
 }
 
 
-def style(formats: Literal["svg", "png"] = "svg") -> None:
-    """Set matplotlib to the companion's look; in a notebook also the format in which figures are shown.
-
-    ``svg`` stays sharp at every width; take ``png`` where a figure holds many thousand marks.
-    """
+def style() -> None:
+    """Set matplotlib to the companion's look; a notebook shows figures as SVG, and keeps a PDF to take away."""
     mpl.rcParams.update(RC)
     if "ipykernel" in sys.modules:
         from IPython.core.getipython import get_ipython
         from IPython.core.pylabtools import print_figure
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-        options: dict[str, Any] = {"metadata": {"Date": None}} if formats == "svg" else {"dpi": 160}
-        set_matplotlib_formats(formats, **options)
+        set_matplotlib_formats("svg", metadata={"Date": None})
         whole = partial(print_figure, fmt="pdf", base64=True, metadata={"CreationDate": None})
         shell: Any = get_ipython()
-        shell.display_formatter.formatters["application/pdf"].for_type(Figure, whole)  # to take away
+        shell.display_formatter.formatters["application/pdf"].for_type(Figure, whole)
 
 
 def picture(index: int = 47, seed: int = 0, size: int = 32) -> Tensor:
