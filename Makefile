@@ -39,6 +39,7 @@ env: $(STAMP) ## make .venv from requirements.lock
 
 $(STAMP):
 	@command -v "$$PYTHON" > /dev/null || { echo "$$PYTHON is not found: install Python 3.11 or newer, or name yours, as in \`make env PYTHON=python3.12\`." >&2; exit 1; }
+	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$PYTHON is older than Python 3.11: install a newer one and name it, as in \`make reproduce PYTHON=python3.12\`." >&2; exit 1; }
 	@"$$PYTHON" lps/notebooks/environment.py --before-install
 	@echo "Installing the locked environment into .venv: about 3 minutes, 6 GB."
 	@"$$PYTHON" -m venv --clear .venv

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lps.notebooks.execute import words
+from lps.notebooks.parameters import words
 
 SHOW = "import json, sys; print(json.dumps(sys.argv[1:]))"
 ODD = (
@@ -64,6 +64,14 @@ def test_nothing_that_is_given_is_run(value: str, environment: bool, tmp_path: P
 def test_a_python_that_is_not_there_is_named(tmp_path: Path) -> None:
     said, _ = made(tmp_path, "env", {"PYTHON": "no python", "STAMP": "absent"}, False)
     assert "no python is not found: install Python 3.11 or newer" in said
+
+
+def test_a_python_that_is_too_old_is_named(tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    said, _ = made(tmp_path, "env", {"PYTHON": str(old), "STAMP": "absent"}, False)
+    assert f"{old} is older than Python 3.11: install a newer one" in said
 
 
 def test_defaults_are_what_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

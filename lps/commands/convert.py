@@ -29,7 +29,7 @@ from ..experiments.profiles import load_profile
 from ..experiments.records import code_version, is_current, now, write_json
 from ..filters import AntiAlias
 from ..machine import hardware, versions
-from ..notebooks.execute import declared_parameters
+from ..notebooks.parameters import declared_parameters
 from ..paths import ROOT, SHIPPED
 from ..polyphase import circular_shift
 from ..verify import verify

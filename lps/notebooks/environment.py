@@ -1,9 +1,7 @@
 """Can this machine build the companion? One plain sentence, with the remedy, for each thing that is amiss.
 
-Run as a script by whatever Python the machine has, before anything is installed (``--before-install``), and
-as ``python -m lps check`` afterwards. So nothing but the standard library is imported at the top, and syntax
-and types are those that Python 3.6 still reads: a Python that is too old has to be told so, not to stumble
-over a line of this file.
+Run as a script before anything is installed (``--before-install``), and as ``python -m lps check`` afterwards, so
+nothing but the standard library is imported at the top.
 """
 
 import argparse
@@ -12,27 +10,16 @@ import importlib.util
 import platform
 import shutil
 import sys
+from importlib import metadata
 from pathlib import Path
-from typing import List, Optional, Tuple
 
 ROOT = Path(__file__).resolve().parents[2]
-OLDEST_PYTHON = (3, 11)
 DISK_GB = 8  # what installing the locked environment takes, downloads included
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "jupyter-book")
 
 
-def python_problems(version: Tuple[int, ...], executable: str) -> List[str]:
-    """A Python older than `OLDEST_PYTHON`."""
-    if tuple(version[:2]) >= OLDEST_PYTHON:
-        return []
-    return [
-        f"Python {OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]} or newer is needed and {executable} is Python "
-        f"{version[0]}.{version[1]}: install a newer one and name it, as in "
-        "`make reproduce PYTHON=python3.12`."
-    ]
-
-
-def tool_problems() -> List[str]:
-    """Programs and standard modules that the set-up calls: git, venv with pip."""
+def before_install(folder: Path = ROOT) -> list[str]:
+    """What the installation lacks: git, venv with pip, room on the disk."""
     problems = []
     if shutil.which("git") is None:
         problems.append("git is not found: install it (`apt install git`, `brew install git`) and try again.")
@@ -41,90 +28,55 @@ def tool_problems() -> List[str]:
             "This Python cannot make virtual environments: install its venv package "
             "(`apt install python3-venv`) and try again."
         )
+    if (free := shutil.disk_usage(folder).free) < DISK_GB * 10**9:
+        problems.append(
+            f"Only {free / 1e9:.1f} GB are free in {folder} and the environment needs about {DISK_GB} GB: "
+            "free some space, or clone onto a larger disk."
+        )
     return problems
 
 
-def disk_problems(folder: Path, free_bytes: int) -> List[str]:
-    """Too little room for the environment in `folder`."""
-    if free_bytes >= DISK_GB * 10**9:
-        return []
-    return [
-        f"Only {free_bytes / 1e9:.1f} GB are free in {folder} and the environment needs about {DISK_GB} GB: "
-        "free some space, or clone onto a larger disk."
-    ]
-
-
-def installed(package: str) -> Optional[str]:
-    """The installed version of a distribution, None where there is none; nothing is imported."""
-    from importlib import metadata  # Python 3.8, which the checks before the installation cannot count on
-
+def installed(package: str) -> str:
+    """The installed version of a distribution, empty where there is none; nothing is imported."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return None
+        return ""
 
 
-def jupyter_book_problems() -> List[str]:
-    """jupyter-book missing, or of the 2.x line, which does not read ``_config.yml`` and ``_toc.yml``."""
-    version = installed("jupyter-book")
-    if version is None:
-        return ["jupyter-book is not installed here: run `make env` and use .venv/bin/python."]
-    if not version.startswith("1."):
-        return [
-            f"jupyter-book {version} is installed and this book is written for 1.x: run "
-            "`pip install 'jupyter-book<2'`, or delete .venv and run `make env`."
-        ]
-    return []
-
-
-def torch_problems() -> List[str]:
-    """torch or torchvision missing, or two builds that do not belong together (found by importing them)."""
+def after_install() -> list[str]:
+    """What the environment lacks: jupyter-book 1.x, and a torch and a torchvision that belong together."""
+    problems = []
+    if not (book := installed("jupyter-book")).startswith("1."):
+        problems.append(
+            f"jupyter-book {book or 'is missing'}: this book is written for 1.x, so delete .venv and run `make env`, "
+            "or run `pip install 'jupyter-book<2'`."
+        )
     for name in ("torch", "torchvision"):
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if error.name == name:
-                return [f"{name} is not installed here: run `make env` and use .venv/bin/python."]
-            return [f"{name} lacks {error.name}: delete .venv and run `make env`."]
+            problems.append(f"{name} needs {error.name}, which is not installed: delete .venv and run `make env`.")
         except Exception as error:  # a mismatched pair fails in many ways: RuntimeError, OSError, AttributeError
-            found = {name: installed(name) for name in ("torch", "torchvision")}
-            reason = str(error).strip().split("\n")[0]
-            return [
-                f"{name} cannot be imported ({reason}): torch {found['torch']} and torchvision "
-                f"{found['torchvision']} must be a matching pair, so delete .venv and run `make env`, "
-                "or install both in one pip command."
-            ]
-    return []
-
-
-def check(before_install: bool = False) -> List[str]:
-    """Every problem found, a sentence each; empty when the companion can be built.
-
-    Args:
-        before_install: look at what the installation needs (tools, disk) rather than at what it leaves.
-    """
-    problems = python_problems(sys.version_info[:2], sys.executable)
-    if problems:
-        return problems
-    if before_install:
-        return tool_problems() + disk_problems(ROOT, shutil.disk_usage(ROOT).free)
-    return jupyter_book_problems() + torch_problems()
+            problems.append(
+                f"{name} cannot be imported ({str(error).strip().splitlines()[0]}): torch {installed('torch')} and "
+                f"torchvision {installed('torchvision')} must be a matching pair, so delete .venv and run `make env`."
+            )
+    return problems
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``python -m lps check``."""
     parser.add_argument("--before-install", action="store_true", help="look only at what the installation itself needs")
 
 
-def main(args: argparse.Namespace) -> int:
-    """Print the problems; the exit code says whether there were any."""
-    problems = check(before_install=args.before_install)
+def main(options: argparse.Namespace) -> int:
+    """Print the problems; the exit status says whether there were any."""
+    problems = before_install() if options.before_install else after_install()
     for problem in problems:
         print(problem, file=sys.stderr)
-    if not problems and not args.before_install:
-        names = ("torch", "torchvision", "pytorch-lightning", "jupyter-book")
-        packages = ", ".join(f"{name} {installed(name)}" for name in names)
-        print(f"Ready: Python {platform.python_version()}, {packages}.")
+    if not problems and not options.before_install:
+        found = ", ".join(f"{name} {installed(name)}" for name in PACKAGES)
+        print(f"Ready: Python {platform.python_version()}, {found}.")
     return 1 if problems else 0
 
 

@@ -9,7 +9,6 @@ Each notebook runs through papermill in a process of its own, :mod:`.worker`.
 """
 
 import argparse
-import ast
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from typing import Any
 from ..machine import hardware, versions
 from ..paths import ROOT
 from . import worker
+from .parameters import check_parameters, declared_parameters, parse_overrides, words
 from .worker import Job, files_hash
 
 SOURCES = ("lps/**/*.py", "lps/profiles/*.yml")
@@ -58,75 +58,6 @@ def records_read(notebook: Mapping[str, Any]) -> list[str]:
     """Patterns of the results that a notebook's metadata names."""
     named = notebook["metadata"].get("lps", {}).get("records", [])
     return list(RECORDS) if named is True else [f"results/{pattern}" for pattern in named]
-
-
-# --- parameters ---------------------------------------------------------------------------------------------
-
-
-def declared_parameters(notebook: Mapping[str, Any]) -> dict[str, Any]:
-    """Names and defaults in the cell tagged ``parameters``: plain assignments of literals."""
-    for cell in notebook["cells"]:
-        if "parameters" in cell["metadata"].get("tags", []):
-            defaults = {}
-            for statement in ast.parse("".join(cell["source"])).body:
-                if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-                    defaults[statement.targets[0].id] = ast.literal_eval(statement.value)
-                elif (
-                    isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value
-                ):
-                    defaults[statement.target.id] = ast.literal_eval(statement.value)
-            return defaults
-    return {}
-
-
-def check_parameters(name: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuse a parameter that notebook `name` does not declare, or a value of another type than declared."""
-    for key, value in given.items():
-        if key not in defaults:
-            known = ", ".join(defaults) or "none"
-            raise ValueError(f"notebook {name} has no parameter {key!r}; known: {known}")
-        expected = type(defaults[key])
-        accepted = (int, float) if expected is float else expected
-        wrong = not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool)
-        if defaults[key] is not None and wrong:
-            raise ValueError(
-                f"parameter {key!r} of notebook {name} is of type {expected.__name__} "
-                f"(default {defaults[key]!r}); given: {value!r}"
-            )
-
-
-def parse_value(text: str, default: Any) -> Any:
-    """`text` as the type of `default`; commas separate a list, and a default of None takes any literal."""
-    if isinstance(default, bool):
-        return {"true": True, "false": False}[text.lower()]
-    if isinstance(default, list):
-        return [parse_value(item, default[0] if default else None) for item in text.split(",") if item]
-    if default is None:
-        try:
-            return ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            return text
-    return type(default)(text)
-
-
-def parse_overrides(name: str, defaults: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """``["antialias=bin-5", "seed=3"]`` as values of the types that notebook `name` declares."""
-    values = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise ValueError(f"a parameter is given as name=value; given: {override!r}")
-        if key not in defaults:
-            raise ValueError(f"notebook {name} has no parameter {key!r}; known: {', '.join(defaults) or 'none'}")
-        try:
-            values[key] = parse_value(text, defaults[key])
-        except (ValueError, KeyError):
-            expected = type(defaults[key]).__name__
-            raise ValueError(
-                f"parameter {key!r} of notebook {name} is of type {expected} (default {defaults[key]!r}); "
-                f"given: {text!r}"
-            ) from None
-    return values
 
 
 # --- planning -----------------------------------------------------------------------------------------------
@@ -322,14 +253,6 @@ def main(args: argparse.Namespace) -> int:
 def variant_main(args: argparse.Namespace) -> int:
     """Execute one notebook with other parameters, apart from the main results, and say where it is."""
     return run(args.profile, [args.notebook], [*args.set, *words(args.parameters)], variant=True)
-
-
-def words(text: str) -> list[str]:
-    """``text`` at its spaces, but for those in quotes, as a shell splits it; nothing in it is run."""
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise ValueError(f"the parameters {text!r} cannot be told apart: {error}") from None
 
 
 def run(profile: str, only: Sequence[str], overrides: Sequence[str], jobs: int = 1, variant: bool = False) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ..notebooks.execute import check_parameters, declared_parameters
+from ..notebooks.parameters import check_parameters, declared_parameters
 from ..paths import NOTEBOOKS
 
 STATEMENTS = {"lemma-1": "lemma1", **{f"claim-{n}": f"claim{n}" for n in range(1, 5)}}

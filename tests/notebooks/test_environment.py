@@ -12,36 +12,25 @@ from lps.notebooks import environment
 SCRIPT = Path(environment.__file__)
 
 
-def test_an_old_python_is_named_with_the_remedy() -> None:
-    (problem,) = environment.python_problems((3, 8), "/usr/bin/python3")
-    assert problem == (
-        "Python 3.11 or newer is needed and /usr/bin/python3 is Python 3.8: install a newer one and name it, "
-        "as in `make reproduce PYTHON=python3.12`."
-    )
-    assert environment.python_problems((3, 11), "python3") == environment.python_problems((3, 14), "python3") == []
-
-
-def test_too_little_disk_is_named_with_both_numbers() -> None:
-    (problem,) = environment.disk_problems(Path("here"), 3_200_000_000)
+def test_too_little_disk_is_named_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=3_200_000_000))
+    (problem,) = environment.before_install(Path("here"))
     assert "3.2 GB are free in here" in problem and "about 8 GB" in problem
-    assert environment.disk_problems(Path("here"), 9_000_000_000) == []
 
 
 def test_missing_git_and_venv(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10**12))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    git, venv = environment.tool_problems()
+    git, venv = environment.before_install()
     assert "install it (`apt install git`" in git and "apt install python3-venv" in venv
 
 
-@pytest.mark.parametrize(
-    ("version", "words"),
-    [("2.0.1", "jupyter-book 2.0.1 is installed and this book is written for 1.x"), (None, "make env")],
-)
-def test_jupyter_book(monkeypatch: pytest.MonkeyPatch, version: str | None, words: str) -> None:
+@pytest.mark.parametrize(("version", "words"), [("2.0.1", "2.0.1: this book is written for 1.x"), ("", "is missing")])
+def test_jupyter_book(monkeypatch: pytest.MonkeyPatch, version: str, words: str) -> None:
     monkeypatch.setattr(environment, "installed", lambda package: version)
-    (problem,) = environment.jupyter_book_problems()
-    assert words in problem
+    (problem,) = environment.after_install()
+    assert words in problem and "make env" in problem
 
 
 @pytest.mark.parametrize(
@@ -49,8 +38,11 @@ def test_jupyter_book(monkeypatch: pytest.MonkeyPatch, version: str | None, word
     [
         (RuntimeError("operator torchvision::nms does not exist\nmore"), "must be a matching pair"),
         (OSError("libcudart.so: cannot open shared object file"), "must be a matching pair"),
-        (ModuleNotFoundError("no", name="torchvision"), "torchvision is not installed here: run `make env`"),
-        (ModuleNotFoundError("no", name="PIL"), "torchvision lacks PIL: delete .venv"),
+        (
+            ModuleNotFoundError("no", name="torchvision"),
+            "torchvision needs torchvision, which is not installed: delete .venv",
+        ),
+        (ModuleNotFoundError("no", name="PIL"), "torchvision needs PIL, which is not installed: delete .venv"),
     ],
 )
 def test_torch_and_torchvision(monkeypatch: pytest.MonkeyPatch, error: Exception, words: str) -> None:
@@ -60,12 +52,12 @@ def test_torch_and_torchvision(monkeypatch: pytest.MonkeyPatch, error: Exception
         return SimpleNamespace()
 
     monkeypatch.setattr("importlib.import_module", import_module)
-    (problem,) = environment.torch_problems()
+    (problem,) = environment.after_install()
     assert words in problem and "\n" not in problem
 
 
 def test_this_environment_is_complete() -> None:
-    assert environment.check() == []
+    assert environment.after_install() == []
 
 
 def test_runs_as_a_script_without_the_package() -> None:
