@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -45,28 +44,6 @@ def quiet_canvas() -> Iterator[None]:
         figures.style()
         yield
     plt.close("all")
-
-
-@pytest.fixture
-def run_notebook(quiet_canvas: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """Run the code cells of a notebook here, with some parameters changed; what they leave behind, by name."""
-    from matplotlib import pyplot as plt
-
-    from lps.paths import NOTEBOOKS
-
-    monkeypatch.setattr(plt, "show", lambda: None)
-
-    def run(name: str, **parameters: Any) -> dict[str, Any]:
-        names: dict[str, Any] = {"display": print}
-        for cell in json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]:
-            if cell["cell_type"] == "code":
-                exec(compile("".join(cell["source"]), f"{name}.ipynb, cell {cell['id']}", "exec"), names)
-            if "parameters" in cell["metadata"].get("tags", []):
-                assert parameters.keys() <= names.keys()
-                names |= parameters
-        return names
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 from lps.experiments.records import read_record
 from lps.studies.trained import STUDIES, read_study
 
-TITLES = {"claims": "The ledger", "audit": "The audit", "seeds": "What our seeds tell"}
+TITLES = {"claims": "The ledger", "seeds": "What our seeds tell"}
 
 FORMATS = {"csv": "CSV", "json": "JSON", "tex": "LaTeX"}
 
@@ -432,37 +432,11 @@ class Costs(ResultDirective):
         return [table("Cost of the training runs behind this book, from their records.", head, body)]
 
 
-class Audit(ResultDirective):
-    """The paper's arithmetic, recomputed: one table for each part."""
-
-    HEAD = (Cell("Where", ("lps-place",)), Cell("Statement"), Cell("Printed"), Cell("Recomputed"), Cell("Verdict"))
-
-    def run(self) -> list[nodes.Node]:
-        parts = self.load("build/audit.json")
-        if parts is None:
-            return self.absent("The audit", "make claims")
-        result: list[nodes.Node] = []
-        for title, items in parts.items():
-            body = [("", self.row(item)) for item in items]
-            result.append(table(f"Audit: {title[0].lower()}{title[1:]}.", [self.HEAD], body, "lps-ledger", "lps-audit"))
-        return result
-
-    def row(self, item: dict[str, Any]) -> list[Cell]:
-        notes = (paragraph(item["note"], "lps-small"),) if item["note"] else ()
-        return [
-            Cell(item["place"], ("lps-place",)),
-            Cell(item["statement"], ("lps-statement",), notes),
-            Cell(item["printed"], ("lps-paper",)),
-            Cell(item["recomputed"], ("lps-ours",)),
-            Cell(verdict(item["verdict"]), ("lps-verdict-cell",)),
-        ]
-
-
 class Downloads(ResultDirective):
-    """Everything computed that can be taken away as a file: the tables, the ledger, the audit."""
+    """Everything computed that can be taken away as a file: the tables and the ledger."""
 
     def run(self) -> list[nodes.Node]:
-        stems = [f"tables/table{n}" for n in range(1, 7)] + ["claims", "audit", "seeds"]
+        stems = [f"tables/table{n}" for n in range(1, 7)] + ["claims", "seeds"]
         items = []
         for stem in stems:
             line = self.take_away(f"build/{stem}", tuple(FORMATS))
@@ -661,7 +635,6 @@ def setup(app: Sphinx) -> None:
         "records": Records,
         "costs": Costs,
         "provenance": Provenance,
-        "audit": Audit,
         "coverage": Coverage,
         "downloads": Downloads,
         "items": Items,

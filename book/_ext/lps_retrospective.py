@@ -9,8 +9,9 @@ from lps_results import ResultDirective, duration
 from sphinx.application import Sphinx
 
 from lps.report import retrospective
+from lps.report.paper import paper_number
 from lps.report.statistics import Interval
-from lps.report.tables import SHOWN_DATA, paper_number
+from lps.report.tables import SHOWN_DATA
 
 
 def numbers(*texts: str) -> list[Cell]:

@@ -18,9 +18,10 @@ from torch import Tensor
 from ..experiments.rows import SHOWN, TABLE1, Row, matching
 from ..studies.untrained import title as title_of
 from .figures import COLORS, INK, MUTED, PHASES, RULE
+from .paper import PAPER_SEEDS, TABLES, printed_samples
 from .retrospective import prices
 from .statistics import CONFIDENCE, POWER, Interval, average_difference, difference, failure_bound, power, wilson
-from .tables import PAPER_SEEDS, TABLES, Record, frame, paper_frame, printed_samples, table
+from .tables import Record, frame, paper_frame, table
 
 MARKERS = {"-": "o", "Rect-2": "s", "Tri-3": "^", "Bin-5": "p", "Adapt-3": "D"}
 _LABELS = {row.name: row.labels for row in TABLE1}

@@ -7,7 +7,8 @@ from typing import Any
 from ..experiments.profiles import profile_names
 from ..experiments.records import read_records
 from ..paths import LOCAL, SHIPPED
-from .tables import CONSISTENCIES, TABLES, group, measured, paper_table
+from .paper import TABLES, paper_table
+from .tables import CONSISTENCIES, group, measured
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

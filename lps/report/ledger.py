@@ -13,8 +13,9 @@ from ..experiments.records import VERSION, now, read_records, write_json
 from ..machine import hardware
 from ..paths import BUILD, LOCAL, ROOT, SHIPPED
 from ..studies import trained as studies
-from . import audit, coverage, statements
+from . import coverage, statements
 from . import times as benchmarks
+from .paper import command
 from .statements import EVIDENCE, Pair, agrees, listed, pairs, printed, select
 from .statistics import Interval, failure_bound, paired
 from .tables import (
@@ -26,7 +27,6 @@ from .tables import (
     age,
     as_profile,
     by_seed,
-    command,
     group,
     grouped,
     is_full_scale,
@@ -332,7 +332,7 @@ def _ordering(item: Mapping[str, Any], comparable: Sequence[Found], timed: Seque
         "not run",
         "",
         command="\n".join(command(f"{name}/*") for name in tables if name != "table4"),
-        page=TABLES[tables[0]].page if len(tables) == 1 else "book/audit",
+        page=TABLES[tables[0]].page if len(tables) == 1 else "notebooks/audit",
     )
     if all(pair.metric == "time_ms" for pair in compared):
         return replace(entry, **benchmarks.slower([pair.better for pair in compared], timed))  # all over LPF
@@ -495,11 +495,10 @@ def ledger(theory: bool = True, folders: Sequence[Path] = (SHIPPED, LOCAL)) -> d
 
 
 def write(content: Mapping[str, Any], path: Path = BUILD / "claims.json") -> None:
-    """Write the ledger, the tables that it fills and the audit for the book and for the reader."""
+    """Write the ledger, and the tables that it fills for the book and for the reader."""
     write_json(path, content)
     write_tables(content["entries"])
     write_json(BUILD / "seeds.json", seeds_table(read_records(SHIPPED, LOCAL)))
-    write_json(BUILD / "audit.json", audit.report())
     write_json(BUILD / "coverage.json", coverage.report(content["entries"]))
 
 

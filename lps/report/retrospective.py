@@ -11,8 +11,9 @@ from typing import Any
 from ..experiments.profiles import load_profile
 from ..experiments.rows import TABLE1, matching
 from ..studies.trained import direction, one_per_run
+from .paper import paper_table, printed_samples
 from .statistics import Interval, average_difference, difference, mean_interval, paired
-from .tables import Record, group, grouped, paper_table, printed_samples, stale
+from .tables import Record, group, grouped, stale
 
 
 def guaranteed(record: Record) -> bool:

@@ -21,7 +21,8 @@ from ..polyphase import circular_shift
 from ..resnet import ResNet
 from ..sampling import Downsample, Sampling, Upsample
 from ..selection import LearnedPhase, MaxNorm, Selection
-from .tables import MARGIN, paper_table
+from .paper import paper_table
+from .tables import MARGIN
 from .theory import Check, check
 
 Relation = Literal["above", "not below", "close"]

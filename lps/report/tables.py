@@ -2,10 +2,8 @@
 
 import csv
 import math
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
@@ -18,98 +16,15 @@ from ..experiments.config import Experiment
 from ..experiments.profiles import changed, load_profile
 from ..experiments.records import Subject, is_current, read_records, write_json
 from ..experiments.rows import TABLE1, Row, matching
-from ..paths import BUILD, LOCAL, PAPER, SHIPPED
-from .statistics import Sample, detectable, paired, paired_power, seeds_needed
+from ..paths import BUILD, LOCAL, SHIPPED
+from .paper import METRICS, PAPER_SEEDS, TABLES, paper_table, printed_samples
+from .statistics import detectable, paired, paired_power, seeds_needed
 
-PAPER_SEEDS = 5
 MARGIN = 0.46
 """Points within which two accuracies count as equal: two standard errors of one near 94.5 % on 10,000 images."""
 
 Record = Mapping[str, Any]
 Verdict = Literal["holds", "holds+", "direction only", "undecided", "fails", "not run", "not checkable"]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the paper: what it reports, its columns, its page in the book, and the data that its rows need."""
-
-    title: str
-    metrics: dict[str, str]
-    page: str
-    data: str
-
-
-TABLES = {
-    "table1": Table(
-        "ResNet-18 on CIFAR-10: accuracy and circular consistency in per cent",
-        {"acc": "Acc.", "c_cons": "C-Cons."},
-        "notebooks/table1",
-        "CIFAR-10",
-    ),
-    "table2": Table(
-        "ResNet-18 on ImageNet: accuracy and circular consistency in per cent",
-        {"acc": "Acc.", "c_cons": "C-Cons."},
-        "notebooks/table2",
-        "ImageNet",
-    ),
-    "table3": Table(
-        "ResNet-50 and ResNet-101 on ImageNet: accuracy and shift consistency in per cent",
-        {"acc": "Acc.", "s_cons": "S-Cons."},
-        "notebooks/table3",
-        "ImageNet",
-    ),
-    "table4": Table(
-        "ResNet-101: trainable parameters and inference time",
-        {
-            "parameters": "Absolute",
-            "pooling_parameters": "Relative",
-            "pooling_share": "Relative (%)",
-            "time_ms": "Mean (ms)",
-            "time_ms_std": "Std (ms)",
-        },
-        "notebooks/table4",
-        "no images",
-    ),
-    "table5": Table(
-        "DeepLabV3+ with ResNet-18 on PASCAL VOC, circular shifts: mIoU and mASCC in per cent",
-        {"miou": "mIoU", "mascc": "mASCC"},
-        "notebooks/table5",
-        "PASCAL VOC, and the ImageNet classifiers of Table 2",
-    ),
-    "table6": Table(
-        "DeepLabV3+ with ResNet-101 on PASCAL VOC, standard shifts: mIoU and mASSC in per cent",
-        {"miou": "mIoU", "massc": "mASSC"},
-        "notebooks/table6",
-        "PASCAL VOC, and the ImageNet classifiers of Table 3",
-    ),
-}
-METRICS = TABLES["table1"].metrics
-
-
-def paper_table(name: str) -> list[dict[str, str]]:
-    """Rows of ``results/paper/<name>.csv`` as text; an empty cell is a value that the text copy has lost."""
-    with (PAPER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def paper_number(name: str) -> float:
-    """A number of the paper's text, by its name in ``results/paper/text.csv``."""
-    return float(next(row["value"] for row in paper_table("text") if row["row"] == name))
-
-
-def printed_samples(method: str, other: str, metric: str = "acc") -> dict[str, tuple[Sample, Sample]]:
-    """Two methods of Table 1 as the paper prints them, by filter."""
-    rows = {
-        (row["method"], row["antialias"]): Sample(float(row[metric]), float(row[f"{metric}_std"]), PAPER_SEEDS)
-        for row in paper_table("table1")
-    }
-    return {a: (value, rows[other, a]) for (name, a), value in rows.items() if name == method and (other, a) in rows}
-
-
-def command(rows: str) -> str:
-    """What trains rows of a table as the paper did: five seeds for Table 1, one for the others."""
-    seeds = f" --seeds {PAPER_SEEDS}" if rows.startswith("table1/") else ""
-    return f"python -m lps run {shlex.quote(rows)} --profile full{seeds}"
 
 
 def experiment_settings(experiment: Experiment) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from ..experiments.records import MADE_WITH, is_current, read_json
 from ..experiments.schema import POSITIVE, SOME, Shape, among, conform, each, moment
 from ..paths import LOCAL, SHIPPED
 from .figures import COLORS, INK, MUTED, RULE
-from .tables import Record, paper_table
+from .paper import paper_table
+from .tables import Record
 
 Device = Literal["cpu", "cuda"]
 TABLE4, CIFAR = "resnet101-eval-float32-eager", "cifar-resnet18-train-float32-eager"

@@ -15,7 +15,7 @@ from lps.experiments import records
 from lps.experiments.records import read_json, read_record, read_records
 from lps.machine import commit
 from lps.paths import SHIPPED
-from lps.report import compare, retrospective, tables
+from lps.report import compare, paper, retrospective, tables
 from lps.report import ledger as claims
 from lps.report import times as benchmarks
 from lps.studies import trained as studies
@@ -127,7 +127,7 @@ def numbers(kind: str, record: Any) -> dict[str, Any]:
         found[f"best, {row}"] = made[0]["metrics"]
     retrospective.costs([record])
     retrospective.shipped_runs([record])
-    compare.relation(record, [record], next(iter(tables.TABLES[table].metrics)))
+    compare.relation(record, [record], next(iter(paper.TABLES[table].metrics)))
     compare.environment_differences(record, [record])
     return found
 

@@ -21,7 +21,7 @@ from lps.experiments.config import SECTIONS
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import matching
 from lps.paths import ROOT
-from lps.report import audit, coverage, tables
+from lps.report import coverage, paper
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -155,10 +155,9 @@ def sample_results(tree: Path) -> None:
         "differs": ["less of it"],
         "rows": [row],
     }
-    content = {"title": "Table 1", "columns": tables.METRICS, "groups": [group]}
+    content = {"title": "Table 1", "columns": paper.METRICS, "groups": [group]}
     write(tree / "build" / "tables" / "table1.json", content)
     (tree / "build" / "tables" / "table1.csv").write_text("row\n")
-    write(tree / "build" / "audit.json", audit.report())
     write(tree / "build" / "coverage.json", coverage.report([]))
     shown = {
         "label": "drawn data, profile smoke",
@@ -300,12 +299,6 @@ def test_numbers_lead_to_their_record(html: Path) -> None:
     record = "record-table1-lps-smoke-seed0-0123456789"
     assert f'id="{record}"' in (html / "book" / "records.html").read_text()
     assert f"records.html#{record}" in (html / "book" / "claims.html").read_text()
-
-
-def test_every_audited_number_is_on_its_page(html: Path) -> None:
-    text = (html / "book" / "audit.html").read_text()
-    for items in audit.report().values():
-        assert all(item["recomputed"] in text for item in items)
 
 
 def test_the_map_leads_to_the_line(html: Path) -> None:

@@ -8,7 +8,7 @@ from lps.experiments.config import SECTIONS
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import TABLE1, matching
 from lps.report import retrospective
-from lps.report.tables import paper_table
+from lps.report.paper import paper_table
 
 
 def record(row: str, seed: int = 0, acc: float = 70.0, gpu: str | None = None, method: str = "lps") -> dict[str, Any]:

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from lps.report import statistics, tables
+from lps.report import paper, statistics, tables
 from lps.report.statistics import Sample
 
 
@@ -86,7 +86,7 @@ def test_the_table_of_seeds_takes_the_gap_of_pairs() -> None:
         for seed in range(2)
     ]
     line = next(line for line in tables.seeds_table(made) if line["n"] == 2)
-    lps, aps = tables.printed_samples("LPS", "APS")[line["antialias"]]
+    lps, aps = paper.printed_samples("LPS", "APS")[line["antialias"]]
     assert line["gap"] == statistics.detectable(lps.std, aps.std, 2, test=statistics.paired_power)
 
 

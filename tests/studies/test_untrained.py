@@ -6,7 +6,8 @@ from torch import Tensor
 
 from lps.experiments.rows import matching
 from lps.report import charts
-from lps.report.tables import MEASURED, TABLES, paper_table
+from lps.report.paper import TABLES, paper_table
+from lps.report.tables import MEASURED
 from lps.studies import untrained as shifted
 
 pytestmark = pytest.mark.usefixtures("quiet_canvas")
