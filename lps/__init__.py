@@ -8,14 +8,15 @@ from .convert import ConvertError, conversion_report, convert
 from .deeplab import DeepLabV3Plus
 from .exact.convolution import pad_to_multiple
 from .exact.mean import exact_mean
-from .exact.probe import probe
 from .exact.ties import Origin
 from .filters import AdaptiveLowPass, LowPass
 from .polyphase import circular_shift, merge, polyphase
+from .probe import probe
 from .resnet import ResNet
 from .sampling import Downsample, Sampling, Upsample
 from .selection import LearnedPhase, MaxNorm, Selection
 from .verify import verify
+from .watch import watch
 
 __version__ = "0.1.0"
 
@@ -41,4 +42,5 @@ __all__ = [
     "polyphase",
     "probe",
     "verify",
+    "watch",
 ]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import lps
-from lps.exact.probe import BACKENDS, probe
+from lps.probe import BACKENDS, probe
 
 
 def network() -> lps.ResNet:

@@ -14,13 +14,14 @@ from torch.nn import functional as F
 
 import lps
 from lps.commands import verify as command
+from lps.diagnose import displacement
 from lps.exact.convolution import Conv2d, Padding, pad_to_multiple
 from lps.exact.mean import exact_mean
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import TABLE1
 from lps.experiments.run import DataCache, plan
 from lps.selection import Selection
-from lps.verify import Batch, Choices, displacement, verify
+from lps.verify import Batch, Tally, verify
 
 Factory = Callable[[int], nn.Module]
 conv = partial(Conv2d, 3, 3, 3)
@@ -299,7 +300,7 @@ def test_ties_and_margins() -> None:
     x[1, 0, 0, 0], x[1, 0, 2, 3] = 2.0, -2.0
     report = verify(Pooled(decimate(lps.MaxNorm())), x)
     # norms 4, 3, 1, 0 in the first image; 2, 2, 0, 0 in the second
-    assert report.choices["layers.0.select"] == Choices(cases=32, flipped=0, ties=16, margin=0.0)
+    assert report.choices["layers.0.select"] == Tally(cases=32, flipped=0, ties=16, margin=0.0)
     assert verify(Pooled(decimate(lps.MaxNorm())), x[:1]).choices["layers.0.select"].margin == 0.25
 
 
@@ -321,6 +322,23 @@ def test_choices_on_an_almost_constant_map_are_followed() -> None:
 
 
 # The call
+
+
+@pytest.mark.parametrize("antialias", [None, tri_3])
+def test_choices_are_watched_in_the_order_of_their_calls(antialias: Factory | None) -> None:
+    model = network(learned, antialias)
+    with torch.no_grad(), lps.watch(model) as choices:
+        model(images())
+    assert [choice.layer for choice in choices] == [f"stages.{i}.0.downsample.select" for i in (1, 2, 3)]
+    _, selections = model.features(images())  # type: ignore[operator]
+    for choice, selection in zip(choices, selections, strict=True):
+        assert torch.equal(choice.scores, selection.scores) and choice.phase is not None
+        assert torch.equal(choice.phase, selection.phase)
+        torch.testing.assert_close(choice.module(choice.seen).scores, choice.scores, rtol=1e-6, atol=1e-6)
+    with lps.watch(model.train(), lambda choice: choices.append(choice)) as none:
+        model(images())
+    assert none == [] and len(choices) == 6 and choices[-1].phase is None
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_modes_and_hooks_are_left_as_they_were() -> None:
@@ -382,7 +400,7 @@ def test_a_report_is_plain_data() -> None:
         (Pooled(nn.Threshold(9.0, torch.nan)), images(), {}, "the model's output holds NaN"),
         (nn.MaxPool2d(2), images(), {}, r"or \(N, classes, H, W\) for images \(32, 3, 16, 16\), got \(32, 3, 8, 8\)"),
         (nn.Flatten(0), images(), {}, r"got \(24576,\)"),
-        (Pooled(), images(), {"batch_size": 1}, "expected a size above 1, got 1"),
+        (Pooled(), images(), {"batch_size": 1}, "batch_size must be at least 2 .* got 1"),
         (Pooled(), images(), {"shifts": 256}, r"255 shifts to draw from, 256 were asked for"),
         (Pooled(), images(), {"shifts": [(1, 2, 3)]}, r"pairs of rows and columns, got \[\(1, 2, 3\)\]"),
         (Pooled(), images(), {"shifts": []}, "pairs of rows and columns"),

@@ -12,7 +12,6 @@ from torch import nn
 from tqdm import tqdm
 
 from ..data import ImageSet
-from ..exact.probe import probe
 from ..experiments.config import Experiment, parse_changes
 from ..experiments.profiles import load_profile, profile_names
 from ..experiments.records import write_json
@@ -20,6 +19,7 @@ from ..experiments.rows import TABLE1, Row, matching
 from ..experiments.run import DataCache, plan
 from ..experiments.weights import load_weights
 from ..paths import LOCAL
+from ..probe import probe
 from ..verify import verify
 from .experiments import count
 

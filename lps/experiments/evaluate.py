@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from ..data import ImageSet
-from ..exact.probe import BACKENDS, probe
 from ..metrics import ORIGINAL_CIFAR, PAPER, Count, Predict, accuracy, circular_consistency, exhaustive_consistency
+from ..probe import BACKENDS, probe
 from ..sampling import Downsample
 from .config import Evaluate
 

@@ -1,7 +1,7 @@
-"""With which convolution algorithms of this machine is a network exact?
+"""Finds the fastest convolution backend of this machine with which a network is exactly equivariant.
 
 The guarantees rest on convolutions that treat all positions alike. Those of oneDNN do, on a CPU; the Winograd and FFT
-algorithms that cuDNN may choose work on tiles and do not. No list of good ones would stay true, so ask the machine.
+algorithms that cuDNN may choose work on tiles and do not.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..verify import Report, verify
+from .verify import Report, verify
 
 
 @dataclass(frozen=True)
