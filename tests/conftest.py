@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -109,3 +110,19 @@ def through_onnx(tmp_path: Path, any_batch: Any) -> Callable[[nn.Module, Tensor,
         return [torch.from_numpy(out) for out in session.run(None, {session.get_inputs()[0].name: x.numpy()})]
 
     return outputs
+
+
+@pytest.fixture
+def cells() -> Callable[[str], dict[str, Any]]:
+    """Runs the code cells of a notebook in this process; gives the names that they leave behind."""
+    from lps.paths import NOTEBOOKS
+
+    def run(name: str) -> dict[str, Any]:
+        notebook = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))
+        names: dict[str, Any] = {}
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code":
+                exec(compile("".join(cell["source"]), f"{name}.ipynb, cell {cell['id']}", "exec"), names)
+        return names
+
+    return run
