@@ -148,7 +148,9 @@ def recorded(
     if unknown := sorted(config.keys() - classes.keys()):
         raise ValueError(f"config.{unknown[0]} is no section of settings; known: {', '.join(classes)}")
     parts: dict[str, Any] = {name: build(classes[name], config[name], f"config.{name}") for name in config}
-    return replace(load_profile(profile).row(found), name=row, own=own and Own(own["like"], own["source"]), **parts)
+    return replace(
+        load_profile(profile).row(found), name=row, own=Own(own["like"], own["source"]) if own else None, **parts
+    )
 
 
 def changed(

@@ -35,7 +35,7 @@ class Range:
         raise ValueError(f"{where} is {value}; expected {kind}{'above' if self.above else 'at least'} {self.low}{most}")
 
 
-def conform(value: Any, shape: Shape, where: str = "") -> None:
+def conform(value: Any, shape: Any, where: str = "") -> None:
     """Raise ``ValueError``, with the place below ``where``, for a value of another shape."""
     kind, parts = get_origin(shape), get_args(shape)
     if kind is Annotated:
