@@ -48,7 +48,7 @@ class Check:
 def check(label: str, **parameters: Any) -> Check:
     """Try a statement with the parameters of its notebook, or with others; on one thread, the maps being small."""
     name = STATEMENTS[label]
-    notebook = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))
+    notebook = read(name)
     defaults = declared_parameters(notebook)
     check_parameters(name, defaults, parameters)
     values: dict[str, Any] = defaults | parameters
@@ -58,14 +58,24 @@ def check(label: str, **parameters: Any) -> Check:
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            for cell in notebook["cells"]:
-                if "check" in cell["metadata"].get("tags", []):
-                    exec(compiled("".join(cell["source"]), f"{name}.ipynb, cell {cell['id']}"), values)
+            run(name, notebook, values, "check")
     except AssertionError as error:
         return Check(scope, counterexample(error, name))
     finally:
         torch.set_num_threads(threads)
     return Check(scope, **{key: values[key] for key in ("tried", "broken", "ties", "worst") if key in values})
+
+
+def read(name: str) -> dict[str, Any]:
+    notebook: dict[str, Any] = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))
+    return notebook
+
+
+def run(name: str, notebook: Mapping[str, Any], values: dict[str, Any], tag: str = "") -> None:
+    """Execute the code cells of a notebook, or those with a tag; their names come into ``values``."""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code" and (not tag or tag in cell["metadata"].get("tags", [])):
+            exec(compiled("".join(cell["source"]), f"{name}.ipynb, cell {cell['id']}"), values)
 
 
 def compiled(source: str, name: str) -> CodeType:
