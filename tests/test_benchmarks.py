@@ -16,7 +16,6 @@ from benchmarks.groups import Device, Group, Setting
 from benchmarks.measure import Case, Work, gigamacs
 from benchmarks.networks import LPF, LPS, NAIVE, ROWS, STRIDED, classifier
 from lps import Downsample, LowPass, ResNet
-from lps.report.times import CPU_SETTINGS, setting
 
 CPU = Setting("cpu")
 
@@ -162,10 +161,9 @@ def test_groups_have_names_of_their_own_and_references_among_their_cases(device:
         json.dumps(group.describe())
 
 
-def test_the_page_knows_the_settings_of_a_cpu_and_every_map_is_profiled() -> None:
-    planned = groups.plan("cpu", None)
-    assert {setting({"config": group.describe()}) for group in planned} == set(CPU_SETTINGS)
-    assert all(set(g.profiled) == set(g.cases) for g in planned if g.name.startswith("upsampling"))
+def test_every_map_is_profiled() -> None:
+    upsampling = [group for group in groups.plan("cpu", None) if group.name.startswith("upsampling")]
+    assert upsampling and all(set(group.profiled) == set(group.cases) for group in upsampling)
 
 
 @pytest.mark.parametrize("setting", [CPU, Setting("cpu", "bf16"), Setting("cpu", channels_last=True)])

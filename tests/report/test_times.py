@@ -7,8 +7,9 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from matplotlib.patches import Rectangle
+from matplotlib import pyplot as plt
 
+from benchmarks.groups import plan
 from lps.paths import SHIPPED
 from lps.report import times as benchmarks
 from lps.report.times import CIFAR, TABLE4
@@ -131,36 +132,16 @@ def test_the_latest_records_are_one_of_each_group_and_device() -> None:
     assert benchmarks.latest([new, gpu, old, other]) == [new, gpu, other]
 
 
-def test_targets_are_decided_by_both_quartiles() -> None:
-    result = benchmarks.targets([made(1.0), shipped(CIFAR)])["result"].tolist()
-    assert result[0] == "reached" and result.count("not run") == 3
-    assert benchmarks.targets([made(1.081)])["result"].tolist()[0] == "missed"
-    assert set(benchmarks.targets([])["result"]) == {"not run"}
-    (target, *_) = benchmarks.TARGETS
-    assert target.result({"median": 1.0, "q1": 0.9, "q3": 1.1}) == "undecided"
-    assert target.result({"median": 1.1, "q1": 1.08, "q3": 1.2}) == "undecided"
-
-
-def test_the_slowest_map_is_explained_where_it_was_profiled() -> None:
-    record = shipped("upsampling-float32-eager")
-    maps = {name for name in record["cases"] if name.startswith("lpu")}
-    slowest = benchmarks.UPSAMPLING.worst(record)
-    assert benchmarks.UPSAMPLING.ratio(record, slowest)["median"] == max(
-        record["cases"][name][benchmarks.clock(record)]["median"] for name in maps
-    )
-    assert benchmarks.UPSAMPLING.worst(record, record["cases"]) == slowest
-    (other, *_) = maps - {slowest}
-    assert benchmarks.UPSAMPLING.worst(record, [f"bilinear {other[4:]}", other]) == other
-
-
-def test_settings_without_a_record_are_named() -> None:
-    eager, compiled = made(1.0), made(1.0, compiled=True, depth=50)
-    words = benchmarks.settings_on_cpu([eager, made(1.0, precision="bf16", device="cuda"), compiled])
-    assert words == (
-        "*float32, eager*: ResNet-101, inference only; *float32, compiled*: ResNet-50, inference only; "
-        "*bf16, eager*: not measured"
-    )
-    assert benchmarks.settings_on_cpu([eager]).startswith("*float32, eager*: all networks;")
+def test_a_frame_holds_every_case_by_the_clock_that_counts() -> None:
+    record = shipped(TABLE4)
+    cases = benchmarks.frame(record)
+    assert set(cases.index) == set(record["cases"]) and cases.index[0] == "baseline"
+    lpd, ratio = cases.loc["lps-tri-3"], record["cases"]["lps-tri-3"]["cpu_ratio"]
+    assert (lpd["low"], lpd["time"], lpd["high"]) == (ratio["q1"], ratio["median"], ratio["q3"])
+    assert lpd["processor time"] == benchmarks.spread(ratio) and lpd["over"] == "LPF, Tri-3"
+    record["determinism"]["threads"] = 2
+    lpd = benchmarks.frame(record).loc["lps-tri-3"]
+    assert lpd["time"] == record["cases"]["lps-tri-3"]["ratio"]["median"]
 
 
 # The shipped records -----------------------------------------------------------------------------------
@@ -181,28 +162,65 @@ def test_a_shipped_record_is_complete(record: Any) -> None:
             assert 0 < case[name]["q1"] <= case[name]["median"] <= case[name]["q3"]
 
 
-def test_the_figures_show_the_records() -> None:
+# The page ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def page(run_notebook: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What the page makes of the records that are given, in front of the shipped ones."""
+
+    def run(*records: Any) -> dict[str, Any]:
+        monkeypatch.setattr(benchmarks, "read", lambda: [*records, *SHIPPED_RECORDS])
+        found: dict[str, Any] = run_notebook("table4")
+        return found
+
+    return run
+
+
+def test_the_page_shows_the_records(page: Any) -> None:
+    found = page()
+    bars, ratios, parts, roofline, scaling = (cast(Any, plt.figure(n).axes) for n in plt.get_fignums())
     record = shipped(TABLE4)
-    (ax,) = benchmarks.ratios([record]).axes
-    drawn = set(np.concatenate([np.asarray(line.get_xdata()) for line in ax.lines]))
+    assert len(bars) == 1 and sum(patch.get_width() for patch in bars[0].patches) == found["sites"].sum().sum()
+    drawn = set(np.concatenate([np.asarray(line.get_xdata()) for line in ratios[0].lines]))
     for case in record["cases"].values():
         assert set(case["cpu_ratio"].values()) <= drawn
     assert benchmarks.paper_ratios()["lps-tri-3"] in drawn
-    layers = shipped("roofline-float32-eager")
-    assert sum(line.get_marker() == "o" for line in benchmarks.roofline(layers).axes[0].lines) == 10
-    grown = benchmarks.scaling(shipped("scaling-float32-eager"))
-    assert len(grown.axes) == 8
-    (bars,) = benchmarks.parts(record).axes
-    widths = sum(cast(Rectangle, patch).get_width() for patch in bars.patches)
+    widths = sum(patch.get_width() for patch in parts[0].patches)
     assert widths == pytest.approx(sum(profile["ms"] for profile in record["profile"].values()))
+    assert sum(len(line.get_xdata()) for line in roofline[0].lines if line.get_marker() == "o") == 10
+    assert len(scaling) == 8
+
+    assert found["growth"].loc["pixels of an image", "memory"] == pytest.approx(1, abs=0.1)
+    assert found["growth"].loc["images", "memory"] == pytest.approx(1, abs=0.05)
+    assert len(found["floor"]) == 5 and (found["floor"]["here over floor"] > 1).all()
+    on_a_processor = found["overview"].xs("CPU", level=1)
+    assert set(on_a_processor.index.get_level_values(1)) == set(found["settings"])
+    assert on_a_processor.loc["ResNet-101, inference"].loc["float32, compiled"].isna().all()
+    planned = {benchmarks.setting({"config": group.describe()}) for group in plan("cpu", None)}
+    assert planned == set(found["settings"])
 
 
-def test_time_and_memory_are_linear_in_pixels_as_the_page_says() -> None:
-    growth = benchmarks.growth(shipped("scaling-float32-eager"))
-    assert growth.loc["pixels of an image", "memory"] == pytest.approx(1, abs=0.1)
-    assert growth.loc["images", "memory"] == pytest.approx(1, abs=0.05)
+def test_limits_are_decided_by_both_quartiles(page: Any) -> None:
+    record = made(1.0)
+    limit = "LPD, ResNet-101, inference"
+    found = page(record)["targets"]["result"]
+    assert found[limit] == "reached" and (found == "not run").sum() == 2
+    assert page(made(1.081))["targets"]["result"][limit] == "missed"
+    record["cases"]["lps-tri-3"]["cpu_ratio"] |= {"q3": 1.2}
+    assert page(record)["targets"]["result"][limit] == "undecided"
 
 
-def test_the_floor_is_below_what_is_measured() -> None:
-    table = benchmarks.roofline_table(shipped("roofline-float32-eager"))
-    assert len(table) == 5 and (table["here over floor"] > 1).all()
+def test_a_gpu_in_the_papers_setting_is_shown(page: Any) -> None:
+    record = made(1.2, **IN_THE_PAPER)
+    found = page(record)
+    assert found["gpu"] is record and "GPU" in found["overview"].index.get_level_values(1)
+
+
+def test_the_slowest_map_is_explained_where_it_was_profiled(page: Any) -> None:
+    record = shipped("upsampling-float32-eager")
+    profiled, slowest = "lpu 21@56", "lpu 256@14"
+    record["profile"] = {name: part for name, part in record["profile"].items() if name.endswith("21@56")}
+    record["cases"][slowest]["cpu_ratio"] = {"median": 9.0, "q1": 9.0, "q3": 9.0}
+    found = page(record)
+    assert (found["slowest"], found["profiled"]) == (slowest, profiled)
