@@ -22,17 +22,17 @@ def _unit(conv: nn.Module, channels: int) -> nn.Sequential:
 class AtrousPyramid(nn.Module):
     """ASPP: a 1x1 convolution, a 3x3 convolution at each of ``rates`` and the image mean, concatenated and projected.
 
-    ``(N, inputs, H, W)`` to ``(N, channels, H, W)``. ``paddings`` holds the border of each 3x3 convolution.
+    ``(N, in_channels, H, W)`` to ``(N, channels, H, W)``. ``paddings`` holds the border of each 3x3 convolution.
     """
 
-    def __init__(self, inputs: int, channels: int, rates: Sequence[int], paddings: Sequence[Padding]) -> None:
+    def __init__(self, in_channels: int, channels: int, rates: Sequence[int], paddings: Sequence[Padding]) -> None:
         super().__init__()
         atrous = (
-            Conv2d(inputs, channels, 3, border=padding, dilation=rate)
+            Conv2d(in_channels, channels, 3, padding_mode=padding, dilation=rate)
             for rate, padding in zip(rates, paddings, strict=True)
         )
-        self.branches = nn.ModuleList(_unit(conv, channels) for conv in (Conv2d(inputs, channels, 1), *atrous))
-        self.image = _unit(Conv2d(inputs, channels, 1), channels)
+        self.branches = nn.ModuleList(_unit(conv, channels) for conv in (Conv2d(in_channels, channels, 1), *atrous))
+        self.image = _unit(Conv2d(in_channels, channels, 1), channels)
         joined = (len(self.branches) + 1) * channels
         self.project = _unit(Conv2d(joined, channels, 1), channels).append(nn.Dropout(0.1))
 
@@ -45,6 +45,11 @@ class AtrousPyramid(nn.Module):
 
 class DeepLabV3Plus(nn.Module):
     """DeepLabV3+: images ``(N, in_channels, H, W)`` to logits ``(N, classes, H, W)``. The method is an argument.
+
+    >>> backbone = lps.ResNet(18, classes=10, sampling=lps.Sampling.named("lps"), width=8, output_stride=16)
+    >>> network = lps.DeepLabV3Plus(backbone, classes=5, channels=16, upsample=lambda channels: lps.Upsample()).eval()
+    >>> network(torch.randn(1, 3, 64, 64)).shape
+    torch.Size([1, 5, 64, 64])
 
     ======================== ======================== ======================================
     row of Table 5           ``sampling`` of backbone ``upsample``
@@ -93,7 +98,7 @@ class DeepLabV3Plus(nn.Module):
         low_level = backbone.channels // 8  # each stage after the first doubles the channels
         self.project = _unit(Conv2d(low_level, LOW_LEVEL_CHANNELS, 1), LOW_LEVEL_CHANNELS)
         self.decoder = nn.Sequential(
-            *_unit(Conv2d(LOW_LEVEL_CHANNELS + channels, channels, 3, border=padding), channels),
+            *_unit(Conv2d(LOW_LEVEL_CHANNELS + channels, channels, 3, padding_mode=padding), channels),
             Conv2d(channels, classes, 1, bias=True),
         )
         for module in self.modules():

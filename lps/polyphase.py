@@ -19,6 +19,12 @@ def offsets(stride: int, dims: int) -> list[tuple[int, ...]]:
 def circular_shift(x: Tensor, shift: int | Sequence[int]) -> Tensor:
     """Roll the content of ``x`` ``(N, C, *space)`` forward by ``shift`` samples along each spatial axis.
 
+    >>> x = torch.arange(4.0).view(1, 1, 4)
+    >>> lps.circular_shift(x, 1)
+    tensor([[[3., 0., 1., 2.]]])
+    >>> lps.circular_shift(torch.zeros(2, 3, 8, 8), (1, -2)).shape
+    torch.Size([2, 3, 8, 8])
+
     An integer shifts all axes alike. The paper's ``T_N x[n] = x[n + 1]`` (Sec. 3) is ``circular_shift(x, -1)``.
     """
     dims = x.dim() - 2
@@ -72,13 +78,27 @@ def components(x: Tensor, stride: int) -> list[Tensor]:
 def polyphase(x: Tensor, stride: int = 2) -> Tensor:
     """Split ``x`` ``(N, C, *space)`` into its polyphase components ``(N, P, C, *space / s)``, ``P = s ** dims``.
 
+    >>> x = torch.arange(16.0).view(1, 1, 4, 4)
+    >>> lps.polyphase(x).shape
+    torch.Size([1, 4, 1, 2, 2])
+    >>> lps.polyphase(x)[0, 1, 0]  # rows 0, 2 and columns 1, 3
+    tensor([[ 1.,  3.],
+            [ 9., 11.]])
+
     Eq. (6): ``Poly(x)_k[n] = x[s n + k]``. Raises ``ValueError`` where ``stride`` does not divide a size.
     """
     return phase_view(x, stride).flatten(1, x.dim() - 2)
 
 
 def merge(components: Tensor, stride: int = 2) -> Tensor:
-    """Inverse of :func:`polyphase`: ``(N, P, C, *space)`` to ``(N, C, *(s * space))``."""
+    """Inverse of :func:`polyphase`: ``(N, P, C, *space)`` to ``(N, C, *(s * space))``.
+
+    >>> x = torch.randn(2, 3, 6, 9)
+    >>> torch.equal(lps.merge(lps.polyphase(x, stride=3), stride=3), x)
+    True
+
+    Raises ``ValueError`` where the number of components is not ``s ** dims``.
+    """
     dims = components.dim() - 3
     if components.shape[1] != stride**dims:
         raise ValueError(f"merge with stride {stride} expects {stride**dims} components, got {components.shape[1]}")

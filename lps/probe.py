@@ -88,6 +88,11 @@ def probe(
 ) -> Probe:
     """Verify ``model`` with one backend after the other, on its device, until one is exact for all ``images``.
 
+    >>> network = lps.ResNet(18, classes=10, sampling=lps.Sampling.named("aps"), stem="cifar", width=8)
+    >>> found = lps.probe(network, torch.randn(1, 3, 16, 16), shifts=4)
+    >>> found.backend is None or found.backend.name in ("oneDNN", "PyTorch's own")
+    True
+
     Images ``(N, C, H, W)`` should have the size, and batches the size, that are used later: both decide which
     algorithms are chosen. Arguments and errors are those of :func:`lps.verify`; a device without a list of backends
     raises ``ValueError``. Use the answer as ``with probe(model, images).backend.flags(): ...``.

@@ -1,6 +1,5 @@
 """One ResNet for every row of the paper's tables: the method is the ``sampling`` argument (Sec. 5.1)."""
 
-from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
@@ -18,11 +17,11 @@ OutputStride = Literal[16, 32]
 class Shortcut(nn.Module):
     """Projection of a block whose shape changes: sample as the main branch did, 1x1 convolution, batch norm."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, sampling: Sampling | None) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, sampling: Sampling | None) -> None:
         super().__init__()
-        self.downsample = None if sampling is None else sampling.shortcut(inputs)
-        self.conv = Conv2d(inputs, outputs, 1, 1 if sampling else stride)
-        self.norm = nn.BatchNorm2d(outputs)
+        self.downsample = None if sampling is None else sampling.shortcut(in_channels)
+        self.conv = Conv2d(in_channels, out_channels, 1, 1 if sampling else stride)
+        self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor, selection: Selection | None) -> Tensor:
         if self.downsample is not None:
@@ -30,36 +29,29 @@ class Shortcut(nn.Module):
         return self.norm(self.conv(x))
 
 
-@dataclass(frozen=True)
-class Site:
-    """Where a block stands: its stride and dilation, how it samples (``None``: it does not, or by its stride)."""
-
-    stride: int = 1
-    dilation: int = 1
-    sampling: Sampling | None = None
-    padding: Padding = "circular"
-
-    @property
-    def conv_stride(self) -> int:
-        """Stride left in the convolution once a sampling layer has taken over."""
-        return 1 if self.sampling else self.stride
-
-
 class BasicBlock(nn.Module):
     """3x3, sample, 3x3 around a shortcut; without a sampling layer the first convolution is strided."""
 
     expansion = 1
 
-    def __init__(self, inputs: int, width: int, at: Site) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int = 1,
+        dilation: int = 1,
+        sampling: Sampling | None = None,
+        padding: Padding = "circular",
+    ) -> None:
         super().__init__()
-        self.conv1 = Conv2d(inputs, width, 3, at.conv_stride, at.padding, at.dilation)
+        self.conv1 = Conv2d(in_channels, width, 3, 1 if sampling else stride, padding, dilation)
         self.norm1 = nn.BatchNorm2d(width)
-        self.downsample = None if at.sampling is None else at.sampling.layer(width)
-        self.conv2 = Conv2d(width, width, 3, 1, at.padding, at.dilation)
+        self.downsample = None if sampling is None else sampling.layer(width)
+        self.conv2 = Conv2d(width, width, 3, 1, padding, dilation)
         self.norm2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
-        changes = at.sampling is not None or at.stride > 1 or inputs != width
-        self.shortcut = Shortcut(inputs, width, at.stride, at.sampling) if changes else None
+        changes = sampling is not None or stride > 1 or in_channels != width
+        self.shortcut = Shortcut(in_channels, width, stride, sampling) if changes else None
 
     def forward(self, x: Tensor, origin: Origin | None) -> tuple[Tensor, Selection | None]:
         selection = None
@@ -75,19 +67,27 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inputs: int, width: int, at: Site) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int = 1,
+        dilation: int = 1,
+        sampling: Sampling | None = None,
+        padding: Padding = "circular",
+    ) -> None:
         super().__init__()
-        outputs = width * self.expansion
-        self.conv1 = Conv2d(inputs, width, 1)
+        out_channels = width * self.expansion
+        self.conv1 = Conv2d(in_channels, width, 1)
         self.norm1 = nn.BatchNorm2d(width)
-        self.conv2 = Conv2d(width, width, 3, at.conv_stride, at.padding, at.dilation)
+        self.conv2 = Conv2d(width, width, 3, 1 if sampling else stride, padding, dilation)
         self.norm2 = nn.BatchNorm2d(width)
-        self.downsample = None if at.sampling is None else at.sampling.layer(width)
-        self.conv3 = Conv2d(width, outputs, 1)
-        self.norm3 = nn.BatchNorm2d(outputs)
+        self.downsample = None if sampling is None else sampling.layer(width)
+        self.conv3 = Conv2d(width, out_channels, 1)
+        self.norm3 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU()
-        changes = at.sampling is not None or at.stride > 1 or inputs != outputs
-        self.shortcut = Shortcut(inputs, outputs, at.stride, at.sampling) if changes else None
+        changes = sampling is not None or stride > 1 or in_channels != out_channels
+        self.shortcut = Shortcut(in_channels, out_channels, stride, sampling) if changes else None
 
     def forward(self, x: Tensor, origin: Origin | None) -> tuple[Tensor, Selection | None]:
         selection = None
@@ -168,6 +168,13 @@ DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int
 class ResNet(nn.Module):
     """ResNet-18, 34, 50, 101 or 152 whose every stride is a sampling layer.
 
+    >>> network = lps.ResNet(18, classes=10, sampling=lps.Sampling.named("lps", "tri-3"), stem="cifar", width=8).eval()
+    >>> images = torch.randn(2, 3, 32, 32)
+    >>> network(images).shape
+    torch.Size([2, 10])
+    >>> torch.equal(network(lps.circular_shift(images, (3, 5))), network(images))
+    True
+
     Images ``(N, in_channels, H, W)`` to logits ``(N, classes)``. ``sampling=None`` is the strided baseline. With
     circular padding, a selection, and H and W divisible by ``stride`` (8 behind the CIFAR stem, 32 behind the ImageNet
     stem), the logits in evaluation are invariant to every circular shift.
@@ -215,11 +222,11 @@ class ResNet(nn.Module):
             dilated = level == 3 and output_stride == 16
             stride = 1 if level == 0 or dilated else 2
             self.stride *= stride
-            first = Site(stride, 1, sampling.at(stride) if sampling and level else None, padding)
-            blocks = [block(channels, width << level, first)]
+            sampled = sampling.at(stride) if sampling and level else None
+            blocks = [block(channels, width << level, stride, sampling=sampled, padding=padding)]
             channels = (width << level) * block.expansion
-            following = Site(dilation=2 if dilated else 1, padding=padding)
-            blocks += [block(channels, width << level, following) for _ in range(count - 1)]
+            dilation = 2 if dilated else 1
+            blocks += [block(channels, width << level, 1, dilation, padding=padding) for _ in range(count - 1)]
             stages.append(nn.ModuleList(blocks))
         self.stages = nn.ModuleList(stages)
         self.channels: int = channels

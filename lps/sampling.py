@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from . import filters
 from .exact.convolution import Padding
-from .exact.ties import Origin, put_back
-from .filters import AntiAlias, LowPass, mix_filtered, place_filtered
-from .polyphase import components, keep, place, require_divisible, require_maps
+from .exact.fused import Filtered
+from .exact.ties import Origin, put_back_phases
+from .filters import AntiAlias, LowPass
+from .polyphase import components, require_divisible, require_maps
 from .selection import LearnedPhase, MaxNorm, Selection, choose
 
 Source = Literal["filtered", "unfiltered"]
@@ -20,16 +21,13 @@ Method = Literal["baseline", "lpf", "ddac", "aps", "lps"]
 """The methods of the paper by their names in the tables."""
 
 
-def take(x: Tensor, selection: Selection, stride: int) -> Tensor:
-    """The selected component: one per sample (Eq. 7) or their mixture (Eq. 17)."""
-    if selection.phase is None:
-        identity = x.new_ones((1,) * x.dim())
-        return mix_filtered(x, identity, selection.z, stride)
-    return keep(x, selection.phase, stride)
-
-
 class Downsample(nn.Module):
     """Filter, then keep one polyphase component: ``(N, C, *space)`` to ``(N, C, *space / s)``.
+
+    >>> down = lps.Downsample(lps.LearnedPhase(64, hidden=8), lps.LowPass(64, size=3)).eval()
+    >>> y, selection = down(torch.randn(2, 64, 16, 16))
+    >>> y.shape, selection.phase.shape
+    (torch.Size([2, 64, 8, 8]), torch.Size([2]))
 
     ======== ===================== ==========================
     method   ``select``            ``antialias``
@@ -46,6 +44,10 @@ class Downsample(nn.Module):
     Where scores tie, as on a map of zeros, the choice follows the content of ``x``. A network whose branches share a
     choice hands in where ``x`` comes from, ``origin=Origin(images)`` for the first layer and then the
     ``selection.origin`` of the layer above: ties are then broken by the image, and every branch follows its shifts.
+
+    ``select`` is any module from a map to a :class:`~lps.selection.Selection`. One whose ``forward`` takes ``origin``
+    breaks its own ties by it. Raises ``ValueError`` where ``stride`` does not divide a size of the map, and where a
+    selection does not fit it.
     """
 
     def __init__(
@@ -64,44 +66,60 @@ class Downsample(nn.Module):
     ) -> tuple[Tensor, Selection | None]:
         """Return the kept component and the selection behind it (``None`` for phase 0 without a choice)."""
         require_maps(x)
+        h = self.antialias
         if selection is None and self.select is None:
-            if self.antialias is not None:
-                return self.antialias(x, stride=self.stride), None
-            return components(x, self.stride)[0], None
+            return components(x, self.stride)[0] if h is None else h(x, stride=self.stride), None  # Eq. (4)
         require_divisible(x, self.stride)
-        blur = self.antialias if isinstance(self.antialias, LowPass) else None
-        filtered = x if self.antialias is None or blur else self.antialias(x)
+        filtered = self._filtered(x)
         if selection is None:
-            selection = self._choose(x, filtered, blur, origin)
+            selection = self._choose(x, filtered, origin)
         expected = (x.shape[0], self.stride ** (x.dim() - 2))
         if selection.z.shape != expected:
             raise ValueError(
                 f"features {tuple(x.shape)} need a selection {expected} and were handed one {tuple(selection.z.shape)}"
             )
-        if blur:
-            return blur(x, self.stride, selection.z, selection.phase), selection
-        return take(filtered, selection, self.stride), selection
+        return filtered.component(selection.z, selection.phase, self.stride), selection  # Eqs. (7) and (17)
 
-    def _choose(self, x: Tensor, filtered: Tensor, blur: LowPass | None, origin: Origin | None) -> Selection:
+    def _filtered(self, x: Tensor) -> Filtered:
+        """``h * x``; a low-pass filter is left for where its result is read."""
+        if self.antialias is None or isinstance(self.antialias, LowPass):
+            return Filtered(x, self.antialias)
+        return Filtered(self.antialias(x))
+
+    def _choose(self, x: Tensor, filtered: Filtered, origin: Origin | None) -> Selection:
+        """What ``select`` makes of the map; one that takes ``blur`` filters it itself, and one that takes ``origin``
+        breaks its own ties."""
         select = cast(nn.Module, self.select)
-        own = type(select).forward
-        if own is LearnedPhase.forward and blur is not None and self.select_from == "filtered":
-            return select(x, blur, origin)
-        seen = x if self.select_from == "unfiltered" else filtered if blur is None else blur(x)
-        if own in (LearnedPhase.forward, MaxNorm.forward):
-            return select(seen, origin=origin)
-        selection = select(seen)
+        accepted = _arguments(select)
+        seen = Filtered(x) if self.select_from == "unfiltered" else filtered
+        if "blur" in accepted and "origin" in accepted:
+            return select(seen.x, blur=seen.left, origin=origin)
+        whole = seen.whole()
+        if "origin" in accepted:
+            return select(whole, origin=origin)
+        selection = select(whole)
         if origin is None or selection.lag is None:
             return selection
-        return choose(selection.scores, seen, self.stride, origin)
+        return choose(selection.scores, whole, self.stride, origin)
+
+
+def _arguments(select: nn.Module) -> tuple[str, ...]:
+    code = getattr(type(select).forward, "__code__", None)
+    return () if code is None else code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
 
 class Upsample(nn.Module):
     """LPU: put features back where their downsampling took them from, then filter (Eqs. 24 and 25).
 
+    >>> down, up = lps.Downsample(lps.MaxNorm()), lps.Upsample(lps.LowPass(8, size=3, gain=4))
+    >>> y, selection = down(torch.randn(2, 8, 16, 16))
+    >>> up(y, selection).shape
+    torch.Size([2, 8, 16, 16])
+
     ``(N, C, *space)`` and the selection of the matching :class:`Downsample` to ``(N, C, *(s * space))``. The filter
     carries the gain ``s ** dims`` (Sec. 4.3). Where phases stay tied, as on a constant map, all of them are filled
-    alike, so that the result moves with every shift of the input.
+    alike, so that the result moves with every shift of the input. Raises ``ValueError`` where the selection is of
+    another batch or stride.
     """
 
     def __init__(self, antialias: nn.Module | None = None, stride: int = 2) -> None:
@@ -116,20 +134,26 @@ class Upsample(nn.Module):
                 f"LPU got features {tuple(y.shape)}, which need a selection ({y.shape[0]}, {phases}), "
                 f"and a selection {tuple(selection.z.shape)}"
             )
-        blur = self.antialias if isinstance(self.antialias, LowPass) and self.antialias.padding == "circular" else None
-        kernel = None if blur is None else blur.kernel[:1].to(y.dtype)
-        if selection.lag is not None:
-            u = put_back(y, selection.z, selection.lag, kernel, self.stride)
-        elif kernel is not None:
-            u = place_filtered(y, kernel, selection.z, self.stride)
-        else:
-            u = place(y, selection.z, self.stride)
-        return u if self.antialias is None or blur else self.antialias(u)
+        h, z, lag = self.antialias, selection.z, selection.lag
+        if isinstance(h, LowPass) and h.padding == "circular":
+            return put_back_phases(y, z, lag, h.kernel[:1].to(y.dtype), self.stride)
+        u = put_back_phases(y, z, lag, None, self.stride)  # Eqs. (24) and (25)
+        return u if h is None else h(u)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a network samples: factories, from a number of channels, for the parts of each :class:`Downsample`."""
+    """How a network samples: factories, from a number of channels, for the parts of each :class:`Downsample`.
+
+    >>> sampling = lps.Sampling(
+    ...     select=lambda channels: lps.LearnedPhase(channels, channels // 8),
+    ...     antialias=lambda channels: lps.LowPass(channels, size=3),
+    ... )
+    >>> sampling.layer(64)(torch.randn(2, 64, 16, 16))[0].shape
+    torch.Size([2, 64, 8, 8])
+
+    :meth:`named` builds the methods of the paper from their names.
+    """
 
     select: Callable[[int], nn.Module] | None = None
     antialias: Callable[[int], nn.Module] | None = None
@@ -150,7 +174,17 @@ class Sampling:
         stride: int = 2,
         dims: int = 2,
     ) -> "Sampling | None":
-        """A row of the paper's tables: ``Sampling.named("lps", "tri-3")``; ``None`` for the strided ``"baseline"``.
+        """A row of the paper's tables by its names; ``None`` for the ``"baseline"``, whose convolutions are strided.
+
+        >>> lps.Sampling.named("lps", "tri-3").layer(64)
+        Downsample(
+          (select): LearnedPhase(
+            stride=2, padding='circular'
+            (conv1): Conv2d(64, 8, kernel_size=(3, 3), stride=(1, 1))
+            (conv2): Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1))
+          )
+          (antialias): LowPass(size=3, padding='circular')
+        )
 
         The logit networks of LPS, of class ``learned``, have ``channels / hidden_divisor`` hidden channels; ``groups``
         are those of Adapt-3. Raises ``ValueError`` for an unknown name, and for a filter that the method does not take.

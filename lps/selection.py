@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .exact.convolution import CONV, CONVOLVE, Padding, convolve_circular, pad
-from .exact.mean import exact_mean
+from .exact.convolution import CONV, CONVOLVE, Padding, pad
+from .exact.fused import Filter, phase_logits, phase_norms
 from .exact.ties import Origin, choose_phase
-from .filters import LowPass
-from .polyphase import phase_view, require_divisible
 
 
 class Selection(NamedTuple):
     """A choice among the ``P`` phases of a batch of ``N`` maps.
+
+    >>> y, selection = lps.Downsample(lps.MaxNorm())(torch.randn(5, 3, 8, 8))
+    >>> selection.scores.shape, selection.z.shape, selection.phase.shape
+    (torch.Size([5, 4]), torch.Size([5, 4]), torch.Size([5]))
 
     ``scores`` ``(N, P)`` are the logits (LPD) or norms (APS) behind it and ``z`` ``(N, P)`` the selection variable
     of Eq. (17). For a hard choice, ``phase`` ``(N,)`` is ``k*`` of Eq. (7), ``z`` is one-hot or equal over phases that
@@ -45,46 +47,43 @@ def choose(scores: Tensor, x: Tensor, stride: int, origin: Origin | None = None)
     of ``x`` moves with its shifts, but maps that differ where ``x`` does not need not follow. An ONNX graph takes the
     first of equal scores. Raises ``ValueError`` where a score is NaN.
     """
-    if torch.onnx.is_in_onnx_export():
-        phase = scores.argmax(1)
-        return Selection(scores, F.one_hot(phase, scores.shape[1]).to(scores.dtype), phase)
     origin = Origin(x) if origin is None else origin
     if origin.space != tuple(x.shape[2:]):
         raise ValueError(f"a map {tuple(x.shape)} was said to come from positions {origin.space} of its images")
-    z, phase, lag = choose_phase(scores.detach(), origin.image.detach(), origin.phases, origin.strides, stride)
+    z, phase, lag = choose_phase(scores, origin, stride)
     return Selection(scores, z, phase, lag, origin.below(phase, stride))
 
 
-def _channel_sum(x: Tensor) -> Tensor:
-    """Sum over the channels of ``(N, C, *space)`` as ``(N, 1, *space)``, pairwise: the same order at each position."""
-    while x.shape[1] > 1:
-        half, odd = divmod(x.shape[1], 2)
-        pairs = x[:, :half] + x[:, half : 2 * half]
-        x = torch.cat([pairs, x[:, -1:]], 1) if odd else pairs
-    return x
-
-
 class MaxNorm(nn.Module):
-    """APS: keep the component with the largest l2 norm, Eqs. (5), (18) and (19). ``(N, C, *space)`` to Selection."""
+    """APS: keep the component with the largest l2 norm, Eqs. (5), (18) and (19).
+
+    >>> x = torch.zeros(1, 1, 4, 4)
+    >>> x[..., 1::2, 0::2] = 1.0  # rows 1, 3 and columns 0, 2: phase 2
+    >>> lps.MaxNorm()(x).phase
+    tensor([2])
+
+    ``(N, C, *space)`` to :class:`Selection`. Nothing is learned, and training keeps one component too.
+    """
 
     def __init__(self, stride: int = 2) -> None:
         super().__init__()
         self.stride = stride
 
     def forward(self, x: Tensor, origin: Origin | None = None) -> Selection:
-        """In evaluation the norms are free of the order of summation; see :func:`choose` for ``origin``."""
-        x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
-        peak = x.abs().flatten(1).amax(1).clamp_min(torch.finfo(x.dtype).tiny)  # keeps the squares in range
-        squares = phase_view(_channel_sum((x / peak.view(-1, *(1,) * (x.dim() - 1))).square()), self.stride)
-        dims = x.dim() - 2
-        rest = tuple(range(1 + dims, squares.dim()))
-        energy = squares.mean(rest) if self.training else exact_mean(squares, rest)
-        size = x.shape[2:].numel() // self.stride**dims
-        return choose((energy.flatten(1) * size).sqrt() * peak[:, None], x, self.stride, origin)
+        """``k* = argmax_k ||Poly(x)_k||_2``, Eq. (5); see :func:`choose` for ``origin``."""
+        norms = phase_norms(x.detach(), self.stride, exact=not self.training)
+        return choose(norms, x, self.stride, origin)
 
 
 class LearnedPhase(nn.Module):
     """LPD's choice: logits from a small network that all components share, Eqs. (20) and (23).
+
+    >>> select = lps.LearnedPhase(channels=64, hidden=8)
+    >>> mixture = select(torch.randn(5, 64, 8, 8))
+    >>> mixture.z.shape, mixture.phase is None
+    (torch.Size([5, 4]), True)
+    >>> select.eval()(torch.randn(5, 64, 8, 8)).phase.shape
+    torch.Size([5])
 
     ``f_theta`` is convolution (3, ``channels`` to ``hidden``), ReLU, convolution (3, ``hidden`` to ``hidden``), then
     the mean over channels and space. In training ``z`` is a Gumbel-softmax sample at temperature ``tau`` (Eq. 17);
@@ -112,50 +111,20 @@ class LearnedPhase(nn.Module):
         hidden = convolve(pad(component, 1, 1, self.padding), self.conv1.weight, self.conv1.bias).relu()
         return convolve(pad(hidden, 1, 1, self.padding), self.conv2.weight, self.conv2.bias).flatten(1).mean(1)
 
-    def logits(self, x: Tensor, blur: LowPass | None = None) -> Tensor:
-        """Logits ``(N, P)`` of all components of ``x`` ``(N, C, *space)``, or of ``blur(x)``, without splitting it.
+    def logits(self, x: Tensor, blur: Filter | None = None) -> Tensor:
+        """Logits ``(N, P)`` of all components of ``x`` ``(N, C, *space)``, or of ``blur(x)``, without splitting it."""
+        return phase_logits(x, self.conv1, self.conv2, self.stride, self.padding, not self.training, blur)
 
-        A convolution of every component is one convolution of the map, dilated by the stride. With circular padding it
-        commutes with ``blur``, which then has only the hidden channels to filter, and the second convolution and the
-        mean after it collapse into one dot product. Sums are never in half precision.
-        """
-        require_divisible(x, self.stride)
-        with torch.autocast(x.device.type, enabled=False):
-            full = torch.promote_types(x.dtype, torch.float32)
-            if x.device.type == "cpu" or self.padding != "circular":
-                x = x.to(full)
-            if blur and not self.padding == blur.padding == "circular":
-                x, blur = blur(x), None
-            if self.padding != "circular":
-                hidden = self._dilated(x, self.conv1).relu()
-                return self._phase_means(self._dilated(hidden, self.conv2).mean(1, keepdim=True))
-            y = convolve_circular(x, self.conv1.weight.to(x.dtype), self.stride)
-            bias = cast(Tensor, self.conv1.bias).to(full).view(-1, *(1,) * (x.dim() - 2))
-            hidden = ((y if blur is None else blur(y)).to(full) + bias).relu_()
-            weight, bias = (parameter.to(full) for parameter in self.conv2.parameters())
-            collapsed = weight.flatten(2).sum(2).mean(0).view(-1, *(1,) * (x.dim() - 2))
-            weighed = hidden * collapsed
-            total = weighed.sum(1, keepdim=True) if self.training else _channel_sum(weighed)
-            return self._phase_means(total) + bias.mean()
+    def sample(self, logits: Tensor) -> Tensor:
+        """``z`` in training, ``(N, P)``: a Gumbel-softmax sample from ``p`` of Eq. (20), the softmax of the logits."""
+        return F.gumbel_softmax(logits, cast(float, self.tau))
 
-    def _dilated(self, x: Tensor, conv: nn.Module) -> Tensor:
-        weight, bias = cast(Tensor, conv.weight).to(x.dtype), cast(Tensor, conv.bias).to(x.dtype)
-        padded = pad(x, self.stride, self.stride, self.padding)
-        return CONVOLVE[x.dim() - 2](padded, weight, bias, dilation=self.stride)
-
-    def _phase_means(self, x: Tensor) -> Tensor:
-        """Spatial mean of each phase of ``x`` ``(N, 1, *space)``, ``(N, P)``; exact, in float64, in evaluation."""
-        view = phase_view(x, self.stride)
-        dims = x.dim() - 2
-        rest = tuple(range(1 + dims, view.dim()))
-        return (view.mean(rest) if self.training else exact_mean(view, rest)).flatten(1)
-
-    def forward(self, x: Tensor, blur: LowPass | None = None, origin: Origin | None = None) -> Selection:
+    def forward(self, x: Tensor, blur: Filter | None = None, origin: Origin | None = None) -> Selection:
         """Choose among the phases of ``x``, or of ``blur(x)``; in evaluation ties are broken as in :func:`choose`."""
-        logits = self.logits(x, blur)
-        if not self.training:
-            return choose(logits, x, self.stride, origin)
-        return Selection(logits, F.gumbel_softmax(logits, cast(float, self.tau)), None)
+        logits = self.logits(x, blur)  # Eq. (23)
+        if self.training:
+            return Selection(logits, self.sample(logits))  # Eqs. (17) and (20)
+        return choose(logits, x, self.stride, origin)  # Eq. (7)
 
     def extra_repr(self) -> str:
         return f"stride={self.stride}, padding={self.padding!r}"

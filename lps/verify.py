@@ -112,6 +112,14 @@ def verify(
 ) -> Report:
     """Compare the outputs of ``model`` for ``images`` ``(N, C, H, W)`` with those for circular shifts of them.
 
+    >>> images = torch.randn(1, 3, 16, 16)
+    >>> exact = lps.ResNet(18, classes=10, sampling=lps.Sampling.named("aps"), stem="cifar", width=8)
+    >>> lps.verify(exact, images, shifts=8).exact
+    True
+    >>> report = lps.verify(lps.ResNet(18, classes=10, stem="cifar", width=8), images, shifts=8)
+    >>> report.exact, report.broken.layer, report.broken.cause
+    (False, 'stages.1.0.conv1', 'stride')
+
     ``model`` is any classifier, with outputs ``(N, classes)``, or segmenter, ``(N, classes, H, W)``, also under the
     key ``"out"`` as in torchvision. It runs in evaluation mode on the device of its parameters and gets its modes
     back; an autocast around the call applies. ``shifts`` are all ``H * W``, or as many distinct ones drawn from

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lps
-from lps import filters
+from lps.exact import fused
 from lps.exact.convolution import Padding, convolve_circular, pad
 from lps.polyphase import mix, place
 
@@ -97,16 +97,13 @@ def test_a_gpu_takes_another_way_to_the_same_sums(dims: int, stride: int, size: 
     blur = lps.LowPass(2, size, dims=dims).double()
     x = torch.randn(3, 2, *(stride * size for size in (3, 4, 3)[:dims]), dtype=torch.float64, requires_grad=True)
     phases = stride**dims
-    if hard:
-        given: dict[str, Tensor] = {"phase": torch.randint(phases, (3,))}
-        inputs = [x]
-    else:
-        given = {"z": torch.rand(3, phases, dtype=torch.float64, requires_grad=True)}
-        inputs = [x, given["z"]]
-    here = blur(x, stride, **given)
+    z = torch.rand(3, phases, dtype=torch.float64, requires_grad=True)
+    phase = torch.randint(phases, (3,)) if hard else None
+    filtered = fused.Filtered(x, blur)
+    here = filtered.component(z, phase, stride)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(filters, "_grouped", lambda x: False)
-        assert_same(blur(x, stride, **given), here, inputs)
+        patch.setattr(fused, "_grouped", lambda x: False)
+        assert_same(filtered.component(z, phase, stride), here, [x] if hard else [x, z])
 
 
 @settings(max_examples=25, deadline=None)

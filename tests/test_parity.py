@@ -22,6 +22,7 @@ import lps
 from lps import original
 from lps.deeplab import DeepLabV3Plus
 from lps.exact.convolution import Padding
+from lps.exact.fused import Filter
 from lps.sampling import Source
 from lps.selection import choose
 
@@ -53,7 +54,7 @@ def assert_close(found: Tensor | None, recorded: Tensor, tolerance: float) -> No
 class Convex(lps.LearnedPhase):
     """The original's convex mode, in training or evaluation: Eq. (17) with the plain softmax."""
 
-    def forward(self, x: Tensor, blur: lps.LowPass | None = None, origin: lps.Origin | None = None) -> lps.Selection:
+    def forward(self, x: Tensor, blur: Filter | None = None, origin: lps.Origin | None = None) -> lps.Selection:
         logits = self.logits(x, blur)
         return lps.Selection(logits, (logits / self.tau).softmax(1))
 

@@ -164,7 +164,7 @@ BREAKS: dict[str, tuple[Callable[[], nn.Module], int, str, str]] = {
     "low-pass filter": (lambda: network(None, tri_3), 16, "stride", "stages.1.0.downsample.antialias"),
     "first samples": (lambda: Pooled(conv(), decimate(), conv()), 8, "stride", "layers.1"),
     "zero padding": (lambda: network(learned, tri_3, "zeros"), 16, "padding", "stem.conv"),
-    "reflection": (lambda: Pooled(conv(), conv(border="reflect")), 8, "padding", "layers.1"),
+    "reflection": (lambda: Pooled(conv(), conv(padding_mode="reflect")), 8, "padding", "layers.1"),
     "no padding": (lambda: Pooled(nn.Conv2d(3, 3, 3)), 8, "padding", "layers.0"),
     "odd size": (lambda: Pooled(conv(), conv(stride=2)), 9, "odd size", "layers.1"),
     "logits see the border": (

@@ -46,6 +46,14 @@ def convert(
 ) -> fx.GraphModule:
     """A copy of ``model`` whose every stride is a sampling layer, exactly invariant to circular shifts in evaluation.
 
+    >>> model = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.nn.ReLU(),
+    ...     torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 10),
+    ... )
+    >>> network, images = lps.convert(model, "aps").eval(), torch.randn(2, 3, 32, 32)
+    >>> network(images).shape, torch.equal(network(lps.circular_shift(images, (1, 2))), network(images))
+    (torch.Size([2, 10]), True)
+
     ``model`` reads images ``(N, C, *space)`` with one, two or three spatial axes. Its weights are kept under their
     names. With ``method="lps"`` each choice has a small network of its own, with ``channels / hidden_divisor`` hidden
     channels, which wants training; ``"aps"`` has no parameters and needs none. ``antialias`` filters each map before it
@@ -142,7 +150,14 @@ def convert(
 
 
 def conversion_report(network: nn.Module) -> Conversion:
-    """What :func:`convert` did to ``network``, one of its results, or to a part of it."""
+    """What :func:`convert` did to ``network``, one of its results, or to a part of it.
+
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    >>> [stride.layer for stride in lps.conversion_report(lps.convert(model, "aps")).strides]
+    ['0']
+
+    Raises ``ValueError`` for a network that is none of its results.
+    """
     for module in network.modules():
         if isinstance(module, Entry) and module.report is not None:
             return module.report

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..exact.convolution import _OUTPUTS, CONVOLVE, Padding, _widened, linear_rows, pad
+from ..exact.convolution import CONVOLVE, Padding, linear_rows, pad
+from ..exact.cpu import OUTPUTS, widened
+from ..exact.fused import Filtered
 from ..exact.mean import exact_mean
 from ..exact.ties import Origin
 from ..polyphase import components, offset_of, offsets
@@ -59,7 +61,7 @@ def convolve(
     x = x.contiguous() if x.device.type == "cpu" else x
     x = wrap(x, before, after, padding, border)
     outputs = weight.shape[0] // groups
-    x, weight, bias = _evened(_widened(x, space, stride), weight, bias, groups)
+    x, weight, bias = _evened(widened(x, space, stride), weight, bias, groups)
     y = CONVOLVE[len(space)](x, weight, bias, stride=stride, dilation=dilation, groups=groups)
     return crop(y.unflatten(1, (groups, -1))[:, :, :outputs].flatten(1, 2), space)
 
@@ -80,10 +82,10 @@ _BLOCK = 8
 def _evened(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> tuple[Tensor, Tensor, Tensor | None]:
     """Input, weights and bias with channels of zeros added where a CPU would round some positions otherwise than the
     rest, or some images of a batch. A depthwise convolution is free of it."""
-    few = groups == 1 and weight.shape[0] < _OUTPUTS and weight[0, 0].numel() == 1
+    few = groups == 1 and weight.shape[0] < OUTPUTS and weight[0, 0].numel() == 1
     if x.device.type != "cpu" or not (few or (groups > 1 and weight.shape[:2] != (groups, 1))):
         return x, weight, bias
-    inputs, outputs = (0, 0), (0, _OUTPUTS - weight.shape[0])
+    inputs, outputs = (0, 0), (0, OUTPUTS - weight.shape[0])
     if groups > 1:
         inputs, outputs = ((0, -size % _BLOCK) for size in (weight.shape[1], weight.shape[0] // groups))
     untouched = (0, 0) * (x.dim() - 2)
@@ -157,7 +159,7 @@ class Align(Downsample):
         self, x: Tensor, selection: Selection | None = None, origin: Origin | None = None
     ) -> tuple[Tensor, Selection | None]:
         filtered = x if self.antialias is None else self.antialias(x)
-        selection = self._choose(x, filtered, None, origin) if selection is None else selection
+        selection = self._choose(x, Filtered(filtered), origin) if selection is None else selection
         dims, space = x.dim() - 2, x.shape[2:]
         padded = pad(filtered, 0, self.stride - 1, self.padding)
         if selection.phase is None:

@@ -8,6 +8,12 @@ from typing import Any
 class ConvertError(ValueError):
     """A network, or a part of it, that cannot be converted with a proof.
 
+    >>> try:
+    ...     lps.convert(torch.nn.Linear(3, 2))
+    ... except lps.ConvertError as error:
+    ...     print(error.layer, "|", error.reason)
+    the network | it has no convolution, from which the images' channels are read: pass `example`
+
     ``layer`` is the path of the module in the model and ``reason`` says what stands in the way.
     """
 

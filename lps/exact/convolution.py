@@ -1,12 +1,13 @@
 """Padding and convolution on one, two or three spatial axes."""
 
-from collections.abc import Sequence
 from itertools import product
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .cpu import OUTPUTS, ConvolveCircular, widened
 
 Padding = Literal["circular", "zeros", "reflect"]
 
@@ -81,6 +82,9 @@ def pad(x: Tensor, before: int, after: int, padding: Padding) -> Tensor:
 def pad_to_multiple(x: Tensor, multiple: int, padding: Padding = "circular") -> Tensor:
     """Grow ``x`` ``(N, C, *space)`` at the right and bottom until ``multiple`` divides every spatial size.
 
+    >>> lps.pad_to_multiple(torch.randn(1, 3, 37, 64), 32).shape
+    torch.Size([1, 3, 64, 64])
+
     The guarantees then hold for shifts of the larger map: pad the input of a network once, never a map inside it.
     """
     for axis in range(2, x.dim()):
@@ -101,74 +105,6 @@ def pad_to_multiple(x: Tensor, multiple: int, padding: Padding = "circular") -> 
     return x
 
 
-_POSITIONS = 12
-"""Below so many positions, a matrix product on a CPU in float32 adds up the last of them in another order."""
-
-_LANES = 16
-"""The threads of a CPU share the positions of a single image, and the rest of a row that is no multiple of this goes
-another way."""
-
-_OUTPUTS = 4
-"""A 1x1 convolution with fewer outputs rounds by position on a CPU."""
-
-
-def _widened(x: Tensor, space: Sequence[int], stride: int = 1) -> Tensor:
-    """``x`` with zeros at the right where a CPU would round the last positions of ``space``, that of a convolution's
-    result, otherwise than the rest."""
-    if x.device.type != "cpu":
-        return x
-    if x.shape[0] == 1:
-        missing = -space[-1] % _LANES
-    else:  # a column that is left of a stride reads what no one wrote, in bfloat16
-        lone = stride > 1 and space[-1] == 1
-        missing = _POSITIONS if lone or torch.Size(space).numel() < _POSITIONS else 0
-    return F.pad(x, (0, missing * stride)) if missing else x
-
-
-def _sum_of_taps(taps: Sequence[Tensor], dilation: int, axis: int) -> Tensor:
-    """Add to the middle one of three results, in place, what the other two say of its neighbours along ``axis``."""
-    before, here, after = taps
-    size = here.shape[axis]
-    for part, shift in ((before, dilation % size), (after, -dilation % size)):
-        here.narrow(axis, shift, size - shift).add_(part.narrow(axis, 0, size - shift))
-        here.narrow(axis, 0, shift).add_(part.narrow(axis, size - shift, shift))
-    return here
-
-
-class _ConvolveCircular(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.dilation = dilation
-        space = x.shape[2:]
-        flat = _widened(x.flatten(2), [space.numel()])
-        rows = []
-        for taps in weight.movedim((0, 1), (-2, -1)):
-            y = taps.reshape(-1, x.shape[1]) @ flat
-            y = y[..., : space.numel()].unflatten(1, taps.shape[:-1]).unflatten(-1, space)
-            for axis in range(1 - len(space), 0):
-                y = _sum_of_taps(y.unbind(1), dilation, axis)
-            rows.append(y)
-        return _sum_of_taps(rows, dilation, -len(space))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        (gradient,) = gradients
-        x, weight = ctx.saved_tensors
-        dims = x.dim() - 2
-        shifts = (-ctx.dilation, 0, ctx.dilation)
-        channels = x.transpose(0, 1).flatten(1)
-        dx, dweight = torch.zeros_like(x.flatten(2)), []
-        for taps, shift in zip(weight.movedim((0, 1), (-2, -1)), shifts, strict=True):
-            dy = gradient.roll(shift, -dims)
-            for axis in range(-1, -dims, -1):
-                dy = torch.stack([dy.roll(shift, axis) for shift in shifts], 1)
-            dy = dy.flatten(-dims).flatten(1, -2)
-            dx.baddbmm_(taps.reshape(-1, x.shape[1]).t().expand(len(x), -1, -1), dy)
-            dweight.append((dy.transpose(0, 1).flatten(1) @ channels.t()).view_as(taps))
-        return dx.view_as(x), torch.stack(dweight).movedim((-2, -1), (0, 1)), None
-
-
 def convolve_circular(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     """Circular convolution of ``x`` ``(N, C, *space)`` with ``weight`` ``(O, C, 3, ..., 3)``: ``(N, O, *space)``.
 
@@ -177,7 +113,15 @@ def convolve_circular(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     """
     if x.device.type != "cpu":
         return CONVOLVE[x.dim() - 2](pad(x, dilation, dilation, "circular"), weight, dilation=dilation)
-    return cast(Tensor, _ConvolveCircular.apply(x, weight, dilation))
+    return cast(Tensor, ConvolveCircular.apply(x, weight, dilation))
+
+
+def depthwise(x: Tensor, kernel: Tensor, stride: int = 1) -> Tensor:
+    """Each channel of ``x`` ``(N, C, *space)`` with the same ``kernel`` ``(1, 1, *size)``."""
+    channels = x.shape[1]
+    if channels == 1:  # alone, it would be filtered by a matrix product, whose bits depend on the position
+        return depthwise(x.expand(-1, 2, *x.shape[2:]), kernel, stride)[:, :1]
+    return CONVOLVE[x.dim() - 2](x, kernel.expand(channels, *kernel.shape[1:]), stride=stride, groups=channels)
 
 
 def linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -203,30 +147,28 @@ class Conv2d(nn.Conv2d):
 
     def __init__(
         self,
-        inputs: int,
-        outputs: int,
-        size: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
         stride: int = 1,
-        border: Padding = "circular",
+        padding_mode: Padding = "circular",
         dilation: int = 1,
         bias: bool = False,
     ) -> None:
-        super().__init__(inputs, outputs, size, stride, dilation=dilation, bias=bias)
-        self.border: Padding = border
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, dilation=dilation, bias=bias, padding_mode=padding_mode
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         reach = self.dilation[0] * (self.kernel_size[0] // 2)
-        x = pad(x, reach, reach, self.border)
+        x = pad(x, reach, reach, cast(Padding, self.padding_mode))
         rows, columns = ((size - 2 * reach - 1) // self.stride[0] + 1 for size in x.shape[2:])
         weight, bias = self.weight, self.bias
         if not self.training:
-            x = _widened(x, [rows, columns], self.stride[0])
-            if self.kernel_size[0] == 1 and self.out_channels < _OUTPUTS and x.device.type == "cpu":
-                more = _OUTPUTS - self.out_channels
+            x = widened(x, [rows, columns], self.stride[0])
+            if self.kernel_size[0] == 1 and self.out_channels < OUTPUTS and x.device.type == "cpu":
+                more = OUTPUTS - self.out_channels
                 weight = F.pad(weight, (*(0, 0) * 3, 0, more))
                 bias = None if bias is None else F.pad(bias, (0, more))
         y = F.conv2d(x, weight, bias, self.stride, dilation=self.dilation)[:, : self.out_channels, :, :columns]
         return y.contiguous() if x.shape[0] == 1 else y
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, border={self.border!r}"

@@ -35,7 +35,22 @@ class _ExactMean(torch.autograd.Function):
 def exact_mean(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Mean of ``x`` ``(N, ...)`` over ``dims`` as float64, equal bit for bit under every permutation of them.
 
+    >>> x = torch.randn(2, 64, 7, 7)
+    >>> lps.exact_mean(x, (2, 3)).shape
+    torch.Size([2, 64])
+    >>> torch.equal(lps.exact_mean(x.roll(3, 2), (2, 3)), lps.exact_mean(x, (2, 3)))
+    True
+
     Terms are rounded to a per-sample grid that spans 62 bits less those the count needs, then added as integers. The
     gradient is that of a mean.
     """
     return cast(Tensor, _ExactMean.apply(x, dims))
+
+
+def channel_sum(x: Tensor) -> Tensor:
+    """Sum over the channels of ``(N, C, *space)`` as ``(N, 1, *space)``, pairwise: the same order at each position."""
+    while x.shape[1] > 1:
+        half, odd = divmod(x.shape[1], 2)
+        pairs = x[:, :half] + x[:, half : 2 * half]
+        x = torch.cat([pairs, x[:, -1:]], 1) if odd else pairs
+    return x

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..filters import depthwise, place_filtered
 from ..polyphase import keep, merge, mix, phase_view, place, polyphase
-from .convolution import pad
+from .convolution import depthwise, pad
+from .fused import place_filtered
 
 _MIX = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _GOLDEN, _FIRST, _SECOND = (value - (1 << 64) if value >> 63 else value for value in _MIX)
@@ -47,6 +48,11 @@ def fingerprints(x: Tensor) -> Tensor:
 class Origin(NamedTuple):
     """Where the positions of a map come from: an image, and the phases that were kept on the way down from it.
 
+    >>> images = torch.randn(2, 3, 16, 16)
+    >>> y, selection = lps.Downsample(lps.MaxNorm())(images, origin=lps.Origin(images))
+    >>> selection.origin.strides, selection.origin.space
+    ((2,), (8, 8))
+
     ``image`` ``(N, C, *space)``, and of each step its ``phases`` ``(N,)`` and its stride.
     """
 
@@ -67,8 +73,19 @@ class Origin(NamedTuple):
         return type(self)(self.image, (*self.phases, phase), (*self.strides, stride))
 
 
+def choose_phase(scores: Tensor, origin: Origin, stride: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """``k* = argmax_k scores_k`` (Eq. 7) of the phases of a map with this origin; see :func:`choose`.
+
+    An ONNX graph takes the first of equal scores, and has no ``lag``.
+    """
+    if torch.onnx.is_in_onnx_export():
+        phase = scores.argmax(1)
+        return F.one_hot(phase, scores.shape[1]).to(scores.dtype), phase, None
+    return choose(scores.detach(), origin.image.detach(), origin.phases, origin.strides, stride)
+
+
 @torch.library.custom_op("lps::choose", mutates_args=())
-def choose_phase(
+def choose(
     scores: Tensor, image: Tensor, kept: Sequence[Tensor], steps: Sequence[int], stride: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``k* = argmax_k scores_k`` (Eq. 7) of the phases of a map, ties broken by the content of the image.
@@ -103,7 +120,7 @@ def choose_phase(
     return z, best.int().argmax(1), lag
 
 
-@choose_phase.register_fake
+@choose.register_fake
 def _(
     scores: Tensor, image: Tensor, kept: Sequence[Tensor], steps: Sequence[int], stride: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,6 +135,16 @@ def _(
 def _tied(z: Tensor) -> list[int]:
     """Samples in which several phases are filled, possibly with moved copies of each other."""
     return (z.count_nonzero(1) > 1).nonzero().flatten().tolist()
+
+
+def put_back_phases(y: Tensor, z: Tensor, lag: Tensor | None, kernel: Tensor | None, stride: int) -> Tensor:
+    """Eqs. (24) and (25), and where a ``kernel`` is given the filter behind them; see :func:`put_back`.
+
+    Without a ``lag`` no phases are tied, and ``z`` may be a mixture.
+    """
+    if lag is not None:
+        return put_back(y, z, lag, kernel, stride)
+    return place(y, z, stride) if kernel is None else place_filtered(y, kernel, z, stride)
 
 
 @torch.library.custom_op("lps::put_back", mutates_args=())

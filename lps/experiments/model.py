@@ -2,22 +2,17 @@
 
 from torch import Tensor
 
-from ..exact.ties import Origin
-from ..filters import LowPass
 from ..resnet import OutputStride, ResNet
 from ..sampling import Sampling
-from ..selection import LearnedPhase, Selection
+from ..selection import LearnedPhase
 from .config import Model, Own
 
 
 class ConvexPhase(LearnedPhase):
     """LPD trained without noise: ``z`` is the softmax of the logits at temperature ``tau``. An ablation."""
 
-    def forward(self, x: Tensor, blur: LowPass | None = None, origin: Origin | None = None) -> Selection:
-        if not self.training:
-            return super().forward(x, blur, origin)
-        logits = self.logits(x, blur)
-        return Selection(logits, (logits / self.tau).softmax(1))
+    def sample(self, logits: Tensor) -> Tensor:
+        return (logits / self.tau).softmax(1)
 
 
 def sampling(config: Model, own: Own | None = None) -> Sampling | None:

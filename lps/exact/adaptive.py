@@ -1,0 +1,67 @@
+"""Filters whose taps differ from position to position: their logits, their softmax and their sum."""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from .convolution import CONVOLVE
+from .cpu import widened
+
+
+def convolve_strided(x: Tensor, weight: Tensor, stride: int, exact: bool) -> Tensor:
+    """A strided convolution of a padded map ``x`` ``(N, C, *space)``; where ``exact``, each position rounds alike."""
+    columns = (x.shape[-1] - weight.shape[-1]) // stride + 1
+    wide = widened(x, [columns], stride) if exact and x.shape[0] == 1 else x
+    return CONVOLVE[x.dim() - 2](wide, weight, stride=stride)[..., :columns].contiguous()
+
+
+def softmax_of_channels(x: Tensor, exact: bool) -> Tensor:
+    """A softmax over the channels of ``(N, C, *space)``; over the channels as they lie in memory its rounding depends
+    on the position."""
+    return x.movedim(1, -1).softmax(-1).movedim(-1, 1) if exact else x.softmax(1)
+
+
+def weigh_windows(x: Tensor, taps: Tensor, stride: int) -> Tensor:
+    """``y[n] = sum_t taps_t[n] x[stride n + t]`` of a padded map ``(N, G, C, *padded)`` with ``taps``
+    ``(N, G, T, *space)``: ``(N, G, C, *space)``."""
+    return cast(Tensor, _Adapt.apply(x, taps, stride))
+
+
+def _windows(x: Tensor, taps: Tensor, stride: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each of ``taps`` ``(N, G, T, *space)`` with the part of the padded ``x`` ``(N, G, C, *padded)`` it weighs."""
+    dims = x.dim() - 3
+    size = round(taps.shape[2] ** (1 / dims))
+    for tap, offset in zip(taps.unsqueeze(3).unbind(2), product(range(size), repeat=dims), strict=True):
+        window = x
+        for axis, start in enumerate(offset, 3):
+            length = stride * (taps.shape[axis] - 1) + 1
+            window = window.narrow(axis, start, length)[(slice(None),) * axis + (slice(None, None, stride),)]
+        yield tap, window
+
+
+class _Adapt(torch.autograd.Function):
+    """``y[n] = sum_t taps_t[n] x[stride n + t]``, with a gradient in two passes over the map for each tap."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, taps: Tensor, stride: int) -> Tensor:
+        ctx.save_for_backward(x, taps)
+        ctx.stride = stride
+        (tap, window), *others = _windows(x, taps, stride)
+        y = tap * window
+        for tap, window in others:
+            y += tap * window
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (gradient,) = gradients
+        x, taps = ctx.saved_tensors
+        dx, dtaps = torch.zeros_like(x), torch.empty_like(taps)
+        pairs = zip(_windows(x, taps, ctx.stride), _windows(dx, dtaps, ctx.stride), strict=True)
+        for (tap, window), (dtap, dwindow) in pairs:
+            dwindow += gradient * tap
+            dtap.copy_((gradient * window).sum(2, keepdim=True))
+        return dx, dtaps, None

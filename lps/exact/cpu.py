@@ -1,0 +1,81 @@
+"""A CPU's convolutions: where they would round by position, and a circular one that suits the caches.
+
+A CPU cuts a sum into vectors, tiles and threads, and works off what is left over in another order. The constants below
+were found by trying every size; ``tests/test_exact_networks.py`` tries them again.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+POSITIONS = 12
+"""Below so many positions, a matrix product on a CPU in float32 adds up the last of them in another order."""
+
+LANES = 16
+"""The threads of a CPU share the positions of a single image, and a row's tail beyond a multiple of 16 positions uses
+another kernel and rounds differently."""
+
+OUTPUTS = 4
+"""A 1x1 convolution with fewer outputs rounds by position on a CPU."""
+
+
+def widened(x: Tensor, space: Sequence[int], stride: int = 1) -> Tensor:
+    """``x`` with zeros at the right where a CPU would round the last positions of ``space``, that of a convolution's
+    result, otherwise than the rest."""
+    if x.device.type != "cpu":
+        return x
+    if x.shape[0] == 1:
+        missing = -space[-1] % LANES
+    else:  # a column that is left of a stride reads what no one wrote, in bfloat16
+        lone = stride > 1 and space[-1] == 1
+        missing = POSITIONS if lone or torch.Size(space).numel() < POSITIONS else 0
+    return F.pad(x, (0, missing * stride)) if missing else x
+
+
+def _sum_of_taps(taps: Sequence[Tensor], dilation: int, axis: int) -> Tensor:
+    """Add to the middle one of three results, in place, what the other two say of its neighbours along ``axis``."""
+    before, here, after = taps
+    size = here.shape[axis]
+    for part, shift in ((before, dilation % size), (after, -dilation % size)):
+        here.narrow(axis, shift, size - shift).add_(part.narrow(axis, 0, size - shift))
+        here.narrow(axis, 0, shift).add_(part.narrow(axis, size - shift, shift))
+    return here
+
+
+class ConvolveCircular(torch.autograd.Function):
+    """A matrix product for each row of taps, whose results are then moved and added: no padded map is made."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.dilation = dilation
+        space = x.shape[2:]
+        flat = widened(x.flatten(2), [space.numel()])
+        rows = []
+        for taps in weight.movedim((0, 1), (-2, -1)):
+            y = taps.reshape(-1, x.shape[1]) @ flat
+            y = y[..., : space.numel()].unflatten(1, taps.shape[:-1]).unflatten(-1, space)
+            for axis in range(1 - len(space), 0):
+                y = _sum_of_taps(y.unbind(1), dilation, axis)
+            rows.append(y)
+        return _sum_of_taps(rows, dilation, -len(space))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (gradient,) = gradients
+        x, weight = ctx.saved_tensors
+        dims = x.dim() - 2
+        shifts = (-ctx.dilation, 0, ctx.dilation)
+        channels = x.transpose(0, 1).flatten(1)
+        dx, dweight = torch.zeros_like(x.flatten(2)), []
+        for taps, shift in zip(weight.movedim((0, 1), (-2, -1)), shifts, strict=True):
+            dy = gradient.roll(shift, -dims)
+            for axis in range(-1, -dims, -1):
+                dy = torch.stack([dy.roll(shift, axis) for shift in shifts], 1)
+            dy = dy.flatten(-dims).flatten(1, -2)
+            dx.baddbmm_(taps.reshape(-1, x.shape[1]).t().expand(len(x), -1, -1), dy)
+            dweight.append((dy.transpose(0, 1).flatten(1) @ channels.t()).view_as(taps))
+        return dx.view_as(x), torch.stack(dweight).movedim((-2, -1), (0, 1)), None

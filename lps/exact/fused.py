@@ -1,0 +1,183 @@
+"""Filtering together with what comes after it: the same sums, made only where something reads them.
+
+A low-pass filter is the same at every position. It commutes with a circular convolution, so the logits of a filtered
+map need only their few hidden channels filtered, and of the map itself nothing but the component that is kept.
+A CPU and a GPU want these sums in another order of work: a CPU one convolution in as many groups as there are maps, a
+GPU a plain depthwise convolution.
+"""
+
+from typing import Any, NamedTuple, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..polyphase import components, keep, mix, offset_of, phase_view, place, require_divisible
+from .convolution import CONVOLVE, SPREAD, Padding, convolve_circular, depthwise, pad
+from .mean import channel_sum, exact_mean
+
+
+class Filter(Protocol):
+    """A filter with the same symmetric ``kernel`` ``(channels, 1, *size)`` for every channel and position."""
+
+    kernel: Tensor
+    padding: Padding
+
+    @property
+    def reach(self) -> tuple[int, int]: ...
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class _Credit(torch.autograd.Function):
+    """Hands on ``y = sum_k z_k Poly(kernel * x)_k`` and gives ``z`` its gradient, ``<dy, Poly(kernel * x)_k>``."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, z: Tensor, x: Tensor, kernel: Tensor, stride: int) -> Tensor:
+        ctx.save_for_backward(x, kernel)
+        ctx.stride, ctx.dtype = stride, z.dtype
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        (gradient,) = gradients
+        x, kernel = ctx.saved_tensors
+        products = [(gradient * part).flatten(1).sum(1) for part in components(depthwise(x, kernel), ctx.stride)]
+        return gradient, torch.stack(products, 1).to(ctx.dtype), None, None, None
+
+
+def _grouped(x: Tensor) -> bool:
+    """Is a convolution in a group for each map of ``x`` fast? In an ONNX graph their number is constant."""
+    return x.device.type == "cpu" and x.shape[1] > 1 and not torch.onnx.is_in_onnx_export()
+
+
+def _moved(kernel: Tensor, z: Tensor, stride: int, like: Tensor) -> Tensor:
+    """``kernel`` ``(1, 1, *size)`` moved to every phase and weighed by ``z`` ``(N, P)``, for each map of ``like``."""
+    count, channels, *space = like.shape
+    phases = z.detach().to(like.dtype).view(count, 1, *(stride,) * len(space))
+    return SPREAD[len(space)](phases, kernel).repeat_interleave(channels, 0)
+
+
+def mix_filtered(x: Tensor, kernel: Tensor, z: Tensor, stride: int) -> Tensor:
+    """``sum_k z_k Poly(kernel * x)_k`` of a padded map ``x`` ``(N, C, *space)`` with ``z`` ``(N, P)``, Eq. (17).
+
+    On a CPU one strided convolution with the moved kernels: where ``z`` is one-hot, nothing but the kept phase is
+    filtered.
+    """
+    if not _grouped(x):
+        return mix(depthwise(x, kernel), z, stride)
+    count, channels, *space = x.shape
+    convolve = CONVOLVE[len(space)]
+    y = convolve(x.reshape(1, -1, *space), _moved(kernel, z, stride, x), stride=stride, groups=count * channels)
+    y = y.view(count, channels, *y.shape[2:])
+    return cast(Tensor, _Credit.apply(y, z, x, kernel, stride)) if z.requires_grad else y
+
+
+def place_filtered(y: Tensor, kernel: Tensor, z: Tensor, stride: int) -> Tensor:
+    """``kernel * u`` with ``Poly(u)_k = z_k y`` on a circle: ``y`` ``(N, C, *space)`` to ``(N, C, *(s * space))``.
+
+    Eqs. (24) and (25). The transpose of :func:`mix_filtered`, and on a CPU again one convolution: ``u``, mostly zeros,
+    is never made. Both need a ``kernel`` that is symmetric, as all low-pass filters here are.
+    """
+    size = kernel.shape[-1]
+    if not _grouped(y) or z.requires_grad:
+        return depthwise(pad(place(y, z, stride), (size - 1) // 2, size // 2, "circular"), kernel)
+    count, channels, *space = y.shape
+    if size % 2 == 0:
+        kernel = F.pad(kernel, (0, 1) * len(space))  # as far to the left as to the right
+    reach = -(-(size // 2) // stride)
+    wrapped = pad(y, reach, reach, "circular")
+    v = SPREAD[len(space)](
+        wrapped.reshape(1, -1, *wrapped.shape[2:]),
+        _moved(kernel, z, stride, y),
+        stride=stride,
+        padding=stride * reach + size // 2,
+        groups=count * channels,
+    )
+    return v.view(count, channels, *v.shape[2:])
+
+
+def _aligned(x: Tensor, phase: Tensor, stride: int, before: int, after: int) -> Tensor:
+    """Circular padding and a shift that brings ``phase`` ``(N,)`` of each sample to phase 0, in one copy."""
+    dims = x.dim() - 2
+    index: list[Tensor] = [torch.arange(len(x), device=x.device).view(-1, *(1,) * dims)]
+    for axis, start in enumerate(offset_of(phase, stride, dims)):
+        size = x.shape[2 + axis]
+        steps = torch.arange(-before, size + after, device=x.device)
+        position = (start[:, None] + steps) % size
+        index.append(position.view(len(x), *(1,) * axis, -1, *(1,) * (dims - 1 - axis)))
+    return x.movedim(1, -1)[tuple(index)].movedim(-1, 1)
+
+
+class Filtered(NamedTuple):
+    """``h * x`` of a map ``x`` ``(N, C, *space)``, where ``h`` may be left to do: all of it, or one component."""
+
+    x: Tensor
+    left: Filter | None = None
+
+    def whole(self) -> Tensor:
+        """``h * x``."""
+        return self.x if self.left is None else self.left(self.x)
+
+    def component(self, z: Tensor, phase: Tensor | None, stride: int) -> Tensor:
+        """``sum_k z_k Poly(h * x)_k`` (Eq. 17), or where ``phase`` ``(N,)`` is given that component alone (Eq. 7)."""
+        x, h = self
+        if h is None:
+            return mix_filtered(x, x.new_ones((1,) * x.dim()), z, stride) if phase is None else keep(x, phase, stride)
+        kernel, (before, after) = h.kernel[:1].to(x.dtype), h.reach
+        if phase is not None:
+            if h.padding == "circular" and not _grouped(x) and not torch.onnx.is_in_onnx_export():
+                return depthwise(_aligned(x, phase, stride, before, after), kernel, stride)
+            z = F.one_hot(phase, stride ** (x.dim() - 2))
+        return mix_filtered(pad(x, before, after, h.padding), kernel, z, stride)
+
+
+def phase_logits(
+    x: Tensor, conv1: nn.Module, conv2: nn.Module, stride: int, padding: Padding, exact: bool, blur: Filter | None
+) -> Tensor:
+    """``f_theta`` (Eq. 23) of each component of ``x`` ``(N, C, *space)``, or of ``blur(x)``: ``(N, P)``.
+
+    A convolution of every component is one convolution of the map, dilated by the stride. With circular padding it
+    commutes with ``blur``, and the second convolution and the mean after it collapse into one dot product. Sums are
+    never in half precision; where ``exact``, they have no order.
+    """
+    require_divisible(x, stride)
+    with torch.autocast(x.device.type, enabled=False):
+        full = torch.promote_types(x.dtype, torch.float32)
+        if x.device.type == "cpu" or padding != "circular":
+            x = x.to(full)
+        if blur and not padding == blur.padding == "circular":
+            x, blur = blur(x), None
+        if padding != "circular":
+            hidden = _dilated(x, conv1, stride, padding).relu()
+            return _phase_means(_dilated(hidden, conv2, stride, padding).mean(1, keepdim=True), stride, exact)
+        y = convolve_circular(x, cast(Tensor, conv1.weight).to(x.dtype), stride)
+        bias = cast(Tensor, conv1.bias).to(full).view(-1, *(1,) * (x.dim() - 2))
+        hidden = ((y if blur is None else blur(y)).to(full) + bias).relu_()
+        weight, bias = (parameter.to(full) for parameter in conv2.parameters())
+        collapsed = weight.flatten(2).sum(2).mean(0).view(-1, *(1,) * (x.dim() - 2))
+        weighed = hidden * collapsed
+        total = channel_sum(weighed) if exact else weighed.sum(1, keepdim=True)
+        return _phase_means(total, stride, exact) + bias.mean()
+
+
+def _dilated(x: Tensor, conv: nn.Module, stride: int, padding: Padding) -> Tensor:
+    weight, bias = cast(Tensor, conv.weight).to(x.dtype), cast(Tensor, conv.bias).to(x.dtype)
+    return CONVOLVE[x.dim() - 2](pad(x, stride, stride, padding), weight, bias, dilation=stride)
+
+
+def _phase_means(x: Tensor, stride: int, exact: bool) -> Tensor:
+    """Spatial mean of each phase of ``x`` ``(N, 1, *space)``: ``(N, P)``, in float64 where ``exact``."""
+    view = phase_view(x, stride)
+    rest = tuple(range(x.dim() - 1, view.dim()))
+    return (exact_mean(view, rest) if exact else view.mean(rest)).flatten(1)
+
+
+def phase_norms(x: Tensor, stride: int, exact: bool) -> Tensor:
+    """l2 norm of each component of ``x`` ``(N, C, *space)``: ``(N, P)``; where ``exact``, its sums have no order."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    peak = x.abs().flatten(1).amax(1).clamp_min(torch.finfo(x.dtype).tiny)  # keeps the squares in range
+    scaled = x / peak.view(-1, *(1,) * (x.dim() - 1))
+    mean_squares = _phase_means(channel_sum(scaled.square()), stride, exact)
+    size = x.shape[2:].numel() // stride ** (x.dim() - 2)
+    return (mean_squares * size).sqrt() * peak[:, None]
