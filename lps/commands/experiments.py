@@ -11,10 +11,11 @@ from typing import Any
 
 from ..data import Size, other_size
 from ..experiments.config import Experiment, parse_changes
+from ..experiments.jobs import RunsFailed, run_all
 from ..experiments.profiles import PAPER, load_profile, profile_names
 from ..experiments.records import is_current, read_record, read_records
 from ..experiments.rows import ROWS, matching, named
-from ..experiments.run import DataCache, RunsFailed, leads, measure_again, run_all
+from ..experiments.run import DataCache, leads, measure_again
 from ..experiments.training import planned
 from ..experiments.weights import about
 from ..paths import LOCAL, SHIPPED

@@ -82,8 +82,8 @@ class ImageSet:
     train: Split
     test: Split
 
-    def batches(self, size: int) -> Batches:
-        """Test images and labels in order, ``size`` at a time."""
+    def batches(self, size: int, workers: int = 0) -> Batches:
+        """Test images and labels in order, ``size`` at a time; in memory, they need no ``workers``."""
         return self.test.batches(size)
 
     def fingerprint(self) -> str:

@@ -9,9 +9,10 @@ import pytest
 from filelock import FileLock
 
 from lps.__main__ import main
+from lps.experiments.jobs import attempt
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import Row, matching
-from lps.experiments.run import DataCache, Run, attempt, perform, plan
+from lps.experiments.run import DataCache, Run, perform, plan
 from lps.experiments.status import clock, estimate, overview, state
 
 SMALL = {
@@ -35,7 +36,7 @@ def test_every_epoch_has_a_line(stopped: bool, tmp_path: Path, stop_after: Calla
     """Also those before an interruption, once."""
     (run,) = planned(tmp_path, "table1/lps-tri-3")
     if stopped:
-        attempt(run, DataCache(None), {}, lambda *_: None, stop_after(3), None)
+        attempt(run, DataCache(None), {}, stop=stop_after(3))
     perform(run, DataCache(None), {})
     with run.record.with_suffix(".csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
@@ -54,7 +55,7 @@ def test_how_far_runs_are(tmp_path: Path, stop_after: Callable[[int], Callable[[
     runs = planned(tmp_path, "table1/aps", "table1/baseline", "table1/lps")
     data = DataCache(None)
     perform(runs[0], data, {})
-    attempt(runs[1], data, {}, lambda *_: None, stop_after(3), None)
+    attempt(runs[1], data, {}, stop=stop_after(3))
     assert [state(run)[0] for run in runs] == ["done", "begun, 1 of 3 epochs", "outstanding"]
     records = [json.loads(runs[0].record.read_text())]
     seconds = estimate(runs[2], records)

@@ -13,7 +13,7 @@ import lps
 from lps import experiments
 from lps.__main__ import main
 from lps.commands import experiments as cli
-from lps.experiments import learner
+from lps.experiments import fit
 from lps.experiments.records import read_record, read_records
 from lps.report import compare
 from lps.selection import choose
@@ -67,14 +67,14 @@ def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         train(["table1/lps", "table1/aps"], tmp_path, changes=changes, budget=0.0)
     asked: list[int] = []
     with monkeypatch.context() as patch:
-        usual = learner.Watch.on_train_batch_end
+        usual = fit.Place.on_train_batch_end
 
         def stopped(self: Any, trainer: Any, *given: Any) -> None:
             asked.append(trainer.global_step)
             self.stop = lambda: len(asked) == 3
             usual(self, trainer, *given)
 
-        patch.setattr(learner.Watch, "on_train_batch_end", stopped)
+        patch.setattr(fit.Place, "on_train_batch_end", stopped)
         with pytest.raises(experiments.NotFinished):
             train("table1/lps", tmp_path, changes=changes)
         runs = train("table1/lps", tmp_path, changes=changes)
