@@ -2,11 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import pytest
 import torch
-from torch import nn
 
 import lps
 from lps.data import ImageSet, load
@@ -67,7 +66,7 @@ def test_shipped_weights_are_exact_in_half_precision(weights: Path, images: Imag
     state = torch.load(weights, weights_only=True)
     assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float16}
     network.load_state_dict(state)
-    normalize, model = cast(nn.Sequential, network)
+    normalize, model = network
     assert lps.verify(model, normalize(images.test.images[::10]), shifts=24, batch_size=100).exact
 
 
