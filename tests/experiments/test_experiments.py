@@ -369,7 +369,7 @@ def test_batches_of_ignored_pixels_cost_nothing(tmp_path: Path) -> None:
     (run,) = plan([row], lambda row: load_profile("smoke").row(row).override(changes), [0], tmp_path, data)
     images, _ = data(run.experiment.data)
     before = fresh(run.experiment, images, 0).state_dict()
-    images.train.targets.fill_(images.ignored)
+    images.train.labels.fill_(images.ignored)
     perform(run, data, {})
     history = json.loads(run.record.read_text())["history"]
     assert [(epoch["loss"], epoch["accuracy"]) for epoch in history] == [(0, 0)] * 2
