@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -24,6 +24,7 @@ from .run import Report
 from .signals import Stop, kept_back, release
 
 CHECKPOINT = "last.ckpt"
+_DAMAGED = "{} is not a readable checkpoint; remove it to start over"
 EVERY = 600.0
 """Seconds between checkpoints within an epoch: the epochs of large data sets are too long to lose."""
 
@@ -32,9 +33,9 @@ class Interrupted(Exception):
     """Training stopped before its end, on request; what is done is kept."""
 
 
-def read_checkpoint(path: Path, device: Any = "meta") -> Any:
-    """A checkpoint. Raises ``ValueError`` where it is damaged, or none of a run."""
-    found = weights.load(path, "{} is not a readable checkpoint; remove it to start over", device)
+def read_checkpoint(path: Path) -> Any:
+    """A checkpoint without the contents of its tensors. Raises ``ValueError`` where it is damaged, or none of a run."""
+    found = weights.load(path, _DAMAGED, "meta")
     if not isinstance(found, dict) or not {"state_dict", "history", "callbacks"} <= found.keys():
         raise ValueError(f"{path} is no checkpoint of a run; remove it to start over")
     return found
@@ -47,7 +48,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         weights.save(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return read_checkpoint(Path(path), map_location or "cpu")
+        return cast(dict[str, Any], weights.load(Path(path), _DAMAGED, map_location or "cpu"))
 
 
 class Place(Callback):
