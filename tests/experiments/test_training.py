@@ -59,6 +59,7 @@ def test_rows_are_trained_once_and_make_a_table(tmp_path: Path) -> None:
     values = [run.record["metrics"]["acc"]["value"] for run in runs if run.run.experiment.name == "table1/lps"]
     assert table.loc["table1/lps", "acc"] == pytest.approx(sum(values) / 2)
     assert table.loc["table1/lps", ["c_cons", "seeds"]].tolist() == [100, 2]
+    assert repr(runs).startswith("table1/lps seed 0  acc ") and len(repr(runs).splitlines()) == 4
 
 
 def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
