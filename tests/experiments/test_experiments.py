@@ -5,10 +5,6 @@ import json
 import re
 import shlex
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +20,7 @@ from lps.__main__ import main
 from lps.data import cifar10
 from lps.experiments import profiles, records, rows
 from lps.experiments.config import SECTIONS, Experiment, parse_changes, shapes
-from lps.experiments.fit import CHECKPOINT, AtomicCheckpoints, Interrupted
+from lps.experiments.fit import CHECKPOINT, AtomicCheckpoints
 from lps.experiments.jobs import attempt, run_all
 from lps.experiments.learner import learning_rate, temperature
 from lps.experiments.profiles import load_profile, profile_names, read_yaml
@@ -306,47 +302,10 @@ def test_the_id_covers_settings_seed_data_and_version(monkeypatch: pytest.Monkey
     assert len(ids) == 5
 
 
-@pytest.mark.parametrize("batches", [1, 4])
-def test_a_run_that_was_stopped_ends_in_the_same_bits(
-    finished: Run, tmp_path: Path, batches: int, stop_after: Callable[[int], Callable[[], bool]]
-) -> None:
-    run = planned(tmp_path)
-    with pytest.raises(Interrupted):
-        perform(run, DataCache(None), TINY, stop=stop_after(batches))
-    assert not run.record.exists()
-    assert perform(run, DataCache(None), TINY)
-    for (name, ours), theirs in zip(weights(run).items(), weights(finished).values(), strict=True):
-        assert torch.equal(ours, theirs), name
-    assert json.loads(run.record.read_text())["metrics"] == json.loads(finished.record.read_text())["metrics"]
-
-
-def test_another_seed_ends_elsewhere(finished: Run, tmp_path: Path) -> None:
-    run = planned(tmp_path, seed=1)
-    perform(run, DataCache(None), TINY)
-    assert any(not torch.equal(a, b) for a, b in zip(weights(run).values(), weights(finished).values(), strict=True))
-
-
-def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[Any]", limit: float = 120) -> None:
-    end = time.monotonic() + limit
-    while not condition():
-        assert process.poll() is None, "the run ended before it could be interrupted"
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-@pytest.mark.slow
-def test_an_interrupted_process_goes_on_and_leaves_nothing_half_written(finished: Run, tmp_path: Path) -> None:
-    arguments = [sys.executable, "-m", "lps", "run", "table1/lps-tri-3", "--profile", "smoke", "--quiet"]
-    arguments += ["--results", str(tmp_path), "--threads", str(torch.get_num_threads())]
-    arguments += [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: any(tmp_path.rglob("last.ckpt")), process)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 3
-    assert not any(tmp_path.rglob("*.json"))
-    subprocess.run(arguments, check=True, capture_output=True)
-    (record,) = tmp_path.rglob("*.json")
-    assert json.loads(record.read_text())["metrics"] == json.loads(finished.record.read_text())["metrics"]
+def test_another_seed_starts_elsewhere(finished: Run) -> None:
+    images, _ = DataCache(None)(finished.experiment.data)
+    first, again, other = (list(fresh(finished.experiment, images, seed).parameters()) for seed in (0, 0, 1))
+    assert all(map(torch.equal, first, again)) and not all(map(torch.equal, first, other))
 
 
 def test_a_budget_stops_before_the_epoch_that_would_pass_it(tmp_path: Path) -> None:
@@ -354,11 +313,6 @@ def test_a_budget_stops_before_the_epoch_that_would_pass_it(tmp_path: Path) -> N
     assert run_all([run], DataCache(None), TINY, budget=0, quiet=True) == 1
     assert not run.record.exists()
     assert run_all([run], DataCache(None), TINY, quiet=True) == 0
-
-
-def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match=r"the loss became nan.*lower train.lr"):
-        perform(planned(tmp_path, tiny(train__lr="1e30")), DataCache(None), {})
 
 
 def test_batches_of_ignored_pixels_cost_nothing(tmp_path: Path) -> None:
