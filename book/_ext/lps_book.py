@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 
 import lps_convert
 import lps_results
-import lps_retrospective
 from docutils import nodes
 from docutils.parsers.rst import directives
 from lps_nodes import details
@@ -136,5 +135,4 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", forget_failed_build, priority=900)
     lps_results.setup(app)
     lps_convert.setup(app)
-    lps_retrospective.setup(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import pandas as pd
 from docutils import nodes
 from lps_nodes import (
     NONE,
@@ -43,6 +44,8 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from lps.experiments.records import read_record
+from lps.report import frame
+from lps.report.paper import paper_table
 from lps.studies.trained import STUDIES, read_study
 
 TITLES = {"claims": "The ledger", "seeds": "What our seeds tell"}
@@ -432,6 +435,26 @@ class Costs(ResultDirective):
         return [table("Cost of the training runs behind this book, from their records.", head, body)]
 
 
+class Shipped(ResultDirective):
+    """What is shipped of each table: rows, seeds, machines, and records of earlier code."""
+
+    def run(self) -> list[nodes.Node]:
+        runs = frame.frame(r for r in self.records().values() if r["path"].startswith("results/shipped/table"))
+        runs = runs.assign(runs=frame.labels(runs)).drop_duplicates("run")
+        items = [self.line(table, words, made) for (table, words), made in runs.groupby(["table", "runs"])]
+        return [nodes.bullet_list("", *(nodes.list_item("", paragraph(item)) for item in items))]
+
+    def line(self, table: str, words: str, made: pd.DataFrame) -> str:
+        rows = made.groupby("row")["seed"].nunique().value_counts().sort_index()
+        seeds = ", ".join(f"{n} with {k} {'seeds' if k > 1 else 'seed'}" for k, n in rows.items())
+        machines = ", ".join(f"{n} on {name}" for name, n in made["machine"].value_counts().sort_index().items())
+        old = f", {made['stale'].sum()} of them made before `lps` last changed" if made["stale"].any() else ""
+        total = len(paper_table(table))
+        return (
+            f"Table {table[5:]}, {words}: {rows.sum()} of {total} rows ({seeds}); {len(made)} runs ({machines}){old}."
+        )
+
+
 class Downloads(ResultDirective):
     """Everything computed that can be taken away as a file: the tables and the ledger."""
 
@@ -639,6 +662,7 @@ def setup(app: Sphinx) -> None:
         "downloads": Downloads,
         "items": Items,
         "seeds": Seeds,
+        "shipped": Shipped,
     }
     for name, directive in directives.items():
         app.add_directive(f"lps-{name}", directive)

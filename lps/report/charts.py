@@ -18,10 +18,10 @@ from torch import Tensor
 from ..experiments.rows import SHOWN, TABLE1, Row, matching
 from ..studies.untrained import title as title_of
 from .figures import COLORS, INK, MUTED, PHASES, RULE
-from .paper import PAPER_SEEDS, TABLES, printed_samples
-from .retrospective import prices
+from .frame import Record, frame
+from .paper import PAPER_SEEDS, TABLES, paper_table, printed_samples
 from .statistics import CONFIDENCE, POWER, Interval, average_difference, difference, failure_bound, power, wilson
-from .tables import Record, frame, paper_frame, table
+from .tables import prices, table
 
 MARKERS = {"-": "o", "Rect-2": "s", "Tri-3": "^", "Bin-5": "p", "Adapt-3": "D"}
 _LABELS = {row.name: row.labels for row in TABLE1}
@@ -30,7 +30,9 @@ _LABELS = {row.name: row.labels for row in TABLE1}
 def accuracy_and_consistency(records: Sequence[Record]) -> Figure:
     """C-Cons. against accuracy: the paper's Table 1 on the left, the runs on the right, each on its own scale."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.8))
-    for ax, values, title in zip(axes, (paper_frame(), frame(records)), ("The paper", "Here"), strict=True):
+    printed = pd.DataFrame(paper_table("table1")).astype({"acc": float, "c_cons": float})
+    runs = frame(records).pivot(index=["run", "method", "antialias"], columns="metric", values="value").reset_index()
+    for ax, values, title in zip(axes, (printed, runs), ("The paper", "Here"), strict=True):
         _scatter(ax, values)
         ax.set_title(title)
     filters = [
@@ -46,10 +48,10 @@ def _scatter(ax: Axes, values: pd.DataFrame) -> None:
     ax.axhline(100, color=MUTED, linewidth=0.8, linestyle="--")
     sns.scatterplot(
         values,
-        x="Acc.",
-        y="C-Cons.",
-        hue="Method",
-        style="Anti-Alias",
+        x="acc",
+        y="c_cons",
+        hue="method",
+        style="antialias",
         palette=COLORS,
         markers=MARKERS,
         s=70,
@@ -198,8 +200,8 @@ def gains(confidence: float = CONFIDENCE, chance: float = POWER, most: int = 30)
     return figure
 
 
-def guarantee_prices(accuracies: Mapping[str, Mapping[int, float]]) -> Figure:
-    """What APS and LPS cost in accuracy or gain: the paper, and runs of one profile, given by row and seed."""
+def guarantee_prices(accuracies: pd.DataFrame) -> Figure:
+    """What APS and LPS cost in accuracy or gain: the paper, and one group of runs, by :func:`.tables.accuracies`."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     for method, offset in (("APS", -0.14), ("LPS", 0.14)):
         lines = prices(method, accuracies)

@@ -2,13 +2,14 @@
 
 import argparse
 from collections.abc import Mapping
+from statistics import mean, stdev
 from typing import Any
 
 from ..experiments.profiles import profile_names
 from ..experiments.records import read_records
 from ..paths import LOCAL, SHIPPED
 from .paper import TABLES, paper_table
-from .tables import CONSISTENCIES, group, measured
+from .tables import CONSISTENCIES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,28 +18,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def relation(mine: Mapping[str, Any], shipped: list[dict[str, Any]], metric: str) -> str:
     """How a run stands to the shipped runs of the same settings: equal, within the seeds' spread, or outside."""
-    twins = [
-        r
-        for r in shipped
-        if r["experiment"] == mine["experiment"] and r["config"] == mine["config"] and group(r) == group(mine)
-    ]
+    twins = [r for r in shipped if _same(r, mine) and r["config"] == mine["config"]]
     if not twins:
         return "nothing shipped"
     value = mine["metrics"][metric]
     if any(r["seed"] == mine["seed"] and r["metrics"][metric] == value for r in twins):
         return "equal"
-    values = measured(twins, metric)
-    assert values is not None
-    if values["std"] is None:
-        return f"{value['value'] - values['mean']:+.2f} (one seed shipped)"
-    inside = abs(value["value"] - values["mean"]) <= 2 * values["std"]
-    return f"{value['value'] - values['mean']:+.2f} ({'within' if inside else 'outside'} two deviations)"
+    values = [r["metrics"][metric]["value"] for r in twins]
+    gap = value["value"] - mean(values)
+    if len(values) == 1:
+        return f"{gap:+.2f} (one seed shipped)"
+    return f"{gap:+.2f} ({'within' if abs(gap) <= 2 * stdev(values) else 'outside'} two deviations)"
+
+
+def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """The same row, profile and data."""
+    return all(a[key] == b[key] for key in ("experiment", "profile")) and all(
+        a["data"][key] == b["data"][key] for key in ("name", "fingerprint")
+    )
 
 
 def environment_differences(mine: Mapping[str, Any], shipped: list[dict[str, Any]]) -> list[str]:
     """What differs between this machine and the one of the shipped record with the same row, seed, profile and data."""
-    same = (r for r in shipped if (r["experiment"], r["seed"]) == (mine["experiment"], mine["seed"]))
-    twin = next((r for r in same if group(r) == group(mine)), None)
+    twin = next((r for r in shipped if r["seed"] == mine["seed"] and _same(r, mine)), None)
     if twin is None:
         return []
     found = []

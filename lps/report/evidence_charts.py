@@ -13,7 +13,7 @@ from ..experiments.rows import TABLE1
 from ..studies.evidence import BINS, DIRECTIONS
 from .charts import MARKERS
 from .figures import COLORS, INK, MUTED, PHASES
-from .tables import Record, grouped, named
+from .frame import Record, grouped, named
 
 _LABELS = {row.name: row.labels for row in TABLE1}
 

@@ -7,36 +7,20 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+import pandas as pd
 import torch
 
-from ..experiments.records import VERSION, now, read_records, write_json
+from ..experiments.records import VERSION, now, write_json
 from ..machine import hardware
 from ..paths import BUILD, LOCAL, ROOT, SHIPPED
 from ..studies import trained as studies
 from . import coverage, statements
 from . import times as benchmarks
-from .paper import command
+from .frame import GROUP, Record, age, by_seed, groups, measured, one_per_seed, runs
+from .paper import TABLES, command, paper_table
 from .statements import EVIDENCE, Pair, agrees, listed, pairs, printed, select
 from .statistics import Interval, failure_bound, paired
-from .tables import (
-    CONSISTENCIES,
-    MARGIN,
-    TABLES,
-    Record,
-    Verdict,
-    age,
-    as_profile,
-    by_seed,
-    group,
-    grouped,
-    is_full_scale,
-    judge,
-    measured,
-    one_per_seed,
-    paper_table,
-    seeds_table,
-    write_tables,
-)
+from .tables import CONSISTENCIES, MARGIN, Verdict, judge, seeds_table, write_tables
 from .theory import Check, check
 
 README = ROOT / "README.md"
@@ -96,11 +80,11 @@ def _theorem(item: Mapping[str, str], found: Check) -> Entry:
 # Cells of Tables 1 to 6 --------------------------------------------------------------------------------------
 
 
-def cell_entries(records: Sequence[Record], timed: Sequence[Record] = ()) -> list[Entry]:
+def cell_entries(made: pd.DataFrame, timed: Sequence[Record] = ()) -> list[Entry]:
     """Every value that the paper prints in Tables 1 to 6."""
-    found, runs = best_records(records), _runs(records)
+    best, every = best_runs(made), made[made["as_profile"]]
     return [
-        _cell(name, row, metric, found.get(row["row"], []), runs.get(row["row"], []), timed)
+        _cell(name, row, metric, best[best["row"] == row["row"]], every[every["row"] == row["row"]], timed)
         for name, table in TABLES.items()
         for row in paper_table(name)
         for metric in table.metrics
@@ -112,8 +96,8 @@ def _cell(
     name: str,
     row: Mapping[str, str],
     metric: str,
-    found: Sequence[Record],
-    runs: Sequence[Record],
+    found: pd.DataFrame,
+    every: pd.DataFrame,
     timed: Sequence[Record],
 ) -> Entry:
     table = TABLES[name]
@@ -138,8 +122,8 @@ def _cell(
         return replace(entry, **benchmarks.time_cell(row["row"], timed))
     if metric == "time_ms_std":
         return replace(entry, verdict="not checkable", evidence="the paper does not name the device", command="")
-    entry = _measured(entry, row, metric, found, runs)
-    return _at_any_scale(entry, metric, runs) if _exact(row, metric) else entry
+    entry = _measured(entry, row, metric, found, every)
+    return _at_any_scale(entry, metric, every) if _exact(row, metric) else entry
 
 
 def _with_filter(row: Mapping[str, str]) -> str:
@@ -173,42 +157,27 @@ def _rule(row: Mapping[str, str], metric: str) -> str:
     return f"within max(2 combined standard errors, {MARGIN} points); only at the paper's scale"
 
 
-Found = Mapping[str, Sequence[Record]]
-"""Records by row."""
-
-
-def _runs(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """All runs of each row at any scale, on any images, that were made with the settings of their profile."""
-    found: dict[str, list[Record]] = {}
-    for record in filter(as_profile, records):
-        found.setdefault(record["experiment"], []).append(record)
-    return found
-
-
-def _at_any_scale(entry: Entry, metric: str, runs: Iterable[Record]) -> Entry:
+def _at_any_scale(entry: Entry, metric: str, every: pd.DataFrame) -> Entry:
     """An equality is contradicted by one pair, by whatever protocol it was counted and however small the run."""
-    names = (metric, *(f"{metric}_{ending}" for ending in PROTOCOLS))
-    counts = [(r, r["metrics"][name]) for r in runs for name in names if name in r["metrics"]]
-    differ = list(dict.fromkeys(run["id"] for run, count in counts if count["agree"] < count["total"]))
+    counted = every[every["metric"].isin([metric, *(f"{metric}_{ending}" for ending in PROTOCOLS)])]
+    differ = list(counted[counted["agree"] < counted["total"]]["id"].unique())
     if differ:
         return replace(entry, verdict="fails", evidence=f"pairs differ in {', '.join(differ)}", run=differ)
-    others = {run["id"]: run["profile"] for run, _ in counts if run["id"] not in entry.run}
-    if not others:
+    others = counted[~counted["id"].isin(entry.run)].drop_duplicates("id")
+    if others.empty:
         return entry
-    words = f"nor does a pair differ in {len(others)} other runs ({', '.join(sorted({*others.values()}))})"
+    words = f"nor does a pair differ in {len(others)} other runs ({', '.join(sorted(others['profile'].unique()))})"
     return replace(entry, evidence=f"{entry.evidence}; {words}")
 
 
-def comparable_records(records: Iterable[Record]) -> list[dict[str, list[Record]]]:
-    """Records that the ledger judges by, of full scale or of the reduced schedule on real images, by row.
+def comparable(made: pd.DataFrame) -> list[pd.DataFrame]:
+    """Runs that the ledger judges by, of full scale or of the reduced schedule on real images, one for each seed.
 
-    Those of one profile and data are together, for nothing else is compared: full scale first, then the most. There is
-    one record for each seed, by :func:`~lps.report.tables.one_per_seed`.
+    Those of one profile and data are together, for nothing else is compared: full scale first, then the most.
     """
-    real = [r for r in records if not r["data"]["name"].startswith("drawn")]
-    full = grouped(filter(is_full_scale, real)).values()
-    reduced = (r for r in real if r["profile"] in SMALL and as_profile(r) and not is_full_scale(r))
-    return [_by_row(members) for members in (*full, *grouped(reduced).values())]
+    real = made[~_drawn(made)]
+    small = real[real["profile"].isin(SMALL) & real["as_profile"] & ~real["full"]]
+    return [one_per_seed(members) for scale in (real[real["full"]], small) for members in groups(scale)]
 
 
 SMALL = ("reduced", "full")
@@ -216,35 +185,32 @@ SMALL = ("reduced", "full")
 among them."""
 
 
-def _by_row(records: Iterable[Record]) -> dict[str, list[Record]]:
-    rows: dict[str, list[Record]] = {}
-    for record in records:
-        rows.setdefault(record["experiment"], []).append(record)
-    return {row: one_per_seed(made) for row, made in rows.items()}
+def _drawn(lines: pd.DataFrame) -> pd.Series:
+    return lines["data"].str.startswith("drawn")
 
 
-def best_records(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """The records that say most about each row by itself, the first of :func:`comparable_records`."""
-    return {row: made for found in reversed(comparable_records(records)) for row, made in found.items()}
+def best_runs(made: pd.DataFrame) -> pd.DataFrame:
+    """The runs that say most about each row by itself: those of the first group of :func:`comparable` that has it."""
+    ranked = pd.concat([made.head(0), *(found.assign(rank=rank) for rank, found in enumerate(comparable(made)))])
+    return ranked[ranked["rank"] == ranked.groupby("row")["rank"].transform("min")] if "rank" in ranked else ranked
 
 
-def _measured(
-    entry: Entry, row: Mapping[str, str], metric: str, found: Sequence[Record], runs: Iterable[Record]
-) -> Entry:
-    ours = measured(found, metric)
+def _measured(entry: Entry, row: Mapping[str, str], metric: str, found: pd.DataFrame, every: pd.DataFrame) -> Entry:
+    lines = found[found["metric"] == metric]
+    ours = measured(lines)
     if ours is None:
         return entry
     paper = {"mean": float(row[metric]), "std": float(row.get(f"{metric}_std") or 0)}
     scale = _scale(found)
     counts = f"{ours['agree']:,} of {ours['total']:,} {scale}" if "total" in ours else scale
     if metric in IMAGES and ours["agree"] == ours["total"]:
-        counts += f"; {_bound(found, metric)}"
+        counts += f"; {_bound(lines)}"
     return replace(
         entry,
         ours=f"{ours['mean']:.2f} (n = {ours['n']}, {scale})",
-        verdict=judge(metric, paper, found),
-        evidence=counts + _other_protocols(metric, found) + age(found) + _apart(found, runs),
-        run=[r["id"] for r in found],
+        verdict=judge(metric, paper, lines),
+        evidence=counts + _other_protocols(metric, found) + age(found) + _apart(found, every),
+        run=list(found["id"].unique()),
     )
 
 
@@ -252,39 +218,39 @@ IMAGES = ("c_cons", "s_cons")
 """Consistencies that count pairs of images; those of pixels are not independent, and a count bounds nothing."""
 
 
-def _scale(found: Sequence[Record]) -> str:
-    if all(map(is_full_scale, found)):
+def _scale(found: pd.DataFrame) -> str:
+    if found["full"].all():
         return "at the paper's scale"
-    return f"at reduced scale on {', '.join(sorted({r['data']['name'] for r in found}))}"
+    return f"at reduced scale on {', '.join(sorted(found['data'].unique()))}"
 
 
 PROTOCOLS = {"original": "by the original code's protocol", "all": "over all pairs of shifts of the first images"}
 
 
-def _other_protocols(metric: str, found: Sequence[Record]) -> str:
-    """The same consistency counted otherwise, where all records have it."""
-    counted = {
-        words: measured(found, f"{metric}_{ending}")
-        for ending, words in PROTOCOLS.items()
-        if all(f"{metric}_{ending}" in r["metrics"] for r in found)
-    }
-    return "".join(f"; {words} {c['agree']:,} of {c['total']:,}" for words, c in counted.items() if c)
+def _other_protocols(metric: str, found: pd.DataFrame) -> str:
+    """The same consistency counted otherwise, where all runs have it."""
+    text = ""
+    for ending, words in PROTOCOLS.items():
+        lines = found[found["metric"] == f"{metric}_{ending}"]
+        if len(lines) == found["run"].nunique():
+            text += f"; {words} {lines['agree'].sum():,.0f} of {lines['total'].sum():,.0f}"
+    return text
 
 
-def _apart(found: Sequence[Record], runs: Iterable[Record]) -> str:
+def _apart(found: pd.DataFrame, every: pd.DataFrame) -> str:
     """A remark on runs of the same profile that saw other data, and so have no part in a mean."""
-    profile, *data = group(found[0])
-    others = [group(r) for r in runs if r["profile"] == profile and not r["data"]["name"].startswith("drawn")]
-    number = sum(data != other for _, *other in others)
+    profile, *data = found.iloc[0][GROUP]
+    others = every[(every["profile"] == profile) & ~_drawn(every)].drop_duplicates("run")
+    number = (others[GROUP[1:]] != data).any(axis=1).sum()
     return f"; runs of this profile on other data, which stand apart: {number}" if number else ""
 
 
-def _bound(found: Iterable[Record], metric: str) -> str:
+def _bound(lines: pd.DataFrame) -> str:
     """What a count without a failure leaves possible for one network, were it not a theorem.
 
     Networks are tried on the same images with the same shifts, so that their pairs do not add up.
     """
-    total = min(record["metrics"][metric]["total"] for record in found)
+    total = int(lines["total"].min())
     rate = f"{100 * failure_bound(total):.2g} %"
     return f"of each network alone, on {total:,} pairs, a failure rate above {rate} is ruled out (95 %)"
 
@@ -304,10 +270,10 @@ def _counted(entry: Entry, row: Mapping[str, str], metric: str) -> Entry:
 # Orderings ---------------------------------------------------------------------------------------------------
 
 
-def ordering_entries(records: Sequence[Record], timed: Sequence[Record] = ()) -> list[Entry]:
+def ordering_entries(made: pd.DataFrame, timed: Sequence[Record] = ()) -> list[Entry]:
     """Statements that one method beats another: paired over seeds, never from one seed; times, in a benchmark."""
-    comparable = comparable_records(records)
-    return [_ordering(item, comparable, timed) for item in listed("orderings")]
+    found = [*comparable(made), made.head(0)]
+    return [_ordering(item, found, timed) for item in listed("orderings")]
 
 
 _WORDS = {
@@ -317,7 +283,7 @@ _WORDS = {
 }
 
 
-def _ordering(item: Mapping[str, Any], comparable: Sequence[Found], timed: Sequence[Record]) -> Entry:
+def _ordering(item: Mapping[str, Any], found: Sequence[pd.DataFrame], timed: Sequence[Record]) -> Entry:
     compared, relation = list(pairs(item)), item.get("relation", "above")
     tables = sorted({pair.better.split("/")[0] for pair in compared})
     entry = Entry(
@@ -336,10 +302,10 @@ def _ordering(item: Mapping[str, Any], comparable: Sequence[Found], timed: Seque
     )
     if all(pair.metric == "time_ms" for pair in compared):
         return replace(entry, **benchmarks.slower([pair.better for pair in compared], timed))  # all over LPF
-    results = {pair: _compare(pair, relation, comparable) for pair in compared}
+    results = {pair: _compare(pair, relation, found) for pair in compared}
     known = {pair: result for pair, result in results.items() if result.n >= MIN_SEEDS}
     against = [result for result in known.values() if result.agrees is False]
-    behind = list({r["id"]: r for result in results.values() for r in result.behind}.values())
+    behind = pd.concat([result.behind for result in results.values()]).drop_duplicates("id")
     if any(result.full for result in against):
         verdict: Verdict = "fails"
     elif len(known) == len(results) and all(result.agrees for result in known.values()):
@@ -360,7 +326,7 @@ def _ordering(item: Mapping[str, Any], comparable: Sequence[Found], timed: Seque
         entry,
         verdict=verdict,
         evidence=f"{needed}{age(behind)}. {words}".strip(),
-        run=[r["id"] for r in behind],
+        run=list(behind["id"]),
     )
 
 
@@ -372,45 +338,46 @@ def _in_print(compared: Sequence[Pair], relation: statements.Relation) -> str:
 
 
 class Compared(NamedTuple):
-    """The difference of a pair over its common seeds, their number, whether it agrees, and the records behind it."""
+    """The difference of a pair over its common seeds, their number, whether it agrees, and the runs behind it."""
 
     interval: Interval
     n: int
     agrees: bool | None
-    behind: list[Record]
+    behind: pd.DataFrame
 
     @property
     def full(self) -> bool:
-        return all(map(is_full_scale, self.behind))
+        return bool(self.behind["full"].all())
 
 
-def _compare(pair: Pair, relation: statements.Relation, comparable: Iterable[Found]) -> Compared:
+def _compare(pair: Pair, relation: statements.Relation, groups: Iterable[pd.DataFrame]) -> Compared:
     """A pair within the group that contradicts it at full scale, else that compares it over enough seeds."""
 
-    def within(found: Found) -> Compared:
-        better, worse = (list(found.get(row, [])) for row in (pair.better, pair.worse))
-        interval, n = paired(by_seed(better, pair.metric), by_seed(worse, pair.metric))
-        return Compared(interval, n, agrees(relation, interval.low, interval.high), [*better, *worse])
+    def within(found: pd.DataFrame) -> Compared:
+        lines = found[found["metric"] == pair.metric]
+        better, worse = (lines[lines["row"] == row] for row in (pair.better, pair.worse))
+        interval, n = paired(by_seed(better), by_seed(worse))
+        return Compared(interval, n, agrees(relation, interval.low, interval.high), pd.concat([better, worse]))
 
     def weight(made: Compared) -> tuple[bool, int, bool]:
         enough = made.n >= MIN_SEEDS
-        return enough and made.agrees is False and made.full, min(made.n, MIN_SEEDS), bool(made.behind)
+        return enough and made.agrees is False and made.full, min(made.n, MIN_SEEDS), not made.behind.empty
 
-    return max((within(found) for found in (*comparable, {})), key=weight)
+    return max(map(within, groups), key=weight)
 
 
 # Consistencies and sentences ---------------------------------------------------------------------------------
 
 
-def consistency_entries(records: Sequence[Record]) -> list[Entry]:
+def consistency_entries(made: pd.DataFrame) -> list[Entry]:
     """Statements that predictions agree under every shift, or need not."""
-    comparable, runs = comparable_records(records), _runs(records)
-    return [_consistency(item, comparable, runs) for item in listed("consistencies")]
+    found = [*comparable(made), made.head(0)]
+    return [_consistency(item, found, made[made["as_profile"]]) for item in listed("consistencies")]
 
 
-def _consistency(item: Mapping[str, Any], comparable: Sequence[Found], runs: Found) -> Entry:
+def _consistency(item: Mapping[str, Any], groups: Sequence[pd.DataFrame], every: pd.DataFrame) -> Entry:
     rows, table, metric = select(item["table"], item["rows"]), TABLES[item["table"]], item["metric"]
-    values = [float(row[metric]) for row in rows if row[metric]]
+    names, values = [row["row"] for row in rows], [float(row[metric]) for row in rows if row[metric]]
     exact = item["kind"] == "exact"
     entry = Entry(
         item["id"],
@@ -425,28 +392,30 @@ def _consistency(item: Mapping[str, Any], comparable: Sequence[Found], runs: Fou
         command=command(f"{item['table']}/*"),
         page=table.page,
     )
-    by_group = [{row["row"]: made for row in rows if (made := of.get(row["row"]))} for of in (*comparable, {})]
-    found = max(by_group, key=len)
-    every = [run for row in rows for run in runs.get(row["row"], [])]
-    if not found:
-        return _at_any_scale(entry, metric, every) if exact else entry
-    counts = [measured(made, metric) for made in found.values()]
-    equal = [bool(c) and c["agree"] == c["total"] for c in counts if c]
-    agree, total = (sum(c[key] for c in counts if c) for key in ("agree", "total"))
-    complete = len(found) == len(rows) and all(is_full_scale(r) for made in found.values() for r in made)
+    found = max((lines[lines["row"].isin(names)] for lines in groups), key=lambda lines: lines["row"].nunique())
+    if not found.empty:
+        entry = _consistent(
+            entry, found.sort_values("row", key=lambda row: row.map(names.index), kind="stable"), names, metric, exact
+        )
+    return _at_any_scale(entry, metric, every[every["row"].isin(names)]) if exact else entry
+
+
+def _consistent(entry: Entry, found: pd.DataFrame, names: Sequence[str], metric: str, exact: bool) -> Entry:
+    lines = found[found["metric"] == metric]
+    counts = lines.groupby("row")[["agree", "total"]].sum()
+    equal, (agree, total) = counts["agree"] == counts["total"], counts.sum()
+    complete = found["row"].nunique() == len(names) and found["full"].all()
     verdict: Verdict = "holds" if complete else "direction only"
-    if not exact and any(equal):
+    if not exact and equal.any():
         verdict = "fails" if complete else "undecided"
-    behind = [r for made in found.values() for r in made]
-    bound = f"; {_bound(behind, metric)}" if exact and all(equal) and metric in IMAGES else ""
-    entry = replace(
+    bound = f"; {_bound(lines)}" if exact and equal.all() and metric in IMAGES else ""
+    return replace(
         entry,
-        ours=f"{agree:,} of {total:,}",
+        ours=f"{agree:,.0f} of {total:,.0f}",
         verdict=verdict,
-        evidence=f"{len(found)} of {len(rows)} rows have records, {_scale(behind)}{bound}{age(behind)}",
-        run=[r["id"] for r in behind],
+        evidence=f"{found['row'].nunique()} of {len(names)} rows have records, {_scale(found)}{bound}{age(found)}",
+        run=list(found["id"].unique()),
     )
-    return _at_any_scale(entry, metric, every) if exact else entry
 
 
 def sentence_entries(studied: Sequence[Record], timed: Sequence[Record] = ()) -> list[Entry]:
@@ -476,12 +445,12 @@ def _sentence(item: Mapping[str, str], studied: Sequence[Record], timed: Sequenc
 
 def ledger(theory: bool = True, folders: Sequence[Path] = (SHIPPED, LOCAL)) -> dict[str, Any]:
     """All entries by the records below ``folders``, with counts by verdict and where they were judged."""
-    records, timed = read_records(*folders), benchmarks.read(*folders)
+    made, timed = runs(*folders), benchmarks.read(*folders)
     entries = [
         *(theorem_entries() if theory else []),
-        *cell_entries(records, timed),
-        *ordering_entries(records, timed),
-        *consistency_entries(records),
+        *cell_entries(made, timed),
+        *ordering_entries(made, timed),
+        *consistency_entries(made),
         *sentence_entries(studies.read(*folders), timed),
     ]
     about = hardware()
@@ -498,7 +467,7 @@ def write(content: Mapping[str, Any], path: Path = BUILD / "claims.json") -> Non
     """Write the ledger, and the tables that it fills for the book and for the reader."""
     write_json(path, content)
     write_tables(content["entries"])
-    write_json(BUILD / "seeds.json", seeds_table(read_records(SHIPPED, LOCAL)))
+    write_json(BUILD / "seeds.json", seeds_table(runs()))
     write_json(BUILD / "coverage.json", coverage.report(content["entries"]))
 
 

@@ -2,12 +2,13 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from statistics import NormalDist, mean, stdev
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mpmath
+import pandas as pd
 
 CONFIDENCE = 0.95
 POWER = 0.8
@@ -63,19 +64,17 @@ def _crossing(rising: Callable[[float], float], low: float, high: float) -> floa
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """Mean over seeds with its t interval, unbounded for a single seed."""
-    centre = mean(values)
+    centre = mean(values) if len(values) else math.nan
     if len(values) < 2:
         return Interval(centre, -math.inf, math.inf)
     half = t_quantile((1 + confidence) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return Interval(centre, centre - half, centre + half)
 
 
-def paired(a: Mapping[Any, float], b: Mapping[Any, float]) -> tuple[Interval, int]:
+def paired(a: pd.Series, b: pd.Series) -> tuple[Interval, int]:
     """Mean of ``a - b`` over the seeds that both have, with its t interval, and the number of those seeds."""
-    common = sorted(a.keys() & b.keys())
-    if not common:
-        return Interval(math.nan, -math.inf, math.inf), 0
-    return mean_interval([a[seed] - b[seed] for seed in common]), len(common)
+    common = (a - b).dropna()
+    return mean_interval(common), len(common)
 
 
 def difference(a: Sample, b: Sample, confidence: float = CONFIDENCE) -> Interval:

@@ -12,8 +12,8 @@ import pandas as pd
 from ..experiments.records import MADE_WITH, is_current, read_json
 from ..experiments.schema import POSITIVE, SOME, Shape, among, conform, each, moment
 from ..paths import LOCAL, SHIPPED
+from .frame import Record
 from .paper import paper_table
-from .tables import Record
 
 Device = Literal["cpu", "cuda"]
 TABLE4, CIFAR = "resnet101-eval-float32-eager", "cifar-resnet18-train-float32-eager"

@@ -15,9 +15,10 @@ from lps.experiments import records
 from lps.experiments.records import read_json, read_record, read_records
 from lps.machine import commit
 from lps.paths import SHIPPED
-from lps.report import compare, paper, retrospective, tables
+from lps.report import compare, paper, tables
 from lps.report import ledger as claims
 from lps.report import times as benchmarks
+from lps.report.frame import frame, groups
 from lps.studies import trained as studies
 
 Way = tuple[str | int, ...]
@@ -116,17 +117,14 @@ def numbers(kind: str, record: Any) -> dict[str, Any]:
             found |= {name: studies.judge(name, [record])["ours"] for name in studies.DIRECTIONS}
         return found
     table = record["experiment"].partition("/")[0]
-    for group in tables.table_groups(table, [record], ""):
+    made = frame([record])
+    for group in tables.table_groups(table, made, ""):
         for row in group["rows"]:
             found |= {f"{row['row']}:{name}": cell["mean"] for name, cell in (row["ours"] or {}).items()}
-    for title, rows in retrospective.accuracies([record]).items():
-        found |= {f"{title.partition(',')[0]}:{row}": seeds for row, seeds in rows.items()}
-    for line in retrospective.guarantees([record]):
-        found[f"{line['metric']}, {line['guaranteed']}"] = line["agree"]
-    for row, made in claims.best_records([record]).items():
-        found[f"best, {row}"] = made[0]["metrics"]
-    retrospective.costs([record])
-    retrospective.shipped_runs([record])
+    for lines in groups(made):
+        found |= {f"accuracy, {name}": list(seeds) for name, seeds in tables.accuracies(lines).items()}
+    for line in claims.best_runs(made).itertuples():
+        found[f"best, {line.row}, {line.metric}"] = line.value, line.agree, line.total
     compare.relation(record, [record], next(iter(paper.TABLES[table].metrics)))
     compare.environment_differences(record, [record])
     return found

@@ -5,16 +5,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from lps.data import WHOLE
 from lps.experiments import records
+from lps.experiments.config import SECTIONS, Experiment
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import TABLE1, matching
 from lps.paths import PAPER, SHIPPED
 from lps.report import compare, coverage, paper, statements, statistics, tables
 from lps.report import ledger as claims
 from lps.report import times as benchmarks
+from lps.report.frame import as_profile, differences, frame, is_full_scale
 
 CODE = records.VERSION["images"]
 
@@ -25,6 +28,15 @@ def whole(layout: str) -> dict[str, Any]:
     return {"train": train, "test": test, "classes": ["a class"] * classes}
 
 
+def settings_of(experiment: Experiment) -> dict[str, Any]:
+    return {section: experiment.as_dict()[section] for section in SECTIONS}
+
+
+def cell(made: list[Any], metric: str) -> Any:
+    """The lines of one metric."""
+    return (lines := frame(made))[lines["metric"] == metric]
+
+
 def record(row: str = "table1/lps", profile: str = "full", seed: int = 0, acc: int = 9445, c_cons: int = 10_000) -> Any:
     found = next(r for r in TABLE1 if r.name == row)
     experiment = load_profile(profile).row(found)
@@ -33,7 +45,7 @@ def record(row: str = "table1/lps", profile: str = "full", seed: int = 0, acc: i
         "experiment": row,
         "profile": profile,
         "seed": seed,
-        "config": tables.experiment_settings(experiment),
+        "config": settings_of(experiment),
         "data": {
             "name": experiment.data.name,
             "source": "somewhere",
@@ -72,12 +84,12 @@ PAPER_CELLS = {"acc": {"mean": 94.45, "std": 0.05, "n": 5}, "c_cons": {"mean": 1
     ],
 )
 def test_verdicts_on_cells(metric: str, made: list[Any], expected: str) -> None:
-    assert tables.judge(metric, PAPER_CELLS[metric], made) == expected
+    assert tables.judge(metric, PAPER_CELLS[metric], cell(made, metric)) == expected
 
 
 def test_a_reduced_consistency_below_100_decides_nothing() -> None:
     made = record("table1/baseline", "reduced", c_cons=8964)
-    assert tables.judge("c_cons", {"mean": 90.88, "std": 0.3, "n": 5}, [made]) == "undecided"
+    assert tables.judge("c_cons", {"mean": 90.88, "std": 0.3, "n": 5}, cell([made], "c_cons")) == "undecided"
 
 
 def test_a_reduced_run_never_holds() -> None:
@@ -85,15 +97,15 @@ def test_a_reduced_run_never_holds() -> None:
         for agree in (0, 5000, 8964, 9445, 10_000):
             made = [record(profile=profile, acc=agree, c_cons=agree)]
             for metric, printed in PAPER_CELLS.items():
-                assert not tables.judge(metric, printed, made).startswith("holds")
+                assert not tables.judge(metric, printed, cell(made, metric)).startswith("holds")
 
 
 def test_an_overridden_run_is_not_full_scale_and_not_in_the_table() -> None:
     changed = record()
     changed["config"]["train"] = changed["config"]["train"] | {"epochs": 2}
-    assert not tables.is_full_scale(changed) and not tables.as_profile(changed)
-    assert "train.epochs is 2 (the paper's setting: 250)" in tables.differences(changed)
-    assert tables.table_groups("table1", [changed], "here") == []
+    assert not is_full_scale(changed) and not as_profile(changed)
+    assert "train.epochs is 2 (the paper's setting: 250)" in differences(changed)
+    assert tables.table_groups("table1", frame([changed]), "here") == []
 
 
 def on_other_data(made: Any, fingerprint: str = "other", **counts: Any) -> Any:
@@ -106,48 +118,49 @@ def on_other_data(made: Any, fingerprint: str = "other", **counts: Any) -> Any:
 )
 def test_the_papers_settings_on_fewer_images_are_reduced_scale(counts: dict[str, Any]) -> None:
     few = on_other_data(record(), **counts)
-    assert not tables.is_full_scale(few) and tables.as_profile(few)
-    assert tables.judge("acc", PAPER_CELLS["acc"], [few]) == "undecided"
-    entries = {entry.id: entry for entry in claims.cell_entries([few])}
+    assert not is_full_scale(few) and as_profile(few)
+    assert tables.judge("acc", PAPER_CELLS["acc"], cell([few], "acc")) == "undecided"
+    entries = {entry.id: entry for entry in claims.cell_entries(frame([few]))}
     assert entries["table1/lps:acc"].verdict == "undecided"
     assert entries["table1/lps:c_cons"].verdict == "direction only"
     assert "at reduced scale" in entries["table1/lps:c_cons"].evidence
-    assert any("(the paper: 50,000, 10,000 and 10)" in words for words in tables.differences(few))
+    assert any("(the paper: 50,000, 10,000 and 10)" in words for words in differences(few))
 
 
 @pytest.mark.parametrize("layout", ["cifar10", "imagenet", "voc"])
 def test_full_scale_is_that_of_each_data_set_of_the_paper(layout: str) -> None:
     name = {"cifar10": "table1/lps", "imagenet": "table2/lps", "voc": "table5/lps-adapt-3"}[layout]
     (row,) = matching([name])
-    settings = tables.experiment_settings(load_profile("full").row(row))
+    settings = settings_of(load_profile("full").row(row))
     whole_set: dict[str, Any] = {"experiment": name, "config": settings, "data": {"name": layout, **whole(layout)}}
-    assert tables.is_full_scale(whole_set)
+    assert is_full_scale(whole_set)
     for key, value in (("train", 1464), ("test", 1448), ("classes", ["a class"] * 11)):
-        assert not tables.is_full_scale(whole_set | {"data": whole_set["data"] | {key: value}})
+        assert not is_full_scale(whole_set | {"data": whole_set["data"] | {key: value}})
 
 
 def test_records_of_other_data_share_no_mean() -> None:
     shipped = [record(profile="reduced", seed=seed, acc=7690 + seed) for seed in range(3)]
     few = on_other_data(record(profile="reduced", seed=3, acc=1000))
     alone, both = (
-        next(e for e in claims.cell_entries(made) if e.id == "table1/lps:acc") for made in (shipped, [few, *shipped])
+        next(e for e in claims.cell_entries(frame(made)) if e.id == "table1/lps:acc")
+        for made in (shipped, [few, *shipped])
     )
     assert (both.ours, both.verdict, both.run) == (alone.ours, alone.verdict, alone.run)
     assert both.evidence == f"{alone.evidence}; runs of this profile on other data, which stand apart: 1"
-    groups = tables.table_groups("table1", [few, *shipped], "here")
+    groups = tables.table_groups("table1", frame([few, *shipped]), "here")
     means = [row["ours"]["acc"]["mean"] for group in groups for row in group["rows"] if row["ours"]]
-    assert means == [76.91, 10.0]
+    assert means == pytest.approx([76.91, 10.0])
     assert [group["label"] for group in groups] == [
         "real CIFAR-10, profile reduced, data f (here)",
         "real CIFAR-10, profile reduced, data other (here)",
     ]
-    labels = {line["label"]: line["difference"] for line in tables.seeds_table([few, *shipped])}
+    labels = {line["label"]: line["difference"] for line in tables.seeds_table(frame([few, *shipped]))}
     assert len(labels) == 2
 
 
 def test_records_of_other_data_or_another_scale_are_no_pair() -> None:
     def verdict(made: list[Any]) -> Any:
-        return next(e for e in claims.ordering_entries(made) if e.id == "table1-lps-accuracy")
+        return next(e for e in claims.ordering_entries(frame(made)) if e.id == "table1-lps-accuracy")
 
     def rows(method: str, of: Any, gain: int = 0) -> list[Any]:
         names = [row.name for row in TABLE1 if (row.method == "lps") == (method == "lps")]
@@ -175,7 +188,7 @@ def test_a_twin_saw_the_same_data() -> None:
 
 
 def test_table_1_has_all_rows_and_counts_add_up() -> None:
-    (group,) = tables.table_groups("table1", [record(seed=0, acc=9400), record(seed=1, acc=9500)], "here")
+    (group,) = tables.table_groups("table1", frame([record(seed=0, acc=9400), record(seed=1, acc=9500)]), "here")
     assert [row["row"] for row in group["rows"]] == [row.name for row in TABLE1]
     lps = next(row for row in group["rows"] if row["row"] == "table1/lps")
     assert lps["ours"]["acc"]["mean"] == 94.5
@@ -188,12 +201,12 @@ def test_table_1_has_all_rows_and_counts_add_up() -> None:
 def test_a_record_of_other_code_is_marked() -> None:
     old = record()
     old["code"]["version"] = 0
-    (group,) = tables.table_groups("table1", [old], "here")
+    (group,) = tables.table_groups("table1", frame([old]), "here")
     assert next(row for row in group["rows"] if row["row"] == "table1/lps")["stale"]
 
 
 def test_tables_are_written_for_taking_away(tmp_path: Path) -> None:
-    entries = [claims.asdict(entry) for entry in claims.cell_entries([])]
+    entries = [claims.asdict(entry) for entry in claims.cell_entries(frame([]))]
     tables.write_tables(entries, tmp_path)
     for name, cells in CELLS.items():
         with (tmp_path / f"{name}.csv").open(newline="") as file:
@@ -234,7 +247,7 @@ def test_every_cell_is_an_entry_with_a_verdict() -> None:
 
 def test_parameter_counts_hold_and_a_wrong_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def verdicts() -> list[str]:
-        return [e.verdict for e in claims.cell_entries([]) if e.id.rpartition(":")[2] in claims.COUNTED]
+        return [e.verdict for e in claims.cell_entries(frame([])) if e.id.rpartition(":")[2] in claims.COUNTED]
 
     assert verdicts() == ["holds"] * 13
     monkeypatch.setattr(statements, "table4_parameters", lambda row: dict.fromkeys(claims.COUNTED, 1))
@@ -243,7 +256,7 @@ def test_parameter_counts_hold_and_a_wrong_one_fails(monkeypatch: pytest.MonkeyP
 
 def test_consistencies_need_every_row_to_hold_and_one_pair_to_fail() -> None:
     def verdict(identity: str, made: list[Any]) -> str:
-        return next(e.verdict for e in claims.consistency_entries(made) if e.id == identity)
+        return next(e.verdict for e in claims.consistency_entries(frame(made)) if e.id == identity)
 
     rows = [row.name for row in TABLE1 if row.method in ("aps", "lps")]
     exact = [record(name) for name in rows]
@@ -259,7 +272,7 @@ def test_consistencies_need_every_row_to_hold_and_one_pair_to_fail() -> None:
 @pytest.mark.parametrize("metric", ["c_cons", "c_cons_original"])
 def test_one_pair_contradicts_an_equality_at_any_scale_and_by_any_protocol(metric: str) -> None:
     def verdicts(made: list[Any]) -> set[str]:
-        entries = [*claims.cell_entries(made), *claims.consistency_entries(made)]
+        entries = [*claims.cell_entries(frame(made)), *claims.consistency_entries(frame(made))]
         return {e.verdict for e in entries if e.id in ("table1/lps:c_cons", "exact-without-filter")}
 
     small = record(profile="short", seed=1)
@@ -282,7 +295,7 @@ def test_what_was_measured_is_not_called_not_run() -> None:
 
 
 def test_a_count_without_a_failure_bounds_each_network_alone() -> None:
-    one, two = (claims.cell_entries([record(seed=seed) for seed in range(n)]) for n in (1, 2))
+    one, two = (claims.cell_entries(frame(record(seed=seed) for seed in range(n))) for n in (1, 2))
     bounds = [
         next(e.evidence for e in found if e.id == "table1/lps:c_cons").partition("; ")[2].partition(";")[0]
         for found in (one, two)
@@ -295,7 +308,7 @@ def test_a_count_without_a_failure_bounds_each_network_alone() -> None:
 
 
 def test_both_protocols_are_in_the_evidence() -> None:
-    entries = claims.cell_entries([record("table1/baseline", "reduced", c_cons=8000)])
+    entries = claims.cell_entries(frame([record("table1/baseline", "reduced", c_cons=8000)]))
     entry = next(entry for entry in entries if entry.id == "table1/baseline:c_cons")
     assert (
         "8,000 of 10,000 at reduced scale on cifar10; by the original code's protocol 8,000 of 10,000" in entry.evidence
@@ -375,12 +388,14 @@ def test_a_seed_counts_once_and_an_override_not_at_all() -> None:
     variant = record(profile="reduced", seed=2)
     variant["config"]["train"] = variant["config"]["train"] | {"epochs": 1}
     drawn = record(profile="quick")
-    assert claims.best_records([earlier, first, earlier, second, earlier, other, variant, drawn]) == {
-        "table1/lps": [second, other]
-    }
-    assert claims.best_records([earlier, earlier | {"seed": 3}])["table1/lps"] == [earlier, earlier | {"seed": 3}]
-    full = record()
-    assert claims.best_records([first, full, other]) == {"table1/lps": [full]}
+
+    def best(*made: Any) -> list[int]:
+        """Places of the runs that are kept."""
+        return list(claims.best_runs(frame(made))["run"].unique())
+
+    assert best(earlier, first, earlier, second, earlier, other, variant, drawn) == [3, 5]
+    assert best(earlier, earlier | {"seed": 3}) == [0, 1]
+    assert best(first, record(), other) == [1]
 
 
 @pytest.mark.parametrize(
@@ -401,7 +416,7 @@ def test_orderings_are_paired_over_seeds(profile: str, seeds: int, gain: int, ex
         for seed in range(seeds):
             noise = (seed * 7 + len(row.name)) % 5
             made.append(record(row.name, profile, seed, 9000 + noise + (gain if row.method == "lps" else 0)))
-    entry = next(e for e in claims.ordering_entries(made) if e.id == "table1-lps-accuracy")
+    entry = next(e for e in claims.ordering_entries(frame(made)) if e.id == "table1-lps-accuracy")
     assert entry.verdict == expected
 
 
@@ -427,13 +442,13 @@ def test_the_order_of_costs_is_read_from_a_benchmark(ratio: float, gpu: bool, ex
         "config": {**timed["config"], **(paper if gpu else {})},
         "hardware": {**timed["hardware"], "gpu": "a GPU"},
     }
-    entry = next(e for e in claims.ordering_entries([], [changed]) if e.id == "lpf-is-fastest")
+    entry = next(e for e in claims.ordering_entries(frame([]), [changed]) if e.id == "lpf-is-fastest")
     assert entry.verdict == expected
 
 
 def test_pairs_share_their_seeds() -> None:
-    interval, count = statistics.paired({0: 2.0, 1: 3.0, 2: 4.0, 9: 100.0}, {0: 1.0, 1: 2.0, 2: 3.0})
-    assert (interval, count) == ((1.0, 1.0, 1.0), 3)
+    theirs = pd.Series({0: 1.0, 1: 2.0, 2: 3.0})
+    assert statistics.paired(pd.Series({0: 2.0, 1: 3.0, 2: 4.0, 9: 100.0}), theirs) == ((1.0, 1.0, 1.0), 3)
 
 
 def test_a_rerun_is_compared_with_what_is_shipped() -> None:

@@ -3,9 +3,10 @@
 import math
 import random
 
+import pandas as pd
 import pytest
 
-from lps.report import paper, statistics, tables
+from lps.report import frame, paper, statistics, tables
 from lps.report.statistics import Sample
 
 
@@ -19,7 +20,7 @@ def test_quantiles_of_t_are_those_of_the_tables(freedom: float, expected: float)
 def test_one_seed_bounds_nothing() -> None:
     assert statistics.mean_interval([3.0]) == (3.0, -math.inf, math.inf)
     assert not statistics.mean_interval([3.0]).decides
-    assert statistics.paired({0: 1.0}, {1: 1.0})[1] == 0
+    assert statistics.paired(pd.Series({0: 1.0}), pd.Series({1: 1.0}))[1] == 0
 
 
 def test_the_interval_of_a_mean() -> None:
@@ -60,8 +61,8 @@ def test_the_gap_that_few_pairs_find_is_found_as_often_as_it_says(seeds: int) ->
     rng = random.Random(seeds)
     gap = statistics.detectable(1.0, 0.5, seeds, test=statistics.paired_power)
 
-    def run(mean: float, deviation: float) -> dict[int, float]:
-        return {seed: rng.gauss(mean, deviation) for seed in range(seeds)}
+    def run(mean: float, deviation: float) -> pd.Series:
+        return pd.Series([rng.gauss(mean, deviation) for _ in range(seeds)])
 
     trials = 4000
     decided = sum(statistics.paired(run(gap, 1.0), run(0.0, 0.5))[0].decides for _ in range(trials))
@@ -72,20 +73,15 @@ def test_the_gap_that_few_pairs_find_is_found_as_often_as_it_says(seeds: int) ->
 def test_the_table_of_seeds_takes_the_gap_of_pairs() -> None:
     """Two samples with known degrees of freedom, which it took before, promise too much."""
     assert statistics.paired_power(statistics.detectable(1.0, 1.0, 3), 1.0, 1.0, 3) < 0.6
+    names = ("table", "method", "antialias", "metric", "as_profile", *frame.GROUP)
+    about = dict(zip(names, ("table1", "", "-", "acc", True, "reduced", "cifar10", "0"), strict=True)) | {
+        "stale": False
+    }
     made = [
-        {
-            "experiment": f"table1/{name}",
-            "profile": "reduced",
-            "seed": seed,
-            "config": {},
-            "data": {"name": "cifar10", "fingerprint": "0"},
-            "metrics": {"acc": {"value": 70.0 + seed}},
-            "code": {"version": 1},
-        }
-        for name in ("lps", "aps")
-        for seed in range(2)
+        {**about, "run": run, "row": f"table1/{method}", "method": method, "seed": seed, "value": 70.0 + seed}
+        for run, (method, seed) in enumerate((m, s) for m in ("LPS", "APS") for s in range(2))
     ]
-    line = next(line for line in tables.seeds_table(made) if line["n"] == 2)
+    line = next(line for line in tables.seeds_table(pd.DataFrame(made)) if line["n"] == 2)
     lps, aps = paper.printed_samples("LPS", "APS")[line["antialias"]]
     assert line["gap"] == statistics.detectable(lps.std, aps.std, 2, test=statistics.paired_power)
 

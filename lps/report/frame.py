@@ -1,0 +1,186 @@
+"""All records of runs as one data frame: tables, ledger, comparison and retrospective are views of it."""
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..data import Size, other_size
+from ..experiments.config import Experiment
+from ..experiments.profiles import changed, load_profile
+from ..experiments.records import is_current, read_records
+from ..experiments.rows import Row, matching
+from ..paths import LOCAL, SHIPPED
+
+Record = Mapping[str, Any]
+
+GROUP = ["profile", "data", "fingerprint"]
+"""What runs have in common that share a mean, a pair or an ordering."""
+
+COLUMNS = [
+    *("run", "id", "row", "table", "method", "antialias", *GROUP, "seed", "machine"),
+    *("full", "as_profile", "differs", "stale", "guaranteed", "metric", "value", "agree", "total"),
+]
+
+
+def runs(*folders: Path) -> pd.DataFrame:
+    """The runs of the paper's rows below the folders, by default those that are shipped and the reader's own."""
+    return frame(read_records(*folders or (SHIPPED, LOCAL)))
+
+
+def frame(records: Iterable[Record]) -> pd.DataFrame:
+    """A line for each metric of each run: ``value`` in per cent, and ``agree`` of ``total`` where it is a share.
+
+    ``run`` numbers the records, as a repetition of a shipped run has its ``id``. ``full``, ``as_profile``, ``differs``
+    and ``stale`` are what the functions below say of a record. ``guaranteed``: no circular shift may matter.
+    """
+    lines = [
+        {"run": number, **about, "metric": metric, **measured}
+        for number, record in enumerate(records)
+        for about in [_about(record)]
+        for metric, measured in record["metrics"].items()
+    ]
+    return pd.DataFrame(lines, columns=COLUMNS).astype({"stale": bool, "full": bool, "as_profile": bool})
+
+
+def _about(record: Record) -> dict[str, Any]:
+    method, antialias = _row(record["experiment"]).labels
+    model = record["config"].get("model", {})
+    return {
+        "id": record["id"],
+        "row": record["experiment"],
+        "table": record["experiment"].partition("/")[0],
+        "method": method,
+        "antialias": antialias,
+        "profile": record["profile"],
+        "data": record["data"]["name"],
+        "fingerprint": record["data"]["fingerprint"],
+        "seed": record["seed"],
+        "machine": machine(record["hardware"]),
+        "full": is_full_scale(record),
+        "as_profile": as_profile(record),
+        "differs": differences(record),
+        "stale": stale(record),
+        "guaranteed": model.get("method") in ("aps", "lps") and model.get("unpool", True),
+    }
+
+
+@cache
+def _row(name: str) -> Row:
+    (row,) = matching([name])
+    return row
+
+
+@cache
+def _settings(row: str, profile: str) -> Experiment:
+    return load_profile(profile).row(_row(row))
+
+
+def machine(hardware: Mapping[str, Any]) -> str:
+    """The GPU of a record or an executed notebook, otherwise its processor and cores."""
+    return hardware.get("gpu") or f"{hardware['cpu']}, {hardware.get('cores')} cores"
+
+
+def size_of(record: Record) -> Size:
+    """Images and classes that a run has seen; an older study does not say it of training."""
+    data = record["data"]
+    return Size(data.get("train", 0), data["test"], len(data.get("classes", ())))
+
+
+def is_full_scale(record: Record) -> bool:
+    """Was the run made with every setting of the paper, on as many images of as many classes?"""
+    if changed(record, _settings(record["experiment"], "full")):
+        return False
+    return not other_size(record["config"]["data"]["name"], size_of(record))
+
+
+def as_profile(record: Record) -> bool:
+    """Was the run made with the settings of its profile as it is now, without an override?"""
+    return not changed(record, _settings(record["experiment"], record["profile"]))
+
+
+def stale(record: Record) -> bool:
+    """Would the same run give other results today?"""
+    return not is_current(record["code"], _settings(record["experiment"], "full").task)
+
+
+def differences(record: Record) -> list[str]:
+    """What sets a run apart from the paper's experiment, in words."""
+    paper = _settings(record["experiment"], "full").as_dict()
+    words = [
+        f"{section}.{name} is {_word(name, value)} (the paper's setting: {_word(name, paper[section][name])})"
+        for section in ("data", "model", "train")
+        for name, value in record["config"][section].items()
+        if value != paper[section][name]
+    ]
+    layout = record["config"]["data"]["name"]
+    size = other_size(layout, size_of(record)) if layout == paper["data"]["name"] else ""
+    return [f"images: {record['data']['source']}", *([size] if size else []), *words]
+
+
+def _word(name: str, value: Any) -> str:
+    """``None`` is all images of a part, and otherwise a setting that is not used."""
+    return str(value) if value is not None else "all" if name in ("train", "test") else "none"
+
+
+def labels(lines: pd.DataFrame) -> pd.Series:
+    """Words for the group of each line, ``real CIFAR-10, profile reduced``; the first bytes of the data tell apart what
+    they do not."""
+    words = lines["data"].replace(SHOWN_DATA) + ", profile " + lines["profile"]
+    several = lines["fingerprint"].groupby(words).transform("nunique") > 1
+    return words.where(~several, words + ", data " + lines["fingerprint"].str[:8])
+
+
+SHOWN_DATA = {"cifar10": "real CIFAR-10", "drawn": "drawn data"}
+
+
+def groups(lines: pd.DataFrame) -> list[pd.DataFrame]:
+    """Lines of one profile and data together, the groups with the most runs first."""
+    found = [members for _, members in lines.groupby(GROUP, sort=False)]
+    return sorted(found, key=lambda members: -members["run"].nunique())
+
+
+def grouped(records: Iterable[Record]) -> dict[tuple[str, str, str], list[Record]]:
+    """Records of studies by profile, name and fingerprint of their data, the largest groups first."""
+    found: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        key = record["profile"], record["data"]["name"], record["data"]["fingerprint"]
+        found.setdefault(key, []).append(record)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
+def named(keys: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
+    """The words of :func:`labels` for the keys of :func:`grouped`."""
+    keys = list(keys)
+    return dict(zip(keys, labels(pd.DataFrame(keys, columns=GROUP)), strict=True))
+
+
+def one_per_seed(lines: pd.DataFrame) -> pd.DataFrame:
+    """A run for each seed of a row and group: the last that today's sources made, or the first where they made none."""
+    late = lines["run"].where(lines["stale"], -lines["run"])
+    ranked = lines.assign(late=late).sort_values(["stale", "late"], kind="stable")
+    kept = ranked.drop_duplicates(["row", *GROUP, "seed"])["run"]
+    return lines[lines["run"].isin(kept)].sort_values("seed", kind="stable")
+
+
+def by_seed(lines: pd.DataFrame) -> pd.Series:
+    """Values of one metric of one row and group, to be paired."""
+    return lines.set_index("seed")["value"]
+
+
+def measured(lines: pd.DataFrame) -> dict[str, Any] | None:
+    """A metric over seeds: mean, deviation (``None`` for one value), number, and the counts added up."""
+    if lines.empty:
+        return None
+    counts = {} if lines["total"].isna().any() else {key: int(lines[key].sum()) for key in ("agree", "total")}
+    deviation = float(lines["value"].std()) if len(lines) > 1 else None
+    return {"mean": float(lines["value"].mean()), "std": deviation, "n": len(lines), **counts}
+
+
+def age(lines: pd.DataFrame) -> str:
+    """A remark on runs that were made by earlier sources, empty where there are none."""
+    made = lines.drop_duplicates("run")
+    old = int(made["stale"].sum())
+    return f"; {old} of {len(made)} runs were made before `lps` last changed" if old else ""
