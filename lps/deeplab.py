@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .exact.convolution import Conv2d, Padding
-from .exact.mean import exact_mean
+from .exact.mean import spatial_mean
 from .resnet import ResNet
 from .sampling import Downsample, Upsample
 from .selection import Selection
@@ -37,8 +37,7 @@ class AtrousPyramid(nn.Module):
         self.project = _unit(Conv2d(joined, channels, 1), channels).append(nn.Dropout(0.1))
 
     def forward(self, x: Tensor) -> Tensor:
-        # in evaluation the mean does not depend on the order of summation, nor therefore on a shift
-        mean = x.mean((2, 3)) if self.training else exact_mean(x, (2, 3)).to(x.dtype)
+        mean = spatial_mean(x, exact=not self.training)
         everywhere = self.image(mean[..., None, None]).expand(-1, -1, *x.shape[2:])
         return self.project(torch.cat([*(branch(x) for branch in self.branches), everywhere], 1))
 

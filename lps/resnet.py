@@ -5,7 +5,8 @@ from typing import Literal, cast, get_args
 from torch import Tensor, nn
 
 from .exact.convolution import Conv2d, Linear, Padding, pad
-from .exact.mean import exact_mean
+from .exact.cpu import in_one_layout
+from .exact.mean import spatial_mean
 from .exact.ties import Origin
 from .sampling import Downsample, Sampling
 from .selection import Selection
@@ -255,8 +256,7 @@ class ResNet(nn.Module):
                 f"them once with lps.pad_to_multiple(x, {self.stride})"
             )
         origin: Origin | None = Origin(x)
-        # an image as numpy lays it out goes another way through a convolution than a shifted copy of it
-        x, selections = self.stem(x.contiguous() if x.device.type == "cpu" and not self.training else x)
+        x, selections = self.stem(x if self.training else in_one_layout(x))
         if isinstance(self.stem, ImageNetStem):
             origin = selections[-1].origin if selections else None
         maps = []
@@ -271,7 +271,4 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         maps, _ = self.features(x)
-        last = maps[-1]
-        # Eq. (3); in evaluation the pooled vector does not depend on the order of summation
-        pooled = last.mean((2, 3)) if self.training else exact_mean(last, (2, 3)).to(last.dtype)
-        return self.head(pooled)
+        return self.head(spatial_mean(maps[-1], exact=not self.training))  # Eq. (3)

@@ -57,14 +57,14 @@ def watch(network: nn.Module, note: Callable[[Choice], object] | None = None) ->
     selects where its output is a :class:`~lps.selection.Selection`; a shortcut that follows another's choice does not.
     """
     choices: list[Choice] = []
-    keep = choices.append if note is None else note
+    record = choices.append if note is None else note
 
     def hook(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if isinstance(output, Selection):
             given: list[Any] = [*args, *kwargs.values()]
             x, blur = given[0], next((other for other in given[1:] if isinstance(other, nn.Module)), None)
             detached = output._replace(scores=output.scores.detach(), z=output.z.detach())
-            keep(Choice(name, module, x.detach(), blur, detached))
+            record(Choice(name, module, x.detach(), blur, detached))
 
     with calls(network, hook):
         yield choices

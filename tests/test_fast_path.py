@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import lps
 from lps.exact import fused
 from lps.exact.convolution import Padding, convolve_circular, pad
-from lps.polyphase import mix, place
+from lps.polyphase import keep, mix, place
 
 FILTERS: dict[str, Callable[..., nn.Module] | None] = {
     "none": None,
@@ -87,6 +87,23 @@ def test_downsampling_equals_its_definition(
     shortcut = lps.Downsample(None, antialias, stride).double().train(training)
     filtered = x if antialias is None else antialias(x)
     assert_same(shortcut(x, selection)[0], mix(filtered, selection.weights, stride), inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("filter_", ["none", "rect-2", "tri-3", "bin-5", "adapt-3"])
+@pytest.mark.parametrize(("stride", "space"), [(2, (8, 8)), (2, (16, 12)), (2, (30, 30)), (3, (12, 15))])
+def test_filtering_what_is_kept_gives_the_bits_of_filtering_all(
+    stride: int, space: tuple[int, int], filter_: str, dtype: torch.dtype
+) -> None:
+    """Eq. (7) as it stands, filter and then keep, on this processor in evaluation."""
+    torch.manual_seed(0)
+    make = FILTERS[filter_]
+    h = None if make is None else make(8).to(dtype).eval()
+    x = torch.randn(3, 8, *space).to(dtype)
+    for select in (lps.MaxNorm(stride), lps.LearnedPhase(8, 2, stride)):
+        with torch.no_grad():
+            y, selection = lps.Downsample(select, h, stride).eval()(x)
+            assert torch.equal(y, keep(x if h is None else h(x), selection.phase, stride))
 
 
 @settings(max_examples=25, deadline=None)

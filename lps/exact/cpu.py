@@ -35,6 +35,12 @@ def widened(x: Tensor, space: Sequence[int], stride: int = 1) -> Tensor:
     return F.pad(x, (0, missing * stride)) if missing else x
 
 
+def in_one_layout(images: Tensor) -> Tensor:
+    """``images`` ``(N, C, H, W)`` as torch lays them out: as numpy does, they would go another way through a CPU's
+    convolution than a shifted copy."""
+    return images.contiguous() if images.device.type == "cpu" else images
+
+
 def _sum_of_taps(taps: Sequence[Tensor], dilation: int, axis: int) -> Tensor:
     """Add to the middle one of three results, in place, what the other two say of its neighbours along ``axis``."""
     before, here, after = taps

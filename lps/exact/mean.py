@@ -47,6 +47,12 @@ def exact_mean(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     return cast(Tensor, _ExactMean.apply(x, dims))
 
 
+def spatial_mean(x: Tensor, exact: bool) -> Tensor:
+    """Eq. (3), global average pooling: ``(N, C, *space)`` to ``(N, C)``; where ``exact``, by :func:`exact_mean`."""
+    space = tuple(range(2, x.dim()))
+    return exact_mean(x, space).to(x.dtype) if exact else x.mean(space)
+
+
 def channel_sum(x: Tensor) -> Tensor:
     """Sum over the channels of ``(N, C, *space)`` as ``(N, 1, *space)``, pairwise: the same order at each position."""
     while x.shape[1] > 1:
