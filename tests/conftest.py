@@ -47,6 +47,28 @@ def quiet_canvas() -> Iterator[None]:
     plt.close("all")
 
 
+@pytest.fixture
+def run_notebook(quiet_canvas: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Run the code cells of a notebook here, with some parameters changed; what they leave behind, by name."""
+    from matplotlib import pyplot as plt
+
+    from lps.paths import NOTEBOOKS
+
+    monkeypatch.setattr(plt, "show", lambda: None)
+
+    def run(name: str, **parameters: Any) -> dict[str, Any]:
+        names: dict[str, Any] = {"display": print}
+        for cell in json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                exec(compile("".join(cell["source"]), f"{name}.ipynb, cell {cell['id']}", "exec"), names)
+            if "parameters" in cell["metadata"].get("tags", []):
+                assert parameters.keys() <= names.keys()
+                names |= parameters
+        return names
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def some_cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a few real images of each class, where LPS_DATA holds them; to read all takes half a minute."""

@@ -11,26 +11,14 @@ from typing import Any
 
 from ..data import Size, other_size
 from ..experiments.config import Experiment, parse_changes
+from ..experiments.jobs import RunsFailed, run_all
 from ..experiments.profiles import PAPER, load_profile, profile_names
 from ..experiments.records import is_current, read_record, read_records
 from ..experiments.rows import ROWS, matching, named
-from ..experiments.run import DataCache, RunsFailed, leads, measure_again, run_all
+from ..experiments.run import DataCache, leads, measure_again
 from ..experiments.training import planned
 from ..experiments.weights import about
 from ..paths import LOCAL, SHIPPED
-
-
-def _common(parser: argparse.ArgumentParser, patterns: str) -> None:
-    parser.add_argument("patterns", nargs=patterns, default=["*"], metavar="row", help="table1/lps-tri-3, 'table1/*'")
-    parser.add_argument(
-        "--profile", default="quick", choices=profile_names(), help="size of the experiments (default: quick)"
-    )
-
-
-def _settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting: train.epochs=5"
-    )
 
 
 def count(text: str) -> int:
@@ -40,8 +28,41 @@ def count(text: str) -> int:
     return int(text)
 
 
+def seconds(text: str) -> float:
+    """``90s``, ``25m`` or ``2h`` in seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: write 90s, 25m or 2h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+_CHANGES: dict[str, Any] = {"action": "append", "default": [], "metavar": "NAME=VALUE"}
+_THREADS = "CPU threads of each run, with more than one job 1 by default; the same number repeats the same bits"
+OPTIONS: dict[str, dict[str, Any]] = {
+    "row": {"nargs": "+", "help": "table1/lps-tri-3, 'table1/*'"},
+    "--profile": {"default": "quick", "choices": profile_names(), "help": "size of the experiments (default: quick)"},
+    "--set": _CHANGES | {"help": "override a setting: train.epochs=5"},
+    "--seed": {"type": int, "default": 0, "help": "seed of the runs, or the first of several"},
+    "--seeds": {"type": count, "default": 1, "help": "how many seeds, from the first on"},
+    "--budget": {"type": seconds, "metavar": "25m", "help": "stop cleanly after this time (s, m, h)"},
+    "--jobs": {"type": int, "default": 1, "help": "runs side by side, each in its own process (default: 1)"},
+    "--threads": {"type": count, "help": _THREADS},
+    "--data-root": {"type": Path, "help": "folder of the data; default: LPS_DATA"},
+    "--results": {"type": Path, "default": LOCAL, "help": "folder of records and weights"},
+    "--quiet": {"action": "store_true", "help": "no progress bars"},
+    "--with": _CHANGES | {"dest": "changes", "help": "measure with another setting: evaluate.pairs=20"},
+}
+"""Every option of the verbs that concern runs."""
+
+
+def _add(parser: argparse.ArgumentParser, *names: str, **others: Any) -> None:
+    for name in names:
+        parser.add_argument(name, **OPTIONS[name] | others)
+
+
 def list_arguments(parser: argparse.ArgumentParser) -> None:
-    _common(parser, "*")
+    _add(parser, "row", nargs="*", default=["*"])
+    _add(parser, "--profile")
 
 
 def list_main(options: argparse.Namespace) -> int:
@@ -52,7 +73,7 @@ def list_main(options: argparse.Namespace) -> int:
         for label, folder in (("local", LOCAL), ("shipped", SHIPPED))
     }
     like = {r["experiment"]: r["own"]["like"] for found in records.values() for r in found if "own" in r}
-    for name in named(options.patterns, [*(row.name for row in ROWS), *sorted(like)]):
+    for name in named(options.row, [*(row.name for row in ROWS), *sorted(like)]):
         (row,) = matching([like.get(name, name)])
         task = profile.row(row).task
         cells = []
@@ -68,42 +89,20 @@ def list_main(options: argparse.Namespace) -> int:
 
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:
-    _common(parser, "+")
-    _settings(parser)
+    _add(parser, "row", "--profile", "--set")
 
 
 def show_main(options: argparse.Namespace) -> int:
     """Settings as JSON."""
     profile, changes = load_profile(options.profile), parse_changes(options.set)
-    for row in matching(options.patterns):
+    for row in matching(options.row):
         settings = profile.row(row).override(changes)
         print(json.dumps(settings.as_dict(), indent=2))
     return 0
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
-    _common(parser, "+")
-    _settings(parser)
-    parser.add_argument("--seed", type=int, default=0, help="first seed")
-    parser.add_argument("--seeds", type=count, default=1, help="how many seeds, from the first on")
-    parser.add_argument("--budget", type=seconds, metavar="25m", help="stop cleanly after this time (s, m, h)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, each in its own process (default: 1)")
-    parser.add_argument(
-        "--threads",
-        type=count,
-        help="CPU threads of each run, with more than one job 1 by default; the same number repeats the same bits",
-    )
-    parser.add_argument("--data-root", type=Path, help="folder of the data; default: LPS_DATA")
-    parser.add_argument("--results", type=Path, default=LOCAL, help="where records are written")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-
-
-def seconds(text: str) -> float:
-    """``90s``, ``25m`` or ``2h`` in seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time: write 90s, 25m or 2h")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+    _add(parser, *(name for name in OPTIONS if name != "--with"))
 
 
 def run_main(options: argparse.Namespace) -> int:
@@ -112,7 +111,7 @@ def run_main(options: argparse.Namespace) -> int:
 
     changes, data = parse_changes(options.set), DataCache(options.data_root)
     seeds = range(options.seed, options.seed + options.seeds)
-    runs = planned(options.patterns, options.profile, seeds, changes, options.results, data)
+    runs = planned(options.row, options.profile, seeds, changes, options.results, data)
     quiet = options.quiet or not leads()
     if not quiet:
         print("".join(sorted({_scale(run.experiment, data) for run in runs})), end="", file=sys.stderr)
@@ -145,20 +144,13 @@ def _values(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    _common(parser, "+")
-    _settings(parser)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the runs")
-    parser.add_argument(
-        "--with", action="append", default=[], dest="changes", metavar="NAME=VALUE", help="evaluate.pairs=20"
-    )
-    parser.add_argument("--data-root", type=Path, help="folder of the data; default: LPS_DATA")
-    parser.add_argument("--results", type=Path, default=LOCAL, help="where the weights are")
+    _add(parser, "row", "--profile", "--set", "--seed", "--with", "--data-root", "--results")
 
 
 def evaluate_main(options: argparse.Namespace) -> int:
     """Measure the weights of finished runs once more; ``--set`` says how they were made, ``--with`` what changes."""
     changes, data = parse_changes(options.set), DataCache(options.data_root)
-    for run in planned(options.patterns, options.profile, [options.seed], changes, options.results, data):
+    for run in planned(options.row, options.profile, [options.seed], changes, options.results, data):
         print(f"{run.title}  {_values(measure_again(run, data, parse_changes(options.changes)))}")
         if (precision := about(run.weights)["precision"]) != "float32":
             print(f"with weights in {precision}: counts may differ from those of the record by some images")
@@ -166,8 +158,8 @@ def evaluate_main(options: argparse.Namespace) -> int:
 
 
 def ship_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", required=True, choices=profile_names())
-    parser.add_argument("--results", type=Path, default=LOCAL, help="records to ship")
+    _add(parser, "--profile", default=None, required=True)
+    _add(parser, "--results")
 
 
 def ship_main(options: argparse.Namespace) -> int:

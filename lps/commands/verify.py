@@ -77,7 +77,7 @@ def main(options: argparse.Namespace) -> int:
             raise ValueError(f"one network at a time: {options.network!r} matches {len(rows)}")
         (run,) = plan(rows, experiment_of, [options.seed], options.results, data)
         images, _ = data(run.experiment.data)
-        network, state = fresh(run.experiment, images, run.seed).learner.network, "untrained"
+        network, state = fresh(run.experiment, images, run.seed), "untrained"
         if run.weights.exists():
             load_weights(network, run.weights)
             state = f"trained, {run.id}"

@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,18 +38,18 @@ def other_size(layout: str, found: Size) -> str:
     return f"{here} (the paper: {whole.train:,}, {whole.test:,} and {whole.classes:,})"
 
 
-class Described(Protocol):
-    """What a network needs to know of a data set: its classes, and the mean and deviation of its channels."""
-
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-
-    def statistics(self) -> tuple[Tensor, Tensor]: ...
+def chosen(count: int | None, among: Sized, where: str, seed: int) -> list[int]:
+    """Indices of ``count`` entries chosen by ``seed``; of all of them, in order, for ``None``."""
+    if count is None:
+        return list(range(len(among)))
+    if count > len(among):
+        raise ValueError(f"{count} images were asked for, {where} holds {len(among)}")
+    return torch.randperm(len(among), generator=torch.Generator().manual_seed(seed))[:count].tolist()
 
 
 @dataclass(frozen=True)
 class Split:
-    """``images`` uint8 ``(N, 3, H, W)``, ``labels`` int64 ``(N,)``."""
+    """Images in memory, uint8 ``(N, 3, H, W)``, and their labels, ``(N,)`` int64 or ``(N, H, W)`` of each pixel."""
 
     images: Tensor
     labels: Tensor
@@ -57,19 +57,22 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.images[index], self.labels[index].long()
+
     def subset(self, count: int | None, seed: int) -> "Split":
         """``count`` images chosen by ``seed``; all of them for ``None``."""
-        if count is None:
-            return self
-        if count > len(self):
-            raise ValueError(f"{count} images were asked for, the split holds {len(self)}")
-        chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count]
-        return Split(self.images[chosen], self.labels[chosen])
+        found = chosen(count, self, "the split", seed)
+        return self if count is None else Split(self.images[found], self.labels[found])
 
-    def batches(self, size: int, device: torch.device | str = "cpu") -> Batches:
+    def batches(self, size: int) -> Batches:
         """Images and labels in order, ``size`` at a time."""
-        for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
-            yield images.to(device), labels.to(device)
+        return zip(self.images.split(size), self.labels.split(size), strict=True)
+
+    def fingerprints(self) -> Iterator[bytes]:
+        """What tells these images from others."""
+        yield self.images.contiguous().numpy().tobytes()
+        yield self.labels.contiguous().numpy().tobytes()
 
 
 @dataclass(frozen=True)
@@ -82,17 +85,17 @@ class ImageSet:
     train: Split
     test: Split
 
-    def batches(self, size: int) -> Batches:
-        """Test images and labels in order, ``size`` at a time."""
+    def batches(self, size: int, workers: int = 0) -> Batches:
+        """Test images and labels in order, ``size`` at a time; in memory, they need no ``workers``."""
         return self.test.batches(size)
 
     def fingerprint(self) -> str:
         """SHA-256 of all pixels and labels, in order."""
         digest = hashlib.sha256()
         for split in (self.train, self.test):
-            for tensor in (split.images, split.labels):
+            for tensor, content in zip((split.images, split.labels), split.fingerprints(), strict=True):
                 digest.update(str(tuple(tensor.shape)).encode())
-                digest.update(tensor.contiguous().numpy().tobytes())
+                digest.update(content)
         return digest.hexdigest()
 
     def statistics(self) -> tuple[Tensor, Tensor]:
@@ -124,23 +127,29 @@ def data_root(given: Path | None = None) -> Path:
     return root
 
 
+def draw(train: int | None, test: int | None, seed: int, size: int = 32, masks: bool = False) -> list[Split]:
+    """Drawn images to train on and to test on, labelled as a whole or by pixel."""
+    from . import drawn
+
+    if train is None or test is None:
+        raise ValueError("the drawn data set has no size of its own: give the numbers of train and test images")
+    images, labels, seen = drawn.draw(train + test, seed, size, masks)
+    targets = labels if seen is None else seen
+    return [Split(images[part], targets[part]) for part in (slice(None, train), slice(train, None))]
+
+
+DRAWN = "procedurally drawn in memory from seed {}"
+
+
 def load(name: str, train: int | None, test: int | None, seed: int, root: Path | None = None) -> ImageSet:
     """The data set ``drawn`` or ``cifar10``, limited to ``train`` and ``test`` images chosen by ``seed``.
 
     The drawn set is made in memory and needs both numbers; CIFAR-10 is looked for in :func:`data_root`.
     """
     if name == "drawn":
-        from . import drawn
+        from .drawn import CLASSES
 
-        if train is None or test is None:
-            raise ValueError("the drawn data set has no size of its own: give the numbers of train and test images")
-        whole = drawn.draw(train + test, seed)
-        source = f"procedurally drawn in memory from seed {seed}"
-        parts = (
-            Split(whole.images[:train], whole.labels[:train]),
-            Split(whole.images[train:], whole.labels[train:]),
-        )
-        return ImageSet(name, source, tuple(drawn.CLASSES), *parts)
+        return ImageSet(name, DRAWN.format(seed), CLASSES, *draw(train, test, seed))
     if name == "cifar10":
         from . import cifar10
 

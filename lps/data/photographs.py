@@ -18,7 +18,8 @@ from torchvision.transforms.v2 import functional as F
 
 from ..metrics import Batches
 from ..segmentation import IGNORED
-from . import channel_statistics, drawn
+from . import DRAWN, channel_statistics, chosen, draw
+from .drawn import CLASSES
 from .files import pixels, visible
 
 NOT_IGNORED = -100
@@ -41,24 +42,6 @@ class Samples(Protocol):
     def fingerprints(self) -> Iterator[bytes]:
         """What tells these samples from others."""
         ...
-
-
-@dataclass(frozen=True)
-class InMemory:
-    """Images and targets as two tensors, image by image."""
-
-    images: Tensor
-    targets: Tensor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.images[index], self.targets[index].long()
-
-    def fingerprints(self) -> Iterator[bytes]:
-        yield self.images.numpy().tobytes()
-        yield self.targets.numpy().tobytes()
 
 
 @dataclass(frozen=True)
@@ -103,12 +86,8 @@ class Files:
 
     def subset(self, count: int | None, seed: int) -> "Files":
         """``count`` images chosen by ``seed``; all of them for ``None``."""
-        if count is None:
-            return self
-        if count > len(self):
-            raise ValueError(f"{count} images were asked for, {self.root} holds {len(self)}")
-        chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count].tolist()
-        images, targets = (tuple(of[i] for i in chosen) for of in (self.images, self.targets))
+        found = chosen(count, self, str(self.root), seed)
+        images, targets = tuple(self.images[i] for i in found), tuple(self.targets[i] for i in found)
         return replace(self, images=images, targets=targets)
 
 
@@ -220,25 +199,13 @@ def load(
     Test images are shown at ``size`` x ``size`` pixels.
     """
     if name in ("drawn", "drawn-masks"):
-        return _drawn(train, test, seed, size, masks=name == "drawn-masks")
+        masks = name == "drawn-masks"
+        ignored, classes = (IGNORED, ("ground", *CLASSES)) if masks else (NOT_IGNORED, CLASSES)
+        return PhotographSet(name, DRAWN.format(seed), classes, ignored, size, *draw(train, test, seed, size, masks))
     where = root() / folder
-    layout = {"imagenet": _imagenet, "voc": _voc}[name]
-    source, classes, ignored, training, testing = layout(where)
-    return PhotographSet(
-        folder, source, classes, ignored, size, training.subset(train, seed), testing.subset(test, seed)
-    )
-
-
-def _drawn(train: int | None, test: int | None, seed: int, size: int, masks: bool) -> PhotographSet:
-    if train is None or test is None:
-        raise ValueError("the drawn data set has no size of its own: give the numbers of train and test images")
-    images, labels, seen = drawn.draw(train + test, seed, size, masks)
-    classes = ("ground", *drawn.CLASSES) if masks else drawn.CLASSES
-    targets = labels if seen is None else seen
-    parts = (InMemory(images[part], targets[part]) for part in (slice(None, train), slice(train, None)))
-    source = f"procedurally drawn in memory from seed {seed}"
-    ignored = IGNORED if masks else NOT_IGNORED
-    return PhotographSet("drawn-masks" if masks else "drawn", source, tuple(classes), ignored, size, *parts)
+    source, names, ignored, *parts = {"imagenet": _imagenet, "voc": _voc}[name](where)
+    training, testing = (part.subset(count, seed) for part, count in zip(parts, (train, test), strict=True))
+    return PhotographSet(folder, source, names, ignored, size, training, testing)
 
 
 Layout = tuple[str, tuple[str, ...], int, Files, Files]

@@ -1,9 +1,8 @@
 """Configuration of an experiment: frozen, complete, checked once here."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
-from functools import cache
 from math import inf
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_type_hints
 
@@ -33,13 +32,10 @@ Positive = Annotated[float, Range(0, above=True)]
 NotNegative = Annotated[float, Range(0)]
 
 
-def _shapes(section: Any) -> dict[str, Shape]:
+def shapes(section: type) -> dict[str, Shape]:
     """The shape of each setting of a section, as its annotation has it."""
     hints = get_type_hints(section, include_extras=True)
     return {field.name: hints[field.name] for field in fields(section)}
-
-
-shapes: Callable[[Any], dict[str, Shape]] = cache(_shapes)
 
 
 @dataclass(frozen=True)

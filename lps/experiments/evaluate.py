@@ -4,17 +4,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import count
+from math import isnan
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from ..data import ImageSet
-from ..metrics import ORIGINAL_CIFAR, PAPER, Count, Predict, accuracy, circular_consistency, exhaustive_consistency
+from ..metrics import (
+    ORIGINAL_CIFAR,
+    PAPER,
+    Batches,
+    Count,
+    Predict,
+    Shifts,
+    accuracy,
+    circular_consistency,
+    exhaustive_consistency,
+    shift_consistency,
+)
 from ..probe import BACKENDS, probe
 from ..sampling import Downsample
-from .config import Evaluate
+from ..segmentation import confusion, mascc, mascc_original, massc, massc_original
+from .config import Evaluate, Experiment, Photographs
+
+Metrics = dict[str, dict[str, Any]]
+
+ORIGINAL_CIRCULAR = Shifts(-32, 31, per_image=False)
+"""What the original code draws for C-Cons. on ImageNet."""
+ORIGINAL_STANDARD = Shifts(0, 31, per_image=False)
+"""What the original code draws for S-Cons. on ImageNet: corners of windows."""
 
 SHIFTS = 16
 """Random shifts of an image with which a GPU's convolutions are tried."""
@@ -83,25 +102,67 @@ def predictor(network: nn.Module, device: torch.device) -> Predict:
     return predict_together
 
 
-def evaluate(network: nn.Module, data: ImageSet, settings: Evaluate, device: torch.device) -> dict[str, dict[str, Any]]:
-    """Accuracy and C-Cons. on the test images, in float32, as counts and percentages.
+def measure(network: nn.Module, data: Any, experiment: Experiment) -> tuple[Metrics, str]:
+    """Metrics of a trained network, and the convolutions that they were measured with: see
+    :func:`exact_convolutions`, tried here on images and batches of the size measured."""
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    batch_size = experiment.evaluate.batch_size
+    some, _ = next(iter(data.batches(batch_size)))
+    if experiment.task == "photographs":
+        crop = cast(Photographs, experiment.data).crop
+        some = some[..., :crop, :crop]
+    with exact_convolutions(network, some, batch_size, device) as convolutions:
+        return evaluate(network, data, experiment, device), convolutions
 
-    ``c_cons`` follows Eq. (26): each image with its own shifts from 0 to 32. ``c_cons_original`` follows the
-    original code: shifts from -3 to 2, the same for a batch. ``c_cons_all`` counts every pair of shifts of the first
-    ``settings.exhaustive`` test images, where there are any.
+
+def evaluate(network: nn.Module, data: Any, experiment: Experiment, device: torch.device) -> Metrics:
+    """The metrics of the experiment's task on the test images, in float32, as counts and percentages.
+
+    Names that end in ``_original`` follow the original code, which draws one shift for a batch; the others the paper:
+
+    - ``acc`` and ``c_cons``, Eq. (26), look at the middle of photographs, and ``s_cons``, Eq. (27), at windows of that
+      size; the original code shifts whole photographs. ``c_cons_all`` counts every pair of shifts of the first images;
+    - ``miou``, ``pixel_acc``, ``mascc`` and ``massc`` look at whole images. The windows of ``massc`` are 32 pixels
+      smaller.
     """
-    predict = predictor(network, device)
+    predict, settings = predictor(network, device), experiment.evaluate
+    pairs, seed = settings.pairs, settings.seed
 
-    def batches() -> Any:
-        return data.test.batches(settings.batch_size)
+    def whole() -> Batches:
+        return data.batches(settings.batch_size, experiment.engine.workers)
 
+    if experiment.task == "segmentation":
+        matrix = confusion(predict, whole(), len(data.classes))
+        window = data.size - PAPER.high
+        classes = [None if isnan(value) else value for value in matrix.iou.tolist()]
+        counts = {
+            "pixel_acc": matrix.accuracy,
+            "mascc": mascc(predict, whole(), pairs=pairs, seed=seed),
+            "mascc_original": mascc_original(predict, whole(), times=pairs, seed=seed),
+            "massc": massc(predict, whole(), window, pairs=pairs, seed=seed),
+            "massc_original": massc_original(predict, whole(), times=pairs, seed=seed),
+        }
+        miou = {"value": matrix.miou, "classes": classes, "confusion": matrix.counts.tolist()}
+        return {"miou": miou} | {name: as_dict(count) for name, count in counts.items()}
+
+    crop = experiment.data.crop if isinstance(experiment.data, Photographs) else None
+    edge = 0 if crop is None else (data.size - crop) // 2
+
+    def middle() -> Batches:
+        inside = slice(edge, None if crop is None else edge + crop)
+        return ((images[..., inside, inside], labels) for images, labels in whole())
+
+    circular = ORIGINAL_CIFAR if crop is None else ORIGINAL_CIRCULAR
     counts = {
-        "acc": accuracy(predict, batches()),
-        "c_cons": circular_consistency(predict, batches(), PAPER, settings.pairs, settings.seed),
-        "c_cons_original": circular_consistency(predict, batches(), ORIGINAL_CIFAR, settings.pairs, settings.seed),
+        "acc": accuracy(predict, middle()),
+        "c_cons": circular_consistency(predict, middle(), PAPER, pairs, seed),
+        "c_cons_original": circular_consistency(predict, whole(), circular, pairs, seed),
     }
-    if settings.exhaustive:
-        counts["c_cons_all"] = exhaustive_consistency(predict, data.test.images[: settings.exhaustive])
+    if crop is not None:
+        counts["s_cons"] = shift_consistency(predict, whole(), crop, PAPER, pairs, seed)
+        counts["s_cons_original"] = shift_consistency(predict, whole(), crop, ORIGINAL_STANDARD, pairs, seed)
+    elif exhaustive := cast(Evaluate, settings).exhaustive:
+        counts["c_cons_all"] = exhaustive_consistency(predict, data.test.images[:exhaustive])
     return {name: as_dict(count) for name, count in counts.items()}
 
 

@@ -1,37 +1,24 @@
-"""Training: Lightning on top of the plain network.
+"""A network in training.
 
 Everything that changes during training (learning rate, temperature, order of images, noise) is a function of the
 seed and the progress, so a run that was killed continues from its last checkpoint to the same bits.
 """
 
-import logging
-import os
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from io import BytesIO
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
-from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, LambdaCallback, ModelCheckpoint
-from pytorch_lightning.plugins.io import TorchCheckpointIO
+from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from ..archive import require_intact
-from ..data import Described, ImageSet
 from ..selection import LearnedPhase
-from .config import Experiment, Small, Train
-from .model import build_model
-from .signals import kept_back, release
-
-CHECKPOINT = "last.ckpt"
-_DAMAGED = "{} is not a readable checkpoint ({}); remove it to start over"
+from ..watch import Choice
+from .config import Experiment, Finetune, Small, Train
 
 
 def learning_rate(train: Train, epoch: float) -> float:
@@ -72,45 +59,84 @@ class Normalize(nn.Module):
         return (images.float() / 255 - self.mean) / self.deviation
 
 
-def flip_some(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def flip_some(images: Tensor) -> Tensor:
     """Mirror each image left to right with probability 1/2, on the device of ``images``."""
     flipped = torch.rand(len(images), device=images.device) < 0.5
-    return torch.where(flipped[:, None, None, None], images.flip(3), images), labels
+    return torch.where(flipped[:, None, None, None], images.flip(3), images)
+
+
+@dataclass
+class Tally:
+    """What one process adds up over an epoch. ``choices`` counts, for each layer that selects, how often its largest
+    score fell on each phase, and ends with the sum of its leads over the second."""
+
+    loss: Tensor
+    correct: Tensor
+    counted: Tensor
+    seen: int = 0
+    waited: float = 0.0
+    choices: dict[str, Tensor] = field(default_factory=dict)
+    began: float = field(default_factory=time.perf_counter)
+    processor_began: float = field(default_factory=time.process_time)
+
+    @classmethod
+    def empty(cls, device: torch.device) -> Self:
+        count = partial(torch.zeros, (), dtype=torch.int64, device=device)
+        return cls(torch.zeros((), device=device), count(), count())
+
+    def put_down(self) -> dict[str, Any]:
+        """For a checkpoint within the epoch: on the CPU, with durations in place of beginnings."""
+        lasted = {"began": self.seconds, "processor_began": self.processor_seconds}
+        kept: dict[str, Any] = move_data_to_device(vars(self) | lasted, torch.device("cpu"))
+        return kept
+
+    @classmethod
+    def taken_up(cls, kept: dict[str, Any], device: torch.device) -> Self:
+        found = cls(**move_data_to_device(kept, device))
+        found.began = time.perf_counter() - found.began
+        found.processor_began = time.process_time() - found.processor_began
+        return found
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.began
+
+    @property
+    def processor_seconds(self) -> float:
+        return time.process_time() - self.processor_began
+
+    def note(self, choice: Choice) -> None:
+        scores = choice.scores.float()
+        first, second = scores.topk(2).values.sum(0)
+        found = torch.cat([scores.argmax(1).bincount(minlength=scores.shape[1]), (first - second)[None]])
+        self.choices[choice.layer] = self.choices.get(choice.layer, 0) + found
 
 
 class Learner(pl.LightningModule):
-    """A network in training: its schedules, its sums over an epoch and its history.
+    """A network in training: its schedules, its sums over an epoch and its history, a line for each epoch.
 
-    ``network`` maps uint8 images to logits, and is all that evaluation needs. ``augment`` changes a batch on the
-    device. Targets equal to ``ignored`` count nowhere. Parameters whose names start with ``slow`` learn at
-    ``slow_lr`` times the learning rate.
+    ``network`` maps uint8 images to logits, and is all that evaluation needs. Targets equal to ``ignored`` count
+    nowhere. ``log_history`` is called after every epoch, in the first of several processes.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        experiment: Experiment,
-        seed: int,
-        augment: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = lambda images, labels: (images, labels),
-        ignored: int = -100,
-        slow: str = "",
-        slow_lr: float = 1.0,
-    ) -> None:
+    def __init__(self, network: nn.Module, experiment: Experiment, seed: int, ignored: int = -100) -> None:
         super().__init__()
         self.network = network
-        self.recipe, self.engine, self.seed = experiment.train, experiment.engine, seed
-        self.augment, self.ignored, self.slow, self.slow_lr = augment, ignored, slow, slow_lr
-        self.temperatures = [m for m in self.modules() if isinstance(m, LearnedPhase)]
+        self.recipe, self.engine, self.seed, self.ignored = experiment.train, experiment.engine, seed, ignored
+        self.flips = isinstance(experiment.data, Small) and self.recipe.flip  # photographs are flipped as they are read
+        self.temperatures = [layer for layer in network.modules() if isinstance(layer, LearnedPhase)]
         self.history: list[dict[str, float]] = []
+        self.log_history: Callable[[list[dict[str, float]]], None] = lambda history: None
         # a function, for a module would put its weights into the checkpoint once more
         self.logits = torch.compile(network.forward) if self.engine.compile else network.forward
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """SGD; the logit networks of LPD carry no weight decay, as in the original."""
-        free = {id(p) for m in self.temperatures for p in m.parameters()}
+        """SGD; the logit networks of LPD carry no weight decay, as in the original, and backbones learn more slowly."""
+        free = {id(p) for layer in self.temperatures for p in layer.parameters()}
+        backbone_lr = self.recipe.backbone_lr if isinstance(self.recipe, Finetune) else 1.0
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, p in self.network.named_parameters():
-            scale = self.slow_lr if name.startswith(self.slow) else 1.0
+            scale = backbone_lr if name.startswith("1.backbone.") else 1.0
             decay = 0.0 if id(p) in free else self.recipe.weight_decay
             groups.setdefault((scale, decay), []).append(p)
         return torch.optim.SGD(
@@ -125,27 +151,27 @@ class Learner(pl.LightningModule):
         if self.device.type == "cuda" and self.engine.channels_last:
             self.network.to(memory_format=torch.channels_last)
 
+    @property
+    def epoch(self) -> float:
+        """Epochs behind this step, in fractions."""
+        return self.global_step / self.trainer.num_training_batches
+
     def on_train_epoch_start(self) -> None:
         # each device draws its own noise
         torch.manual_seed(1_000_003 * (self.seed + 1) + self.current_epoch + 500_009 * self.global_rank)
-        self.loss_sum = torch.zeros((), device=self.device)
-        self.correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        self.counted = torch.zeros((), dtype=torch.int64, device=self.device)
-        self.seen, self.waited = 0, 0.0
-        self.began = self.idle_since = time.perf_counter()
-        self.processor_began = time.process_time()
+        self.tally = Tally.empty(self.device)
+        self.idle_since = self.tally.began
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self.waited += time.perf_counter() - self.idle_since
-        epoch = self.global_step / self.trainer.num_training_batches
+        self.tally.waited += time.perf_counter() - self.idle_since
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = learning_rate(self.recipe, epoch) * group["scale"]
+            group["lr"] = learning_rate(self.recipe, self.epoch) * group["scale"]
         for layer in self.temperatures:
-            layer.tau.fill_(temperature(self.recipe, epoch))
+            layer.tau.fill_(temperature(self.recipe, self.epoch))
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        images, labels = self.augment(*batch)
-        logits = self.logits(images)
+        images, labels = batch
+        logits = self.logits(flip_some(images) if self.flips else images)
         loss = nn.functional.cross_entropy(logits, labels, ignore_index=self.ignored)
         if not torch.isfinite(loss):
             if (labels == self.ignored).all():
@@ -156,10 +182,10 @@ class Learner(pl.LightningModule):
                     "lower train.lr and run again: the last good epoch is kept"
                 )
         with torch.no_grad():
-            self.loss_sum += loss * len(labels)
-            self.correct += (logits.argmax(1) == labels).sum()
-            self.counted += (labels != self.ignored).sum()
-            self.seen += len(labels)
+            self.tally.loss += loss * len(labels)
+            self.tally.correct += (logits.argmax(1) == labels).sum()
+            self.tally.counted += (labels != self.ignored).sum()
+            self.tally.seen += len(labels)
         return loss
 
     def on_train_batch_end(self, *_: Any) -> None:
@@ -167,25 +193,31 @@ class Learner(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Add up over the devices and remember; ``waiting`` is the share of the time without a batch at hand."""
-        seconds = time.perf_counter() - self.began
-        images = self.seen * self.trainer.world_size
-        loss, correct, counted = (
-            self.trainer.strategy.reduce(total, reduce_op="sum").item()
-            for total in (self.loss_sum, self.correct, self.counted)
-        )
-        self.history.append(
-            {
-                "epoch": self.current_epoch + 1,
-                "loss": loss / images,
-                "accuracy": 100 * correct / max(counted, 1),
-                "lr": learning_rate(self.recipe, (self.global_step - 1) / self.trainer.num_training_batches),
-                "tau": temperature(self.recipe, (self.global_step - 1) / self.trainer.num_training_batches),
-                "seconds": seconds,
-                "processor_seconds": time.process_time() - self.processor_began,
-                "images_per_second": images / seconds,
-                "waiting": self.waited / seconds,
-            }
-        )
+        tally, seconds = self.tally, self.tally.seconds
+        images = tally.seen * self.trainer.world_size
+        last = (self.global_step - 1) / self.trainer.num_training_batches
+
+        def total(of: Tensor) -> Any:
+            return self.trainer.strategy.reduce(of, reduce_op="sum").tolist()
+
+        line = {
+            "epoch": self.current_epoch + 1,
+            "loss": total(tally.loss) / images,
+            "accuracy": 100 * total(tally.correct) / max(total(tally.counted), 1),
+            "lr": learning_rate(self.recipe, last),
+            "tau": temperature(self.recipe, last),
+            "seconds": seconds,
+            "processor_seconds": tally.processor_seconds,
+            "images_per_second": images / seconds,
+            "waiting": tally.waited / seconds,
+        }
+        for name, found in tally.choices.items():
+            *counts, lead = total(found)
+            line |= {f"{name}.phase{k}": count / sum(counts) for k, count in enumerate(counts)}
+            line[f"{name}.lead"] = lead / sum(counts)
+        self.history.append(line)
+        if self.global_rank == 0:
+            self.log_history(self.history)
 
     def on_train_end(self) -> None:
         """Batch statistics of the first device for all, as for the weights that are saved."""
@@ -198,171 +230,3 @@ class Learner(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint["history"]
-
-
-class Classifier(Learner):
-    """A classifier in training, freshly initialised; in-memory images are augmented on the device."""
-
-    def __init__(self, experiment: Experiment, data: Described, seed: int) -> None:
-        torch.manual_seed(seed)
-        model = build_model(experiment.model, len(data.classes), own=experiment.own)
-        network = nn.Sequential(Normalize(*data.statistics()), model)
-        if isinstance(experiment.data, Small) and experiment.train.flip:
-            super().__init__(network, experiment, seed, flip_some)
-        else:
-            super().__init__(network, experiment, seed)
-
-
-class EpochOrder(Sampler[list[int]]):
-    """Index lists, one per batch, in an order that depends on the seed and the epoch alone, from the next step on.
-
-    Each of ``world`` devices gets its equal share of every batch; what does not divide is left out of the epoch.
-    """
-
-    def __init__(
-        self, count: int, batch_size: int, seed: int, step: Callable[[], int], rank: int = 0, world: int = 1
-    ) -> None:
-        if batch_size % world:
-            raise ValueError(f"a batch of {batch_size} images cannot be shared equally by {world} devices")
-        self.count, self.batch_size, self.seed, self.step = count // world * world, batch_size, seed, step
-        self.rank, self.world = rank, world
-
-    @property
-    def epoch(self) -> int:
-        return self.step() // len(self)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1) + self.epoch)
-        order = torch.randperm(self.count, generator=generator)
-        left = order.split(self.batch_size)[self.step() % len(self) :]
-        return (chunk[self.rank :: self.world].tolist() for chunk in left)
-
-    def __len__(self) -> int:
-        return -(-self.count // self.batch_size)
-
-    @classmethod
-    def of(cls, count: int, batch_size: int, seed: int, trainer: pl.Trainer) -> Self:
-        # the step, not the epoch: a resumed trainer counts its epochs on only after the order is drawn
-        return cls(count, batch_size, seed, lambda: trainer.global_step, trainer.global_rank, trainer.world_size)
-
-
-class ImageBatches(pl.LightningDataModule):
-    """Training batches of an image set that lives in the memory of the device."""
-
-    def __init__(self, data: ImageSet, batch_size: int, seed: int) -> None:
-        super().__init__()
-        self.images, self.batch_size, self.seed = data.train, batch_size, seed
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        trainer = cast(pl.Trainer, self.trainer)
-        order = EpochOrder.of(len(self.images), self.batch_size, self.seed, trainer)
-        device = trainer.strategy.root_device
-        images = TensorDataset(self.images.images.to(device), self.images.labels.to(device))
-        # a generator of its own, or each new iterator takes a number from the one that the noise comes from
-        return DataLoader(images, sampler=order, batch_size=None, generator=torch.Generator())
-
-
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are whole or absent, and are read without unpickling anything but tensors and plain values."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        partial = Path(path).with_suffix(".partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        content = BytesIO()  # a full disk is then an OSError with its own words
-        torch.save(checkpoint, content)
-        with partial.open("wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        try:
-            require_intact(Path(path))
-        except ValueError as error:
-            raise ValueError(_DAMAGED.format(path, error)) from error
-        try:
-            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        except (RuntimeError, EOFError, UnpicklingError) as error:  # torch's words are about its own arguments
-            raise ValueError(_DAMAGED.format(path, "it holds more than tensors and plain values")) from error
-
-
-class Interrupted(Exception):
-    """Training stopped before its end, on request; the last finished epoch is kept."""
-
-
-class Watch(Callback):
-    """Reports progress and stops when told to: at once for ``stop()``, between epochs for the deadline."""
-
-    def __init__(
-        self, report: Callable[[int, int, float], None], stop: Callable[[], bool], deadline: float | None
-    ) -> None:
-        self.report, self.stop, self.deadline = report, stop, deadline
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, Learner)
-        last = pl_module.history[-1]["seconds"] if pl_module.history else 0.0
-        over = self.deadline is not None and time.monotonic() + last > self.deadline
-        if trainer.strategy.reduce_boolean_decision(over, all=False):
-            raise Interrupted("the time budget is used up")
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        assert isinstance(pl_module, Learner)
-        if trainer.strategy.reduce_boolean_decision(self.stop(), all=False):
-            raise Interrupted("interrupted")
-        self.report(trainer.global_step, int(trainer.estimated_stepping_batches), pl_module.seen)
-
-
-def fit(
-    learner: Learner,
-    batches: pl.LightningDataModule,
-    folder: Path,
-    report: Callable[[int, int, float], None] = lambda step, steps, seen: None,
-    stop: Callable[[], bool] = lambda: False,
-    deadline: float | None = None,
-    callbacks: Sequence[Callback] = (),
-) -> None:
-    """Train, continuing from the checkpoint in ``folder`` where there is one.
-
-    Raises :class:`Interrupted` when ``stop()`` turns true or the next epoch would pass ``deadline``
-    (``time.monotonic`` seconds), ``FloatingPointError`` when the loss is not finite.
-    """
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    recipe, engine = learner.recipe, learner.engine
-    torch.set_float32_matmul_precision("high" if engine.tf32 else "highest")
-    checkpoint = folder / CHECKPOINT
-    trainer = pl.Trainer(
-        max_epochs=recipe.epochs,
-        precision="32-true" if recipe.precision == "32" else "bf16-mixed",
-        accelerator="auto",
-        devices=engine.devices,
-        num_nodes=engine.nodes,
-        strategy=engine.strategy,
-        sync_batchnorm=engine.sync_batchnorm,
-        use_distributed_sampler=False,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        plugins=[AtomicCheckpoints()],
-        callbacks=[
-            *([LambdaCallback(setup=lambda *_, **__: release())] if engine.shared else []),  # all are there
-            Watch(report, stop, deadline),
-            *callbacks,
-            ModelCheckpoint(
-                folder,
-                filename=Path(CHECKPOINT).stem,
-                save_on_train_epoch_end=True,
-                enable_version_counter=False,
-            ),
-        ],
-    )
-    if engine.shared:
-        # Lightning's handler of SIGTERM broadcasts, whatever the process is at, and all wait for one another for ever
-        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    with warnings.catch_warnings(), kept_back() if engine.shared else nullcontext():
-        warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning)\b")
-        warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
-        trainer.fit(learner, batches, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
-    torch.set_float32_matmul_precision("highest")

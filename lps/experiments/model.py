@@ -1,11 +1,15 @@
 """From a configuration to a network."""
 
-from torch import Tensor
+from typing import Any, cast
 
+from torch import Tensor, nn
+
+from .. import filters
+from ..deeplab import DeepLabV3Plus
 from ..resnet import OutputStride, ResNet
-from ..sampling import Sampling
+from ..sampling import Sampling, Upsample
 from ..selection import LearnedPhase
-from .config import Model, Own
+from .config import Model, Own, Segmenter
 
 
 class ConvexPhase(LearnedPhase):
@@ -43,3 +47,30 @@ def build_model(config: Model, classes: int, output_stride: OutputStride = 32, o
         padding=config.padding,
         output_stride=output_stride,
     )
+
+
+def build_segmenter(config: Segmenter, classes: int, own: Own | None = None) -> DeepLabV3Plus:
+    """A freshly initialised network; draws from torch's global generator."""
+    return DeepLabV3Plus(
+        build_model(config, classes, config.output_stride, own),
+        classes=classes,
+        upsample=upsample(config, own) if config.unpool else None,
+        padding=config.head_padding,
+        channels=config.head_channels,
+    )
+
+
+class Gain(nn.Sequential):
+    """A filter that carries the gain of an upsampling by 2 (Sec. 4.3)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 4.0 * cast(Tensor, super().forward(x))
+
+
+def upsample(config: Segmenter, own: Own | None = None) -> Any:
+    """LPUs from a number of channels. Adaptive filters work in one group, for the number of classes may be prime."""
+    if own is not None:
+        smooth = cast(Sampling, sampling(config, own)).antialias
+        return lambda channels: Upsample(None if smooth is None else Gain(smooth(channels)))
+    low_pass = filters.named(config.antialias, padding=config.padding, groups=1, gain=4.0)
+    return lambda channels: Upsample(None if low_pass is None else low_pass(channels))

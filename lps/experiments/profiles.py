@@ -147,10 +147,9 @@ def recorded(
     classes = dict(zip(SECTIONS, _CLASSES[found.table], strict=True))
     if unknown := sorted(config.keys() - classes.keys()):
         raise ValueError(f"config.{unknown[0]} is no section of settings; known: {', '.join(classes)}")
+    made = Own(own["like"], own["source"]) if own else None
     parts: dict[str, Any] = {name: build(classes[name], config[name], f"config.{name}") for name in config}
-    return replace(
-        load_profile(profile).row(found), name=row, own=Own(own["like"], own["source"]) if own else None, **parts
-    )
+    return replace(load_profile(profile).row(found), name=row, own=made, **parts)
 
 
 def changed(

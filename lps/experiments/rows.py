@@ -3,11 +3,11 @@
 A table's settings are in the profile ``full``, with the paper's values.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from re import fullmatch
-from typing import Any
+from re import compile, fullmatch
+from typing import Any, cast
 
 from .config import AntiAlias, Method
 
@@ -35,105 +35,84 @@ class Row:
 SHOWN: dict[Method, str] = {"baseline": "Baseline", "lpf": "LPF", "ddac": "DDAC", "aps": "APS", "lps": "LPS"}
 
 
-def _row(
-    table: str,
-    method: Method,
-    antialias: AntiAlias = "none",
-    shown: str = "",
-    prefix: str = "",
-    suffix: str = "",
-    base: str = "",
-    **settings: Any,
-) -> Row:
-    """A row named after its method and filter; ``__`` stands for the dot in the name of a setting."""
-    word = {"DeepLabV3+": "deeplabv3plus", "LPD only": "lpd"}.get(shown, method)
-    name = f"{table}/{prefix}{word}{'' if antialias == 'none' else '-' + antialias}{suffix}"
-    changes = tuple((key.replace("__", "."), value) for key, value in settings.items())
-    return Row(name, method, antialias, shown or SHOWN[method], base or table, changes)
+_WORDS: dict[str, tuple[Method, str]] = {
+    **{method: (method, shown) for method, shown in SHOWN.items()},
+    "deeplabv3plus": ("baseline", "DeepLabV3+"),
+    "lpd": ("lps", "LPD only"),
+}
+_NAME = compile(
+    r"(?P<table>table\d)(-ablations)?/(resnet\d+-)?(?P<method>[a-z\d]+)(-(?P<filter>rect-2|tri-3|bin-5|adapt-3))?(-.*)?"
+)
 
 
-TABLE1 = (
-    _row("table1", "baseline"),
-    _row("table1", "aps"),
-    _row("table1", "lps"),
-    *(
-        _row("table1", method, antialias)
-        for antialias in ("rect-2", "tri-3", "bin-5")
-        for method in ("lpf", "aps", "lps")
-    ),
-    *(_row("table1", method, "adapt-3") for method in ("ddac", "aps", "lps")),
+def _row(name: str, settings: Mapping[str, Any], shown: str = "") -> Row:
+    """A row by its name, which holds its table, method and filter."""
+    found = _NAME.fullmatch(name)
+    assert found is not None
+    method, usual = _WORDS[found["method"]]
+    antialias = cast(AntiAlias, found["filter"] or "none")
+    return Row(name, method, antialias, shown or usual, found["table"], tuple(settings.items()))
+
+
+TABLE1 = tuple(
+    _row(f"table1/{name}", {})
+    for name in (
+        *("baseline", "aps", "lps"),
+        *("lpf-rect-2", "aps-rect-2", "lps-rect-2"),
+        *("lpf-tri-3", "aps-tri-3", "lps-tri-3"),
+        *("lpf-bin-5", "aps-bin-5", "lps-bin-5"),
+        *("ddac-adapt-3", "aps-adapt-3", "lps-adapt-3"),
+    )
 )
 """ResNet-18 on CIFAR-10, circular shifts."""
 
-TABLE2 = (
-    _row("table2", "baseline"),
-    _row("table2", "aps"),
-    _row("table2", "lps"),
-    *(_row("table2", method, "rect-2") for method in ("lpf", "aps", "lps")),
-    *(_row("table2", method, "adapt-3") for method in ("ddac", "aps", "lps")),
+TABLE2 = tuple(
+    _row(row.name.replace("table1", "table2"), {}) for row in TABLE1 if row.antialias not in ("tri-3", "bin-5")
 )
 """ResNet-18 on ImageNet, circular shifts."""
 
-_R50: dict[str, Any] = {"prefix": "resnet50-", "model__depth": 50}
-_R101: dict[str, Any] = {"prefix": "resnet101-", "model__depth": 101}
+_R101 = {"model.depth": 101}
 
 TABLE3 = (
-    _row("table3", "baseline", **_R50),
-    _row("table3", "lpf", "tri-3", **_R50),
-    _row("table3", "lps", "tri-3", **_R50),
-    _row("table3", "baseline", **_R101),
-    _row("table3", "lpf", "tri-3", **_R101),
-    _row("table3", "lps", "tri-3", **_R101),
+    *(_row(f"table3/resnet50-{name}", {"model.depth": 50}) for name in ("baseline", "lpf-tri-3", "lps-tri-3")),
+    *(_row(f"table3/resnet101-{name}", _R101) for name in ("baseline", "lpf-tri-3", "lps-tri-3")),
     # DDAC's own recipe; the starred row is DDAC in the recipe of the others
-    _row("table3", "ddac", "adapt-3", **_R101, train__warmup=15.0),
-    _row("table3", "ddac", "adapt-3", "DDAC*", suffix="-retrained", **_R101),
-    _row("table3", "lps", "adapt-3", **_R101),
+    _row("table3/resnet101-ddac-adapt-3", _R101 | {"train.warmup": 15.0}),
+    _row("table3/resnet101-ddac-adapt-3-retrained", _R101, "DDAC*"),
+    _row("table3/resnet101-lps-adapt-3", _R101),
 )
 """ResNet-50 and ResNet-101 on ImageNet, standard shifts."""
 
-
-def _segmenter(
-    table: str, method: Method, antialias: AntiAlias, backbone: str, shown: str = "", suffix: str = "", **settings: Any
-) -> Row:
-    return _row(table, method, antialias, shown, suffix=suffix, model__backbone=backbone, **settings)
-
-
-_BILINEAR: dict[str, Any] = {"model__unpool": False, "model__head_padding": "zeros"}
+_BILINEAR = {"model.unpool": False, "model.head_padding": "zeros"}
 
 TABLE5 = (
-    _segmenter("table5", "baseline", "none", "table2/baseline", "DeepLabV3+", **_BILINEAR),
-    _segmenter("table5", "lpf", "rect-2", "table2/lpf-rect-2", **_BILINEAR),
-    _segmenter("table5", "ddac", "adapt-3", "table2/ddac-adapt-3", **_BILINEAR),
-    _segmenter("table5", "aps", "adapt-3", "table2/aps-adapt-3", **_BILINEAR),
-    _segmenter("table5", "lps", "adapt-3", "table2/lps-adapt-3", "LPD only", **_BILINEAR),
-    _segmenter("table5", "lps", "adapt-3", "table2/lps-adapt-3"),
+    _row("table5/deeplabv3plus", {"model.backbone": "table2/baseline"} | _BILINEAR),
+    _row("table5/lpf-rect-2", {"model.backbone": "table2/lpf-rect-2"} | _BILINEAR),
+    _row("table5/ddac-adapt-3", {"model.backbone": "table2/ddac-adapt-3"} | _BILINEAR),
+    _row("table5/aps-adapt-3", {"model.backbone": "table2/aps-adapt-3"} | _BILINEAR),
+    _row("table5/lpd-adapt-3", {"model.backbone": "table2/lps-adapt-3"} | _BILINEAR),
+    _row("table5/lps-adapt-3", {"model.backbone": "table2/lps-adapt-3"}),
 )
 """DeepLabV3+ with ResNet-18 on PASCAL VOC, circular shifts."""
 
-_DILATED: dict[str, Any] = {"model__unpool": False, "model__output_stride": 16}
+_DILATED = {"model.unpool": False, "model.output_stride": 16}
+_RETRAINED = "ddac-adapt-3-retrained"
 
 TABLE6 = (
-    _segmenter("table6", "baseline", "none", "table3/resnet101-baseline", "DeepLabV3+", **_DILATED),
-    _segmenter("table6", "lpf", "tri-3", "table3/resnet101-lpf-tri-3", **_DILATED),
-    _segmenter("table6", "ddac", "adapt-3", "table3/resnet101-ddac-adapt-3", **_DILATED),
-    _segmenter(
-        "table6", "ddac", "adapt-3", "table3/resnet101-ddac-adapt-3-retrained", "DDAC*", "-retrained", **_DILATED
-    ),
-    _segmenter("table6", "lps", "adapt-3", "table3/resnet101-lps-adapt-3"),
+    _row("table6/deeplabv3plus", {"model.backbone": "table3/resnet101-baseline"} | _DILATED),
+    _row("table6/lpf-tri-3", {"model.backbone": "table3/resnet101-lpf-tri-3"} | _DILATED),
+    _row("table6/ddac-adapt-3", {"model.backbone": "table3/resnet101-ddac-adapt-3"} | _DILATED),
+    _row(f"table6/{_RETRAINED}", {"model.backbone": f"table3/resnet101-{_RETRAINED}"} | _DILATED, "DDAC*"),
+    _row("table6/lps-adapt-3", {"model.backbone": "table3/resnet101-lps-adapt-3"}),
 )
 """DeepLabV3+ with ResNet-101 on PASCAL VOC, standard shifts."""
 
-_CHOICES: dict[str, dict[str, Any]] = {
-    "unfiltered": {"model__select_from": "unfiltered"},
-    "convex": {"model__choice": "convex"},
-    "wide-logits": {"model__hidden_divisor": 1},
-    "tau-constant": {"train__tau_decay": 1.0},
-    "tau-half": {"train__tau_floor": 0.5},
-}
-
-ABLATIONS = tuple(
-    _row("table1-ablations", "lps", "tri-3", suffix=f"-{name}", base="table1", **settings)
-    for name, settings in _CHOICES.items()
+ABLATIONS = (
+    _row("table1-ablations/lps-tri-3-unfiltered", {"model.select_from": "unfiltered"}),
+    _row("table1-ablations/lps-tri-3-convex", {"model.choice": "convex"}),
+    _row("table1-ablations/lps-tri-3-wide-logits", {"model.hidden_divisor": 1}),
+    _row("table1-ablations/lps-tri-3-tau-constant", {"train.tau_decay": 1.0}),
+    _row("table1-ablations/lps-tri-3-tau-half", {"train.tau_floor": 0.5}),
 )
 """LPS with Tri-3 of Table 1, one choice of it changed at a time."""
 

@@ -37,7 +37,8 @@ class Range:
 
 def conform(value: Any, shape: Any, where: str = "") -> None:
     """Raise ``ValueError``, with the place below ``where``, for a value of another shape."""
-    kind, parts = get_origin(shape), get_args(shape)
+    kind: Any = get_origin(shape)
+    parts = get_args(shape)
     if kind is Annotated:
         conform(value, parts, where)
     elif kind in (Union, UnionType):  # of something and None

@@ -7,7 +7,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..machine import hardware
-from .learner import CHECKPOINT, AtomicCheckpoints
+from .fit import CHECKPOINT, read_checkpoint
 from .run import Run
 
 History = Sequence[Mapping[str, float]]
@@ -28,7 +28,7 @@ def state(run: Run) -> tuple[str, History]:
     if not checkpoint.exists():
         return "outstanding", ()
     try:
-        history = AtomicCheckpoints().load_checkpoint(checkpoint, "meta")["history"]
+        history = read_checkpoint(checkpoint)["history"]
     except Exception:  # whatever is wrong with it, the run itself will say
         return "begun, checkpoint not readable", ()
     return f"begun, {len(history)} of {run.experiment.train.epochs} epochs", history

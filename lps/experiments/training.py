@@ -11,10 +11,11 @@ from torch import nn
 from ..paths import LOCAL
 from ..sampling import Sampling
 from .config import Experiment, Own
+from .jobs import default_jobs, run_all
 from .profiles import load_profile
 from .records import read_record
 from .rows import Row, matching, own_name
-from .run import DataCache, Run, default_jobs, plan, run_all, trained
+from .run import DataCache, Run, plan, trained
 from .source import source_of
 
 
@@ -40,7 +41,12 @@ class Trained:
 
     def network(self) -> nn.Module:
         """The trained network in evaluation mode, uint8 images to logits."""
-        return trained(self.run, self.run.experiment, self.data).learner.network.eval()
+        return trained(self.run, self.run.experiment, self.data).eval()
+
+    def __repr__(self) -> str:
+        """``table1/lps seed 0  acc 34.50  c_cons 100.00``"""
+        values = (f"{name} {metric['value']:.2f}" for name, metric in self.record["metrics"].items())
+        return "  ".join([self.run.title, *values])
 
 
 class Runs(Sequence[Trained]):
@@ -83,7 +89,7 @@ class Runs(Sequence[Trained]):
         return pd.DataFrame.from_dict(lines, orient="index")
 
     def __repr__(self) -> str:
-        return f"<{len(self)} runs: {', '.join(one.run.title for one in self)}>"
+        return "\n".join(map(repr, self)) or "no runs"
 
 
 def train(
@@ -104,7 +110,7 @@ def train(
     """Train what is not recorded yet, and return all of it: ``train("table1/lps-*", profile="quick", seeds=range(3))``.
 
     ``rows`` are names or patterns, ``changes`` settings by their dotted names, ``{"train.epochs": 2}``. A run that was
-    stopped goes on where it was. ``jobs``, ``threads`` and ``budget`` are as in :func:`~lps.experiments.run.run_all`.
+    stopped goes on where it was. ``jobs``, ``threads`` and ``budget`` are as in :func:`~lps.experiments.jobs.run_all`.
 
     With ``sampling``, ``rows`` is the name of a row of your own, as in ``mine/min-norm``: it is trained ``like`` a row
     of the paper, with that sampling in place of its own. Its record holds the source of the sampling, and another

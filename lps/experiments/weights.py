@@ -1,8 +1,11 @@
-"""Weights of finished runs, read without unpickling anything but tensors."""
+"""Weights and checkpoints: written whole or not at all, read without unpickling more than tensors and plain values."""
 
 import hashlib
+import os
 from functools import cache
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +13,36 @@ from torch import Tensor, nn
 from ..archive import require_intact
 from .records import read_record
 
-_DAMAGED = "{} is not a readable file of weights; remove it and its record to train anew"
-
 HASHES = "weights.sha256"
 """A file of a folder of results with lines ``<SHA-256>  <row>/<run>.pt``, for weights that are not the run's own bytes,
 as shipped ones in half precision, or whose records are older than the entry for them."""
+
+_DAMAGED = "{} is not a readable file of weights; remove it and its record to train anew"
+
+
+def save(content: Any, path: Path) -> None:
+    """Write what torch can; a reader sees the old file or the new one, never a part."""
+    partial = path.with_suffix(".partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    whole = BytesIO()  # a full disk is then an OSError with its own words
+    torch.save(content, whole)
+    with partial.open("wb") as file:
+        file.write(whole.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load(path: Path, damaged: str, device: Any = "cpu") -> Any:
+    """What :func:`save` wrote. Raises ``ValueError`` with the words ``damaged`` where the file is not whole, or holds
+    more than tensors and plain values."""
+    try:
+        require_intact(path)
+        return torch.load(path, map_location=device, weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch has many words for a file that is none of its own, and advice against safety
+        raise ValueError(damaged.format(path)) from error
 
 
 def sha256(path: Path) -> str:
@@ -44,13 +72,7 @@ def expected_sha256(path: Path) -> str | None:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """What a run left in ``path``. Raises ``ValueError`` where the file is damaged, or another than its record's."""
-    try:
-        require_intact(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch has many words for a file that is none of its own
-        raise ValueError(_DAMAGED.format(path)) from error
+    weights = load(path, _DAMAGED)
     if not isinstance(weights, dict):
         raise ValueError(_DAMAGED.format(path))
     if (expected := expected_sha256(path)) not in (None, sha256(path)):

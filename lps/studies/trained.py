@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from ..commands.experiments import count
 from ..data import ImageSet, Split
 from ..experiments.evaluate import as_dict, exact_convolutions, predictor
+from ..experiments.jobs import default_jobs, run_all
 from ..experiments.profiles import load_profile, profile_names
 from ..experiments.records import code_version, determinism, now, read_record, write_json
 from ..experiments.rows import matching
-from ..experiments.run import PACKAGES, DataCache, Run, default_jobs, plan, run_all
+from ..experiments.run import PACKAGES, DataCache, Run, plan
 from ..experiments.schema import COUNT, REAL, Shape, conform
 from ..experiments.weights import about, load_weights
 from ..machine import hardware, versions
@@ -74,12 +75,12 @@ def _runs(
 
 def network_of(run: Run, data: DataCache) -> nn.Module:
     """The trained network of a recorded run, uint8 images to logits; its weights lie beside the record."""
-    from ..experiments.learner import Classifier
+    from ..experiments.tasks import fresh
 
     if not run.weights.exists():
         raise FileNotFoundError(f"no weights of {run.title} in {run.weights.parent}: train them, {train_command(run)}")
     images, _ = data(run.experiment.data)
-    network = Classifier(run.experiment, images, run.seed).network
+    network = fresh(run.experiment, images, run.seed)
     load_weights(network, run.weights)
     return network.eval()
 

@@ -17,10 +17,9 @@ from ..data.photographs import Files, PhotographSet, load
 from ..experiments.config import Model, Segmenter
 from ..experiments.evaluate import predictor
 from ..experiments.learner import Normalize
-from ..experiments.model import build_model
+from ..experiments.model import build_model, build_segmenter
 from ..experiments.profiles import load_profile
 from ..experiments.rows import Row
-from ..experiments.segment import build_segmenter
 from ..metrics import PAPER, Count, circular_consistency, shift_consistency
 from ..polyphase import circular_shift
 

@@ -16,10 +16,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import lps.data
+from lps.data import Split
 from lps.data.photographs import (
     Augmented,
     Files,
-    InMemory,
     PhotographSet,
     Samples,
     augmentation,
@@ -275,7 +275,7 @@ def test_the_fingerprint_follows_files_and_order(tmp_path: Path) -> None:
 
 def test_statistics_are_those_of_the_pixels() -> None:
     images = load("drawn", "", 30, 2, 0, 32, Path.cwd)
-    assert isinstance(images.train, InMemory)
+    assert isinstance(images.train, Split)
     pixels = images.train.images.double() / 255
     mean, deviation = images.statistics()
     torch.testing.assert_close(mean.double(), pixels.mean((0, 2, 3)), rtol=1e-6, atol=0)
@@ -338,7 +338,7 @@ def test_a_look_leaves_the_noise_of_training_alone() -> None:
 def test_masks_move_with_their_images(kind: str) -> None:
     """Images that show their labels still do so after augmentation, but for edges between two labels."""
     labels = torch.kron(torch.arange(4).view(2, 2), torch.ones(24, 24, dtype=torch.int64))
-    samples = InMemory((60 * labels).to(torch.uint8).expand(1, 3, 48, 48), labels[None])
+    samples = Split((60 * labels).to(torch.uint8).expand(1, 3, 48, 48), labels[None])
     changed = Augmented(samples, augmentation(kind, 48, 32, None, True, 255), 0)
     for epoch in range(20):
         image, mask = changed[epoch, 0]

@@ -2,18 +2,17 @@
 
 import os
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import pytest
 import torch
-from torch import nn
 
 import lps
 from lps.data import ImageSet, load
-from lps.experiments.learner import Classifier
 from lps.experiments.profiles import load_profile
 from lps.experiments.records import read_record, read_records
 from lps.experiments.rows import matching
+from lps.experiments.tasks import fresh
 from lps.paths import SHIPPED
 
 ROOT = os.environ.get("LPS_DATA")
@@ -63,11 +62,11 @@ def test_shipped_weights_are_exact_in_half_precision(weights: Path, images: Imag
     """Trained on a GPU in float32, rounded to half precision, and still equal under every shift tried on a CPU."""
     record = read_record(weights.with_suffix(".json"))
     experiment = load_profile("reduced").row(matching([record["experiment"]])[0])
-    network = Classifier(experiment, images, record["seed"]).network.eval()
+    network = fresh(experiment, images, record["seed"]).eval()
     state = torch.load(weights, weights_only=True)
     assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float16}
     network.load_state_dict(state)
-    normalize, model = cast(nn.Sequential, network)
+    normalize, model = network
     assert lps.verify(model, normalize(images.test.images[::10]), shifts=24, batch_size=100).exact
 
 

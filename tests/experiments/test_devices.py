@@ -17,12 +17,15 @@ from typing import Any
 import pytest
 import torch
 
+from lps.experiments.batches import EpochOrder
 from lps.experiments.evaluate import predictor
-from lps.experiments.learner import CHECKPOINT, AtomicCheckpoints, Classifier, EpochOrder
+from lps.experiments.fit import CHECKPOINT, AtomicCheckpoints
+from lps.experiments.jobs import RunsFailed, attempt, run_all
+from lps.experiments.learner import Learner
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import matching
-from lps.experiments.run import DataCache, Run, RunsFailed, attempt, measure_again, perform, plan, run_all
-from lps.experiments.tasks import prepare
+from lps.experiments.run import DataCache, Run, measure_again, perform, plan
+from lps.experiments.tasks import fresh, prepare
 
 ONE_STEP = {
     "data.train": "20",
@@ -58,7 +61,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     assert measure_again(run, DataCache(None), {}) == record["metrics"]
 
     images, _ = DataCache(None)(run.experiment.data)
-    alone = Classifier(run.experiment, images, 0)
+    alone = Learner(fresh(run.experiment, images, 0), run.experiment, 0)
     optimizer = alone.configure_optimizers()
     for rank in range(2):
         (share,) = EpochOrder(20, 20, 0, lambda: 0, rank, 2)
@@ -95,7 +98,7 @@ def stop_and_go_on(results: Path) -> None:
     whole, cut = (planned(results / name, "table1/lps", FIVE_STEPS | TWO) for name in ("whole", "cut"))
     perform(whole, data, {})
     asked = itertools.count(1)
-    outcome = attempt(cut, data, {}, lambda *progress: None, lambda: next(asked) > 3, None)
+    outcome = attempt(cut, data, {}, stop=lambda: next(asked) > 3)
     assert outcome.state == "stopped", outcome
     checkpoint = AtomicCheckpoints().load_checkpoint(cut.work / CHECKPOINT)
     assert 0 < checkpoint["global_step"] < 5
@@ -126,8 +129,8 @@ from pathlib import Path
 Path(os.environ["PIDS"], os.environ.get("LOCAL_RANK", "0")).write_text(str(os.getpid()))
 from lps.__main__ import main
 if __name__ == "__main__":
-    from lps.experiments import resume
-    resume.EVERY = float(os.environ["EVERY"])
+    from lps.experiments import fit
+    fit.EVERY = float(os.environ["EVERY"])
     sys.exit(main())
 """
 MANY_STEPS = FIVE_STEPS | {"data.train": "400", "train.epochs": "6"}

@@ -5,10 +5,6 @@ import json
 import re
 import shlex
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +20,11 @@ from lps.__main__ import main
 from lps.data import cifar10
 from lps.experiments import profiles, records, rows
 from lps.experiments.config import SECTIONS, Experiment, parse_changes, shapes
-from lps.experiments.learner import CHECKPOINT, AtomicCheckpoints, learning_rate, temperature
+from lps.experiments.fit import CHECKPOINT, AtomicCheckpoints
+from lps.experiments.jobs import attempt, run_all
+from lps.experiments.learner import learning_rate, temperature
 from lps.experiments.profiles import load_profile, profile_names, read_yaml
-from lps.experiments.run import DataCache, Run, attempt, measure_again, perform, plan, run_all
+from lps.experiments.run import DataCache, Run, measure_again, perform, plan
 from lps.experiments.status import state
 from lps.experiments.tasks import fresh
 from lps.experiments.weights import HASHES, about, read_weights
@@ -304,49 +302,10 @@ def test_the_id_covers_settings_seed_data_and_version(monkeypatch: pytest.Monkey
     assert len(ids) == 5
 
 
-@pytest.mark.parametrize("batches", [1, 4])
-def test_a_run_that_was_stopped_ends_in_the_same_bits(
-    finished: Run, tmp_path: Path, batches: int, stop_after: Callable[[int], Callable[[], bool]]
-) -> None:
-    from lps.experiments.learner import Interrupted
-
-    run = planned(tmp_path)
-    with pytest.raises(Interrupted):
-        perform(run, DataCache(None), TINY, stop=stop_after(batches))
-    assert not run.record.exists()
-    assert perform(run, DataCache(None), TINY)
-    for (name, ours), theirs in zip(weights(run).items(), weights(finished).values(), strict=True):
-        assert torch.equal(ours, theirs), name
-    assert json.loads(run.record.read_text())["metrics"] == json.loads(finished.record.read_text())["metrics"]
-
-
-def test_another_seed_ends_elsewhere(finished: Run, tmp_path: Path) -> None:
-    run = planned(tmp_path, seed=1)
-    perform(run, DataCache(None), TINY)
-    assert any(not torch.equal(a, b) for a, b in zip(weights(run).values(), weights(finished).values(), strict=True))
-
-
-def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[Any]", limit: float = 120) -> None:
-    end = time.monotonic() + limit
-    while not condition():
-        assert process.poll() is None, "the run ended before it could be interrupted"
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-@pytest.mark.slow
-def test_an_interrupted_process_goes_on_and_leaves_nothing_half_written(finished: Run, tmp_path: Path) -> None:
-    arguments = [sys.executable, "-m", "lps", "run", "table1/lps-tri-3", "--profile", "smoke", "--quiet"]
-    arguments += ["--results", str(tmp_path), "--threads", str(torch.get_num_threads())]
-    arguments += [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: any(tmp_path.rglob("last.ckpt")), process)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 3
-    assert not any(tmp_path.rglob("*.json"))
-    subprocess.run(arguments, check=True, capture_output=True)
-    (record,) = tmp_path.rglob("*.json")
-    assert json.loads(record.read_text())["metrics"] == json.loads(finished.record.read_text())["metrics"]
+def test_another_seed_starts_elsewhere(finished: Run) -> None:
+    images, _ = DataCache(None)(finished.experiment.data)
+    first, again, other = (list(fresh(finished.experiment, images, seed).parameters()) for seed in (0, 0, 1))
+    assert all(map(torch.equal, first, again)) and not all(map(torch.equal, first, other))
 
 
 def test_a_budget_stops_before_the_epoch_that_would_pass_it(tmp_path: Path) -> None:
@@ -356,11 +315,6 @@ def test_a_budget_stops_before_the_epoch_that_would_pass_it(tmp_path: Path) -> N
     assert run_all([run], DataCache(None), TINY, quiet=True) == 0
 
 
-def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match=r"the loss became nan.*lower train.lr"):
-        perform(planned(tmp_path, tiny(train__lr="1e30")), DataCache(None), {})
-
-
 def test_batches_of_ignored_pixels_cost_nothing(tmp_path: Path) -> None:
     """No loss that is not finite, no gradient, no accuracy of nothing."""
     changes = {"data.train": "8", "train.batch_size": "4", "train.epochs": "2", "train.weight_decay": "0"}
@@ -368,8 +322,8 @@ def test_batches_of_ignored_pixels_cost_nothing(tmp_path: Path) -> None:
     data = DataCache(None)
     (run,) = plan([row], lambda row: load_profile("smoke").row(row).override(changes), [0], tmp_path, data)
     images, _ = data(run.experiment.data)
-    before = fresh(run.experiment, images, 0).learner.network.state_dict()
-    images.train.targets.fill_(images.ignored)
+    before = fresh(run.experiment, images, 0).state_dict()
+    images.train.labels.fill_(images.ignored)
     perform(run, data, {})
     history = json.loads(run.record.read_text())["history"]
     assert [(epoch["loss"], epoch["accuracy"]) for epoch in history] == [(0, 0)] * 2
@@ -390,10 +344,10 @@ def test_a_network_without_finite_logits_is_not_measured(name: str, tmp_path: Pa
         tmp_path,
         DataCache(None),
     )
-    ended = attempt(run, DataCache(None), {}, lambda *_: None, lambda: False, None)
+    ended = attempt(run, DataCache(None), {})
     assert ended.state == "failed" and not run.done and not run.weights.exists()
     assert re.match(r"batch 1 of the evaluation: .* not finite", ended.reason) and "Traceback" not in ended.reason
-    network = fresh(run.experiment, DataCache(None)(run.experiment.data)[0], 0).learner.network
+    network = fresh(run.experiment, DataCache(None)(run.experiment.data)[0], 0)
     for parameter in network.parameters():
         torch.nn.init.constant_(parameter, float("nan"))
     torch.save(network.state_dict(), run.weights)
@@ -403,7 +357,7 @@ def test_a_network_without_finite_logits_is_not_measured(name: str, tmp_path: Pa
 
 def test_checkpoints_are_read_without_unpickling_code(tmp_path: Path) -> None:
     torch.save({"state_dict": Path("x")}, tmp_path / "last.ckpt")
-    with pytest.raises(ValueError, match=r"last.ckpt is not a readable checkpoint .*; remove it to start over") as said:
+    with pytest.raises(ValueError, match=r"last.ckpt is not a readable checkpoint; remove it to start over") as said:
         AtomicCheckpoints().load_checkpoint(tmp_path / "last.ckpt")
     assert re.search("(?i)weights.only", str(said.value.__cause__))
     assert "weights_only" not in str(said.value)  # torch's advice is to set it to false
@@ -411,7 +365,7 @@ def test_checkpoints_are_read_without_unpickling_code(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").write_bytes(b"PK\x03\x04 half a file")
-    with pytest.raises(ValueError, match=r"last.ckpt is not a readable checkpoint .*; remove it to start over"):
+    with pytest.raises(ValueError, match=r"last.ckpt is not a readable checkpoint; remove it to start over"):
         AtomicCheckpoints().load_checkpoint(tmp_path / "last.ckpt")
 
 

@@ -9,9 +9,10 @@ import pytest
 from filelock import FileLock
 
 from lps.__main__ import main
+from lps.experiments.jobs import attempt
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import Row, matching
-from lps.experiments.run import DataCache, Run, attempt, perform, plan
+from lps.experiments.run import DataCache, Run, perform, plan
 from lps.experiments.status import clock, estimate, overview, state
 
 SMALL = {
@@ -35,7 +36,7 @@ def test_every_epoch_has_a_line(stopped: bool, tmp_path: Path, stop_after: Calla
     """Also those before an interruption, once."""
     (run,) = planned(tmp_path, "table1/lps-tri-3")
     if stopped:
-        attempt(run, DataCache(None), {}, lambda *_: None, stop_after(3), None)
+        attempt(run, DataCache(None), {}, stop=stop_after(3))
     perform(run, DataCache(None), {})
     with run.record.with_suffix(".csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
@@ -48,13 +49,23 @@ def test_every_epoch_has_a_line(stopped: bool, tmp_path: Path, stop_after: Calla
         for layer in layers:
             assert sum(float(line[f"{layer}.phase{k}"]) for k in range(4)) == pytest.approx(1)
             assert float(line[f"{layer}.lead"]) > 0
+    assert_on_tensorboard(history, run.record.with_suffix(".tensorboard"))
+
+
+def assert_on_tensorboard(history: list[dict[str, float]], folder: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(folder)).Reload()
+    assert set(events.Tags()["scalars"]) == set(history[0])
+    for name in history[0]:
+        points = [(event.step, event.value) for event in events.Scalars(name)]
+        assert points == [(epoch["epoch"], pytest.approx(epoch[name], rel=1e-6)) for epoch in history]
 
 
 def test_how_far_runs_are(tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]) -> None:
     runs = planned(tmp_path, "table1/aps", "table1/baseline", "table1/lps")
     data = DataCache(None)
     perform(runs[0], data, {})
-    attempt(runs[1], data, {}, lambda *_: None, stop_after(3), None)
+    attempt(runs[1], data, {}, stop=stop_after(3))
     assert [state(run)[0] for run in runs] == ["done", "begun, 1 of 3 epochs", "outstanding"]
     records = [json.loads(runs[0].record.read_text())]
     seconds = estimate(runs[2], records)
@@ -91,15 +102,3 @@ def test_weights_are_measured_again_from_the_command_line(tmp_path: Path, capsys
     weights.write_bytes(weights.read_bytes()[:1000])
     assert main(["evaluate", *arguments]) == 2
     assert f"{weights} is not a readable file of weights" in capsys.readouterr().err
-
-
-def test_tensorboard_shows_what_the_record_holds(tmp_path: Path) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    (run,) = planned(tmp_path, "table1/lps-tri-3")
-    perform(run, DataCache(None), {})
-    events = accumulator.EventAccumulator(str(run.record.with_suffix(".tensorboard"))).Reload()
-    history = json.loads(run.record.read_text())["history"]
-    assert set(events.Tags()["scalars"]) == set(history[0])
-    for name in history[0]:
-        points = [(event.step, event.value) for event in events.Scalars(name)]
-        assert points == [(epoch["epoch"], pytest.approx(epoch[name], rel=1e-6)) for epoch in history]

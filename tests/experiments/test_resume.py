@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from lps.data.photographs import Augmented
-from lps.experiments import learner, resume
+from lps.experiments import fit, learner
+from lps.experiments.jobs import attempt
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import matching
-from lps.experiments.run import DataCache, Run, attempt, perform, plan
+from lps.experiments.run import DataCache, Run, perform, plan
 from lps.experiments.status import state
 
 COMMON = {"train.epochs": "2"}
@@ -76,7 +77,7 @@ def test_stops_at_random_batches_repeat_nothing(
     stops = 0
     while not run.done:
         stop = stop_after(moments.randint(1, 6))
-        ended = attempt(run, DataCache(None), {}, lambda step, *_: steps.append(step), stop, None)
+        ended = attempt(run, DataCache(None), {}, lambda step, _: steps.append(step), stop)
         assert ended.state == ("recorded" if run.done else "stopped"), ended.reason
         stops += not run.done
     assert stops > 1
@@ -88,8 +89,8 @@ def test_stops_at_random_batches_repeat_nothing(
 CHILD = """
 import sys
 from lps.__main__ import main
-from lps.experiments import resume
-resume.EVERY = 0
+from lps.experiments import fit
+fit.EVERY = 0
 sys.exit(main())
 """
 
@@ -115,7 +116,7 @@ def test_a_signal_at_a_random_moment_changes_no_bit(
     step = torch.load(run.work / "last.ckpt", weights_only=True)["global_step"]
     assert 0 < step < length(run)
     seen: list[int] = []
-    perform(run, DataCache(None), {}, lambda step, *_: seen.append(step))
+    perform(run, DataCache(None), {}, lambda step, _: seen.append(step))
     assert seen == [*range(step + 1, length(run) + 1)]
     assert_same(run, untouched[row])
 
@@ -147,7 +148,7 @@ def test_a_signal_to_all_processes_spares_those_that_read_images(
 def test_checkpoints_within_an_epoch_change_nothing(
     untouched: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resume, "EVERY", 0.0)
+    monkeypatch.setattr(fit, "EVERY", 0.0)
     run = planned("table1/lps-tri-3", tmp_path)
     perform(run, DataCache(None), {})
     assert_same(run, untouched["table1/lps-tri-3"])
@@ -158,7 +159,7 @@ def test_a_stop_after_the_last_batch_keeps_the_epoch(
 ) -> None:
     """Also where each epoch is one batch."""
     run = planned("table1/lps-tri-3", tmp_path, **{"train.batch_size": "60"})
-    ended = attempt(run, DataCache(None), {}, lambda *_: None, stop_after(1), None)
+    ended = attempt(run, DataCache(None), {}, stop=stop_after(1))
     checkpoint = torch.load(run.work / "last.ckpt", weights_only=True)
     assert (ended.state, checkpoint["global_step"], len(checkpoint["history"])) == ("stopped", 1, 1)
 
@@ -180,7 +181,7 @@ def test_a_full_disk_ends_a_run_that_then_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
-        ended = attempt(run, DataCache(None), {}, lambda *_: None, lambda: False, None)
+        ended = attempt(run, DataCache(None), {})
     assert ended.state == "failed" and "No space left on device" in ended.reason
     assert len(torch.load(run.work / "last.ckpt", weights_only=True)["history"]) == writes
     assert not run.weights.exists()
@@ -194,7 +195,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_epoch(
     run, usual = planned("table1/lps-tri-3", tmp_path), learner.learning_rate
     with monkeypatch.context() as patch:
         patch.setattr(learner, "learning_rate", lambda recipe, epoch: usual(recipe, epoch) if epoch < 1 else 1e30)
-        ended = attempt(run, DataCache(None), {}, lambda *_: None, lambda: False, None)
+        ended = attempt(run, DataCache(None), {})
     assert ended.state == "failed" and "the loss became nan in epoch 1" in ended.reason
     assert len(torch.load(run.work / "last.ckpt", weights_only=True)["history"]) == 1
     perform(run, DataCache(None), {})
@@ -206,7 +207,7 @@ def test_a_damaged_checkpoint_ends_its_run_with_a_sentence(tmp_path: Path) -> No
     run.work.mkdir(parents=True)
     (run.work / "last.ckpt").write_bytes(b"garbage")
     assert state(run)[0] == "begun, checkpoint not readable"
-    ended = attempt(run, DataCache(None), {}, lambda *_: None, lambda: False, None)
+    ended = attempt(run, DataCache(None), {})
     assert ended.state == "failed" and "remove it to start over" in ended.reason
     assert (run.work / "last.ckpt").read_bytes() == b"garbage"
 
@@ -216,7 +217,7 @@ def test_a_checkpoint_that_is_none_ends_its_run_with_a_sentence(content: Any, tm
     run = planned("table1/lps-tri-3", tmp_path)
     run.work.mkdir(parents=True)
     torch.save(content, run.work / "last.ckpt")
-    ended = attempt(run, DataCache(None), {}, lambda *_: None, lambda: False, None)
+    ended = attempt(run, DataCache(None), {})
     assert ended.state == "failed" and ended.reason.endswith("is no checkpoint of a run; remove it to start over")
 
 
@@ -224,11 +225,11 @@ def test_a_flipped_bit_of_a_checkpoint_ends_its_run(
     tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]
 ) -> None:
     run = planned("table1/lps-tri-3", tmp_path)
-    attempt(run, DataCache(None), {}, lambda *_: None, stop_after(3), None)
+    attempt(run, DataCache(None), {}, stop=stop_after(3))
     content = bytearray((run.work / "last.ckpt").read_bytes())
     content[len(content) // 2] ^= 1
     (run.work / "last.ckpt").write_bytes(content)
-    ended = attempt(run, DataCache(None), {}, lambda *_: None, lambda: False, None)
+    ended = attempt(run, DataCache(None), {})
     assert ended.state == "failed" and "remove it to start over" in ended.reason
     assert not run.done
 
@@ -237,9 +238,9 @@ def test_the_checkpoint_of_another_model_is_named(
     tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]
 ) -> None:
     narrow, wide = (planned("table1/lps-tri-3", tmp_path, **{"model.width": width}) for width in ("8", "16"))
-    attempt(narrow, DataCache(None), {}, lambda *_: None, stop_after(3), None)
+    attempt(narrow, DataCache(None), {}, stop=stop_after(3))
     narrow.work.rename(wide.work)
-    ended = attempt(wide, DataCache(None), {}, lambda *_: None, lambda: False, None)
+    ended = attempt(wide, DataCache(None), {})
     assert ended.state == "failed"
     assert "last.ckpt holds another network, which differs in network.1." in ended.reason
 
@@ -251,7 +252,7 @@ def test_a_damaged_photograph_is_one_sentence_from_every_process(
 ) -> None:
     run = planned("table3/resnet50-lps-tri-3", tmp_path, **{"engine.workers": workers})
     monkeypatch.setattr(Augmented, "__getitem__", damaged)
-    ended = attempt(run, DataCache(None), {}, lambda *_: None, lambda: False, None)
+    ended = attempt(run, DataCache(None), {})
     assert ended == ("failed", "a.jpg is not a readable image; fetch it again")
 
 

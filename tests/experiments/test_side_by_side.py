@@ -7,17 +7,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
-from multiprocessing import Pipe
+from contextlib import suppress
+from multiprocessing import active_children
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
 
 from lps.experiments.config import Experiment
+from lps.experiments.fit import CHECKPOINT
+from lps.experiments.jobs import RunsFailed, default_jobs, run_all
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import Row, matching
-from lps.experiments.run import DataCache, Run, RunsFailed, Worker, default_jobs, perform, plan, run_all, serve
+from lps.experiments.run import DataCache, Run, perform, plan
 
 CHANGES = {"data.train": "60", "data.test": "40", "train.epochs": "3", "train.batch_size": "20"}
 
@@ -71,24 +74,24 @@ def test_a_run_that_fails_is_named_and_the_others_end_in_the_same_bits(
 
 
 @pytest.mark.slow
-def test_a_worker_that_was_killed_is_started_anew_and_goes_on(tmp_path: Path) -> None:
-    (run,) = planned(tmp_path, ["table1/lps"])
-    (alone,) = planned(tmp_path / "alone", ["table1/lps"])
-    perform(alone, DataCache(None), CHANGES)
-    seen: list[int] = []
+def test_a_process_that_was_killed_ends_its_run_alone(tmp_path: Path) -> None:
+    """A budget holds for the processes, too."""
+    (long,) = planned(tmp_path, ["table1/lps"], train__epochs="1000")
+    (other,) = planned(tmp_path, ["table1/baseline"])
 
-    def kill(step: int, steps: int, images: float) -> None:
-        if step == 5:
-            os.kill(worker.process.pid or 0, signal.SIGKILL)
+    def kill() -> None:
+        while not (long.work / CHECKPOINT).exists():
+            time.sleep(0.01)
+        first = min(active_children(), key=lambda process: process.pid or 0)
+        first.kill()
 
-    with closing(Worker(None, CHANGES, None, torch.get_num_threads())) as worker:
-        killed = worker.attempt(run, kill, lambda: False)
-        assert killed.state == "failed" and "ended with code -9" in killed.reason
-        assert not run.done
-        done = worker.attempt(run, lambda step, steps, images: seen.append(step), lambda: False)
-    assert done.state == "recorded"
-    assert seen == [4, 5, 6, 7, 8, 9]  # the first epoch of three batches is not repeated
-    assert_same(run, alone)
+    killer = Thread(target=kill)
+    killer.start()
+    with pytest.raises(RunsFailed, match=r"^table1/lps seed 0: its process was ended"):
+        run_all([long, other], DataCache(None), CHANGES, quiet=True, jobs=2)
+    killer.join()
+    assert other.done and not long.done
+    assert run_all([long, other], DataCache(None), CHANGES, quiet=True, jobs=2, budget=0) == 1
 
 
 @pytest.mark.slow
@@ -120,15 +123,6 @@ def test_signals_stop_every_worker_and_what_was_learned_is_kept(tmp_path: Path, 
     for path in tmp_path.rglob("last.ckpt"):
         checkpoint = torch.load(path, weights_only=True)
         assert checkpoint["global_step"] // 3 == len(checkpoint["history"])
-
-
-def test_a_worker_keeps_the_budget(tmp_path: Path) -> None:
-    (run,) = planned(tmp_path, ["table1/baseline"])
-    ours, theirs = Pipe()
-    ours.send(run)
-    ours.send(None)
-    serve(theirs, None, CHANGES, time.monotonic(), torch.get_num_threads())
-    assert ours.recv() == ("stopped", "the time budget is used up")
 
 
 def test_jobs_are_counted_from_one(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import lps
 from lps import experiments
 from lps.__main__ import main
 from lps.commands import experiments as cli
-from lps.experiments import learner
+from lps.experiments import fit
 from lps.experiments.records import read_record, read_records
+from lps.experiments.training import Trained
 from lps.report import compare
 from lps.selection import choose
 
@@ -42,6 +43,17 @@ def own(folder: Path, select: Any = MinNorm, **settings: Any) -> experiments.Run
     return train("mine/min-norm", folder, sampling=sampling, **{"like": "table1/lps-tri-3"} | settings)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> experiments.Runs:
+    """Two rows with two seeds."""
+    return train("table1/[al]ps", tmp_path_factory.mktemp("finished"), seeds=range(2))
+
+
+@pytest.fixture(scope="module")
+def own_run(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return own(tmp_path_factory.mktemp("own"))[0]
+
+
 def in_a_cell(source: str, name: str) -> dict[str, Any]:
     """Names that a cell of a notebook defines: its source is known, but there is no file."""
     linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name
@@ -50,15 +62,17 @@ def in_a_cell(source: str, name: str) -> dict[str, Any]:
     return space
 
 
-def test_rows_are_trained_once_and_make_a_table(tmp_path: Path) -> None:
-    runs = train("table1/[al]ps", tmp_path, seeds=range(2))
-    assert [run.run.title for run in runs] == [f"table1/{row} seed {seed}" for seed in (0, 1) for row in ("lps", "aps")]
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("table1/*/*.json")}
-    table = train("table1/lps", tmp_path, seeds=range(2)).table()
-    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("table1/*/*.json")}
-    values = [run.record["metrics"]["acc"]["value"] for run in runs if run.run.experiment.name == "table1/lps"]
+def test_rows_are_trained_once_and_make_a_table(finished: experiments.Runs) -> None:
+    titles = [f"table1/{row} seed {seed}" for seed in (0, 1) for row in ("lps", "aps")]
+    assert [run.run.title for run in finished] == titles
+    folder = finished[0].run.results
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("table1/*/*.json")}
+    table = train("table1/lps", folder, seeds=range(2)).table()
+    assert before == {path: path.stat().st_mtime_ns for path in folder.glob("table1/*/*.json")}
+    values = [run.record["metrics"]["acc"]["value"] for run in finished if run.run.experiment.name == "table1/lps"]
     assert table.loc["table1/lps", "acc"] == pytest.approx(sum(values) / 2)
     assert table.loc["table1/lps", ["c_cons", "seeds"]].tolist() == [100, 2]
+    assert [line.partition("  acc ")[0] for line in repr(finished).splitlines()] == titles
 
 
 def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,14 +81,14 @@ def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         train(["table1/lps", "table1/aps"], tmp_path, changes=changes, budget=0.0)
     asked: list[int] = []
     with monkeypatch.context() as patch:
-        usual = learner.Watch.on_train_batch_end
+        usual = fit.Place.on_train_batch_end
 
         def stopped(self: Any, trainer: Any, *given: Any) -> None:
             asked.append(trainer.global_step)
             self.stop = lambda: len(asked) == 3
             usual(self, trainer, *given)
 
-        patch.setattr(learner.Watch, "on_train_batch_end", stopped)
+        patch.setattr(fit.Place, "on_train_batch_end", stopped)
         with pytest.raises(experiments.NotFinished):
             train("table1/lps", tmp_path, changes=changes)
         runs = train("table1/lps", tmp_path, changes=changes)
@@ -86,16 +100,16 @@ def test_a_run_that_fails_is_named(tmp_path: Path) -> None:
         train("table5/lps-adapt-3", tmp_path, changes={"model.backbone": "table2/lps-adapt-3"})
 
 
-def test_a_trained_network_is_at_hand(tmp_path: Path) -> None:
-    (run,) = train("table1/lps", tmp_path)
+def test_a_trained_network_is_at_hand(finished: experiments.Runs) -> None:
+    run = finished[0]
     network, images = run.network(), run.data.test
     assert not network.training
     agree = int((network(images.images).argmax(1) == images.labels).sum())
     assert agree == run.record["metrics"]["acc"]["agree"]
 
 
-def test_there_is_a_table_without_pandas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = train("table1/lps", tmp_path)
+def test_there_is_a_table_without_pandas(finished: experiments.Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = finished[:1]
     monkeypatch.setitem(sys.modules, "pandas", None)
     assert runs.table() == {
         "table1/lps": {name: metric["value"] for name, metric in runs.records[0]["metrics"].items()} | {"seeds": 1}
@@ -133,9 +147,9 @@ def test_a_class_of_ones_own_is_a_row(
     assert "not in the paper, and so not compared: mine/min-norm" in capsys.readouterr().out
 
 
-def test_another_source_is_another_run(tmp_path: Path) -> None:
-    (first,) = own(tmp_path)
-    (again,) = own(tmp_path, seeds=range(1))
+def test_another_source_is_another_run(tmp_path: Path, own_run: Trained) -> None:
+    first = own_run
+    (again,) = own(first.run.results, seeds=range(1))
     assert again.run.id == first.run.id
     head = "import lps\nSIZE = 2\nclass Rule(lps.MaxNorm):\n    def forward(self, x):\n"
     found = {first.run.id}
@@ -201,9 +215,10 @@ def test_own_is_no_method_of_the_papers_rows(tmp_path: Path) -> None:
         ({"experiment": "table1/lps"}, "experiment is 'table1/lps'; expected mine/ and a word"),
     ],
 )
-def test_a_record_of_ones_own_is_checked(edit: dict[str, Any], words: str, tmp_path: Path) -> None:
-    (run,) = own(tmp_path)
-    path = run.run.record
-    path.write_text(json.dumps(json.loads(path.read_text()) | edit))
+def test_a_record_of_ones_own_is_checked(edit: dict[str, Any], words: str, own_run: Trained) -> None:
+    path = own_run.run.record
+    whole = path.read_text()
+    path.write_text(json.dumps(json.loads(whole) | edit))
     with pytest.raises(ValueError, match=words):
         read_record(path)
+    path.write_text(whole)

@@ -78,12 +78,12 @@ def trained(row: str, folder: Path, changes: dict[str, str]) -> dict[str, Any]:
     perform(run, data, changes)
     record = json.loads(run.record.read_text())
     images, _ = data(run.experiment.data)
-    learner = fresh(run.experiment, images, run.seed).learner
-    start = {name: w.clone() for name, w in learner.network.state_dict().items()}
+    network = fresh(run.experiment, images, run.seed)
+    start = {name: w.clone() for name, w in network.state_dict().items()}
     some, _ = next(iter(images.batches(4)))
-    chosen = choices(learner.network, some)
-    load_weights(learner.network, run.weights)
-    weights = learner.network.state_dict()
+    chosen = choices(network, some)
+    load_weights(network, run.weights)
+    weights = network.state_dict()
     return {
         "exact": sorted(name for name, cell in record["metrics"].items() if cell.get("agree") == cell.get("total", -1)),
         "totals": {name: cell["total"] for name, cell in record["metrics"].items() if "total" in cell},

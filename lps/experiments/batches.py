@@ -1,0 +1,104 @@
+"""Batches to train on: in an order, and with looks of the images, that follow from the seed and the step alone."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Self, cast
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+
+from ..data import ImageSet
+from ..data.photographs import Augmented, PhotographSet, augmentation, heed_the_parent
+from .config import Experiment, Photographs
+
+
+class EpochOrder(Sampler[list[Any]]):
+    """Index lists, one per batch, in an order that depends on the seed and the epoch alone, from the next step on.
+
+    Each of ``world`` devices gets its equal share of every batch; what does not divide is left out of the epoch.
+    """
+
+    def __init__(
+        self, count: int, batch_size: int, seed: int, step: Callable[[], int], rank: int = 0, world: int = 1
+    ) -> None:
+        if batch_size % world:
+            raise ValueError(f"a batch of {batch_size} images cannot be shared equally by {world} devices")
+        self.count, self.batch_size, self.seed, self.step = count // world * world, batch_size, seed, step
+        self.rank, self.world = rank, world
+
+    @property
+    def epoch(self) -> int:
+        return self.step() // len(self)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1) + self.epoch)
+        order = torch.randperm(self.count, generator=generator)
+        left = order.split(self.batch_size)[self.step() % len(self) :]
+        return (chunk[self.rank :: self.world].tolist() for chunk in left)
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    @classmethod
+    def of(cls, count: int, batch_size: int, seed: int, trainer: pl.Trainer) -> Self:
+        # the step, not the epoch: a resumed trainer counts its epochs on only after the order is drawn
+        return cls(count, batch_size, seed, lambda: trainer.global_step, trainer.global_rank, trainer.world_size)
+
+
+class Looks(EpochOrder):
+    """Batches of ``(epoch, image)``, for images that look different in each epoch."""
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        epoch = self.epoch
+        return ([(epoch, image) for image in batch] for batch in super().__iter__())
+
+
+class ImageBatches(pl.LightningDataModule):
+    """Training batches of an image set that lives in the memory of the device."""
+
+    def __init__(self, data: ImageSet, experiment: Experiment, seed: int) -> None:
+        super().__init__()
+        self.images, self.batch_size, self.seed = data.train, experiment.train.batch_size, seed
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        trainer = cast(pl.Trainer, self.trainer)
+        order = EpochOrder.of(len(self.images), self.batch_size, self.seed, trainer)
+        device = trainer.strategy.root_device
+        images = TensorDataset(self.images.images.to(device), self.images.labels.to(device))
+        # a generator of its own, or each new iterator takes a number from the one that the noise comes from
+        return DataLoader(images, sampler=order, batch_size=None, generator=torch.Generator())
+
+
+class PhotographBatches(pl.LightningDataModule):
+    """Training batches, read and augmented by worker processes."""
+
+    def __init__(self, data: PhotographSet, experiment: Experiment, seed: int) -> None:
+        super().__init__()
+        settings = cast(Photographs, experiment.data)
+        augment = augmentation(
+            settings.augment, settings.resize, settings.crop, settings.base, experiment.train.flip, data.ignored
+        )
+        self.images = Augmented(data.train, augment, seed)
+        self.batch_size, self.seed, self.workers = experiment.train.batch_size, seed, experiment.engine.workers
+        self.pairs = experiment.task == "segmentation" and not experiment.engine.sync_batchnorm
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        trainer = cast(pl.Trainer, self.trainer)
+        count, world = len(self.images), trainer.world_size
+        if self.pairs:  # DeepLabV3+ normalises one value of each channel and image, which takes two images
+            if self.batch_size // world == 1:
+                raise ValueError(
+                    f"batches of {self.batch_size} leave each of {world} devices one image, and batch norm needs two: "
+                    "use fewer devices, larger batches, or engine.sync_batchnorm=true"
+                )
+            if count // world % (self.batch_size // world) == 1:
+                count -= world
+        return DataLoader(
+            self.images,
+            batch_sampler=Looks.of(count, self.batch_size, self.seed, trainer),
+            num_workers=self.workers,
+            worker_init_fn=heed_the_parent,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # as for ImageBatches
+        )

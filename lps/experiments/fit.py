@@ -1,0 +1,196 @@
+"""Training with Lightning: stopped when asked, resumed within an epoch to the same bits."""
+
+import csv
+import logging
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, LambdaCallback, ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import distributed as dist
+
+from ..watch import watch
+from . import weights
+from .learner import Learner, Tally
+from .run import Report
+from .signals import Stop, kept_back, release
+
+CHECKPOINT = "last.ckpt"
+_DAMAGED = "{} is not a readable checkpoint; remove it to start over"
+EVERY = 600.0
+"""Seconds between checkpoints within an epoch: the epochs of large data sets are too long to lose."""
+
+
+class Interrupted(Exception):
+    """Training stopped before its end, on request; what is done is kept."""
+
+
+def read_checkpoint(path: Path) -> Any:
+    """A checkpoint without the contents of its tensors. Raises ``ValueError`` where it is damaged, or none of a run."""
+    found = weights.load(path, _DAMAGED, "meta")
+    if not isinstance(found, dict) or not {"state_dict", "history", "callbacks"} <= found.keys():
+        raise ValueError(f"{path} is no checkpoint of a run; remove it to start over")
+    return found
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are whole or absent, and are read without unpickling anything but tensors and plain values."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        weights.save(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return cast(dict[str, Any], weights.load(Path(path), _DAMAGED, map_location or "cpu"))
+
+
+class Place(Callback):
+    """Keeps the place of a run: every ten minutes, and when it is to stop, which it is between two batches, or between
+    two epochs where the next one would pass the ``deadline``.
+
+    A checkpoint holds the sums over the epoch and the random states of each process besides what all checkpoints
+    hold.
+    """
+
+    def __init__(self, path: Path, report: Report, stop: Stop, deadline: float | None) -> None:
+        self.path, self.report, self.stop, self.deadline = path, report, stop, deadline
+        self.kept: list[dict[str, Any]] = []
+        self.saved = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"processes": self.kept}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.kept = state_dict["processes"]
+
+    def on_train_start(self, trainer: pl.Trainer, learner: Any) -> None:
+        """Go on where the checkpoint was within its epoch."""
+        if not self.kept:
+            return
+        mine, self.kept = self.kept[trainer.global_rank], []
+        learner.tally = Tally.taken_up(mine["tally"], learner.device)
+        learner.idle_since = time.perf_counter()
+        torch.set_rng_state(mine["random"])
+        if learner.device.type == "cuda":
+            torch.cuda.set_rng_state(mine["random_cuda"], learner.device)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, learner: Any) -> None:
+        last = learner.history[-1]["seconds"] if learner.history else 0.0
+        over = self.deadline is not None and time.monotonic() + last > self.deadline
+        _interrupt(trainer, over, "the time budget is used up")
+        _interrupt(trainer, self.stop(), "interrupted")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, learner: Any, *_: Any) -> None:
+        # after the last batch of an epoch, a run stops when the epoch is finished
+        _interrupt(trainer, self.stop() and not trainer.is_last_batch, "interrupted")
+        self.report(trainer.global_step, int(trainer.estimated_stepping_batches))
+        due = not trainer.is_last_batch and time.monotonic() > self.saved + EVERY
+        if trainer.strategy.reduce_boolean_decision(due, all=False):
+            self._keep(trainer, learner)
+
+    def on_exception(self, trainer: pl.Trainer, learner: Any, exception: BaseException) -> None:
+        batches = trainer.fit_loop.epoch_loop.batch_idx + 1
+        # Lightning's own exception comes between two batches
+        if isinstance(exception, Interrupted | SIGTERMException) and 0 < batches < trainer.num_training_batches:
+            self._keep(trainer, learner)
+
+    def _keep(self, trainer: pl.Trainer, learner: Learner) -> None:
+        mine = {"tally": learner.tally.put_down(), "random": torch.get_rng_state()}
+        if learner.device.type == "cuda":
+            mine["random_cuda"] = torch.cuda.get_rng_state(learner.device)
+        self.kept = [mine] * trainer.world_size
+        if trainer.world_size > 1:
+            dist.all_gather_object(self.kept, mine)
+        trainer.save_checkpoint(self.path)
+        self.kept = []
+        self.saved = time.monotonic()
+
+
+def _interrupt(trainer: pl.Trainer, asked: bool, reason: str) -> None:
+    """Raise :class:`Interrupted` in all processes where it is asked for in one."""
+    if trainer.strategy.reduce_boolean_decision(asked, all=False):
+        raise Interrupted(reason)
+
+
+def write_log(history: Sequence[dict[str, float]], path: Path) -> None:
+    """The history of a run as a CSV file, and its last epoch in TensorBoard's where that is installed."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(history[-1]))
+        writer.writeheader()
+        writer.writerows(history)
+    if find_spec("tensorboard"):
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(path.with_suffix(".tensorboard"))) as board:
+            for name, value in history[-1].items():
+                board.add_scalar(name, value, int(history[-1]["epoch"]))
+
+
+def fit(
+    learner: Learner,
+    batches: pl.LightningDataModule,
+    folder: Path,
+    report: Report = lambda step, steps: None,
+    stop: Stop = lambda: False,
+    deadline: float | None = None,
+) -> None:
+    """Train, continuing from the checkpoint in ``folder`` where there is one.
+
+    Raises :class:`Interrupted` when ``stop()`` turns true or the next epoch would pass ``deadline``
+    (``time.monotonic`` seconds), ``FloatingPointError`` when the loss is not finite, ``ValueError`` where the
+    checkpoint cannot be read or is of another network.
+    """
+    checkpoint = folder / CHECKPOINT
+    if checkpoint.exists():
+        states = (read_checkpoint(checkpoint)["state_dict"], learner.state_dict())
+        shapes = [{name: value.shape for name, value in state.items()} for state in states]
+        if other := sorted(name for name, _ in shapes[0].items() ^ shapes[1].items()):
+            raise ValueError(
+                f"{checkpoint} holds another network, which differs in {other[0]}; remove it to start over"
+            )
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    recipe, engine = learner.recipe, learner.engine
+    torch.set_float32_matmul_precision("high" if engine.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = engine.tf32
+    trainer = pl.Trainer(
+        max_epochs=recipe.epochs,
+        precision="32-true" if recipe.precision == "32" else "bf16-mixed",
+        accelerator="auto",
+        devices=engine.devices,
+        num_nodes=engine.nodes,
+        strategy=engine.strategy,
+        sync_batchnorm=engine.sync_batchnorm,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        plugins=[AtomicCheckpoints()],
+        callbacks=[
+            *([LambdaCallback(setup=lambda *_, **__: release())] if engine.shared else []),  # all are there
+            Place(checkpoint, report, stop, deadline),
+            ModelCheckpoint(
+                folder,
+                filename=checkpoint.stem,
+                save_on_train_epoch_end=True,
+                enable_version_counter=False,
+            ),
+        ],
+    )
+    if engine.shared:
+        # Lightning's handler of SIGTERM broadcasts, whatever the process is at, and all wait for one another for ever
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    seen = nullcontext() if engine.compile else watch(learner.network, lambda choice: learner.tally.note(choice))
+    with warnings.catch_warnings(), seen, kept_back() if engine.shared else nullcontext():
+        warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning)\b")
+        warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
+        trainer.fit(learner, batches, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
+    torch.set_float32_matmul_precision("highest")

@@ -1,0 +1,212 @@
+"""All outstanding runs, one after the other or side by side, each in a process of its own."""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process, resource_tracker
+from pathlib import Path
+from threading import Lock, Thread
+from typing import Any, Literal, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from .run import DataCache, Report, Run, leads, perform
+from .signals import Stop, any_stops, kept_back, stop_on_signal
+
+
+class Outcome(NamedTuple):
+    """How an attempt at a run ended."""
+
+    state: Literal["recorded", "stopped", "failed"]
+    reason: str = ""
+
+
+class RunsFailed(RuntimeError):
+    """Some runs ended in an error: which, and in which; the others are not touched by it."""
+
+
+def attempt(
+    run: Run,
+    data: DataCache,
+    changes: Mapping[str, str],
+    report: Report = lambda step, steps: None,
+    stop: Stop = lambda: False,
+    deadline: float | None = None,
+) -> Outcome:
+    """:func:`~lps.experiments.run.perform`, where an error is an outcome: it ends this run and no other."""
+    from .fit import Interrupted
+
+    try:
+        perform(run, data, changes, report, stop, deadline)
+    except Interrupted as reason:
+        return Outcome("stopped", str(reason))
+    except SystemExit:  # Lightning's answer to a SIGTERM between two of its callbacks
+        return Outcome("stopped", "interrupted")
+    except (ValueError, OSError, FloatingPointError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        # a process that reads photographs adds where its error arose, and repeats the kind of it
+        sentence = lines[-1] if lines[0].startswith("Caught ") else " ... ".join(dict.fromkeys([lines[0], lines[-1]]))
+        return Outcome("failed", sentence.removeprefix(f"{type(error).__name__}: "))
+    except Exception as error:
+        traceback.print_exc()
+        return Outcome("failed", f"{type(error).__name__}: {error}")
+    return Outcome("recorded")
+
+
+class Orders(NamedTuple):
+    """What holds for every run of a call."""
+
+    root: Path | None
+    changes: dict[str, str]
+    deadline: float | None
+    threads: int | None
+    quiet: bool
+
+    def follow(self, run: Run, title: str, data: DataCache, stop: Stop, place: int = 0) -> Outcome:
+        """Attempt a run under a bar, the ``place``-th on the terminal."""
+        began = time.monotonic()
+        # None: no bar where there is no terminal, whose log the line below suits better
+        options: Any = {"disable": True if self.quiet else None, "leave": False, "mininterval": 1.0, "position": place}
+        with tqdm(desc=title, unit="step", file=sys.stderr, **options) as bar:
+
+            def report(step: int, steps: int) -> None:
+                bar.total = steps
+                bar.update(step - bar.n)
+
+            outcome = attempt(run, data, self.changes, report, stop, self.deadline)
+        if outcome.state == "failed" or not self.quiet:
+            reason = f": {outcome.reason}" if outcome.reason else ""
+            tqdm.write(f"{title}: {outcome.state} after {time.monotonic() - began:.0f} s{reason}", file=sys.stderr)
+        return outcome
+
+
+def default_jobs() -> int:
+    """A run for each core that this process may use, or one at a time where there is a GPU."""
+    if torch.cuda.is_available():
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_all(
+    runs: Sequence[Run],
+    data: DataCache,
+    changes: Mapping[str, str],
+    budget: float | None = None,
+    quiet: bool = False,
+    jobs: int = 1,
+    threads: int | None = None,
+) -> int:
+    """Perform the outstanding runs, the first ones first; the number that is left.
+
+    One job runs in this process. More run side by side, each in a process of its own that takes the next run as soon
+    as it is free. ``threads`` is the number of CPU threads of each; by default torch's for one job, 1 for more, as a
+    small network gains more from a second run than from a second thread.
+
+    Stops cleanly when ``budget`` (seconds) is used up or on Ctrl-C; the next call goes on from the last checkpoints.
+    An error ends its run and no other; when all are through, :class:`RunsFailed` names the runs that it ended.
+    """
+    if jobs < 1:
+        raise ValueError(f"{jobs} jobs were asked for; expected 1 or more")
+    if jobs > 1 and any(run.shared for run in runs):
+        raise ValueError(f"runs on several devices go one at a time; {jobs} jobs were asked for")
+    deadline = None if budget is None else time.monotonic() + budget
+    orders = Orders(data.root, dict(changes), deadline, threads, quiet)
+    outstanding = [run for run in runs if not run.done]
+    turns = [(run, f"[{index}/{len(outstanding)}] {run.title}") for index, run in enumerate(outstanding, 1)]
+    with stop_on_signal() as stop:
+        ends = [*(_one_by_one(turns, orders, data, stop) if jobs == 1 else _abreast(turns, orders, jobs, stop))]
+    left = sum(not run.done for run in runs)
+    if left and leads() and (stopped := [outcome.reason for _, outcome in ends if outcome.state == "stopped"]):
+        print(f"stopped: {stopped[0]}; run the same command to go on", file=sys.stderr)
+    if failed := [f"{run.title}: {outcome.reason}" for run, outcome in ends if outcome.state == "failed"]:
+        raise RunsFailed("; ".join(failed))
+    return left
+
+
+Turns = Sequence[tuple[Run, str]]
+Ends = Iterator[tuple[Run, Outcome]]
+
+
+def _one_by_one(turns: Turns, orders: Orders, data: DataCache, stop: Stop) -> Ends:
+    if orders.threads is not None:
+        torch.set_num_threads(orders.threads)
+    for run, title in turns:
+        outcome = orders.follow(run, title, data, stop)
+        if outcome.state != "stopped" and any_stops(stop):
+            yield run, outcome
+            outcome = Outcome("stopped", "interrupted")
+        yield run, outcome
+        # the other processes of a run that failed wait for this one: they end with it
+        if outcome.state == "stopped" or (outcome.state == "failed" and run.shared):
+            return
+
+
+def _abreast(turns: Turns, orders: Orders, jobs: int, stop: Stop) -> Ends:
+    """``jobs`` runs at a time. Each process has a pool of its own: where it is killed, the others are not."""
+    context = get_context("spawn")
+    resource_tracker.ensure_running()  # here, for it lets in the signals that are kept back below
+    halt = context.RawValue("b", 0)  # without a lock, which a process that is killed may hold
+
+    def lane() -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, context, _begin, (orders, halt))
+
+    lanes = [lane() for _ in range(min(jobs, len(turns)))]
+    waiting, free = iter(turns), list(range(len(lanes)))[::-1]
+    going: dict[Future[Outcome], tuple[Run, int]] = {}
+    try:
+        while True:
+            while free and not halt.value and (turn := next(waiting, None)):
+                place = free.pop()
+                with kept_back():  # signals are for this process, which stops the others
+                    going[lanes[place].submit(_follow, *turn, place)] = turn[0], place
+            if not going:
+                if stop():
+                    yield turns[-1][0], Outcome("stopped", "interrupted")
+                return
+            done, _ = wait(going, timeout=0.2, return_when=FIRST_COMPLETED)
+            halt.value = halt.value or stop()
+            for future in done:
+                run, place = going.pop(future)
+                try:
+                    outcome = future.result()
+                except BrokenProcessPool:
+                    outcome = Outcome("failed", "its process was ended; was it out of memory?")
+                    lanes[place] = lane()
+                halt.value = halt.value or outcome.state == "stopped"
+                yield run, outcome
+                free.append(place)
+    finally:
+        halt.value = 1
+        for pool in lanes:
+            pool.shutdown()
+
+
+_BUSY = Lock()
+_begun: list[Any] = []
+"""In a process of its own: orders, data, and whether to stop."""
+
+
+def _begin(orders: Orders, halt: Any) -> None:
+    torch.set_num_threads(orders.threads or 1)
+    parent = parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        parent.join()
+        with _BUSY:  # a run that goes on stops after its batch
+            os._exit(1)
+
+    _begun[:] = orders, DataCache(orders.root), lambda: bool(halt.value) or not parent.is_alive()
+    Thread(target=end, daemon=True).start()
+
+
+def _follow(run: Run, title: str, place: int) -> Outcome:
+    orders, data, stop = _begun
+    with _BUSY:
+        outcome: Outcome = orders.follow(run, title, data, stop, place)
+        return outcome
