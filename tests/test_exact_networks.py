@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 import lps
 from lps.convert import check
-from lps.convert.layers import Elementwise, Linear, Pointwise, convolve
+from lps.convert.layers import Linear, convolve
+from lps.convert.pointwise import Elementwise, Pointwise
 from lps.exact import convolution
 
 Function = Callable[[Tensor], Tensor]

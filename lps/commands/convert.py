@@ -10,7 +10,6 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
 from time import perf_counter
@@ -18,13 +17,14 @@ from typing import Any, get_args
 from weakref import finalize
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..convert import ConvertError, Head, Placement, conversion_report, convert
 from ..convert.check import drawn
+from ..convert.values import tensors
 from ..experiments.profiles import load_profile
 from ..experiments.records import code_version, is_current, now, write_json
 from ..filters import AntiAlias
@@ -148,7 +148,7 @@ def about() -> dict[str, Any]:
         "code": code_version("convert"),
         "versions": versions(("torch", "torchvision", "timm")),
         "hardware": hardware(),
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "made": now(),
     }
 
 
@@ -169,16 +169,15 @@ def record_families(path: Path, placement: Placement, pattern: str = "*") -> Non
 def row(name: str, placement: Placement = "behind") -> dict[str, Any]:
     """Convert one network, with ``head="pool"`` where it is refused without, and compare it with the original."""
     original = named(name)
-    refused: ConvertError | None = None
+    refusals: list[ConvertError] = []
     for head in get_args(Head):
         try:
             network = convert(original, placement=placement, head=head)
             break
         except ConvertError as error:
-            refused = refused or error
+            refusals.append(error)
     else:
-        assert refused is not None
-        return {"outcome": "refused", "layer": refused.layer, "reason": refused.reason}
+        return {"outcome": "refused", "layer": refusals[0].layer, "reason": refusals[0].reason}
     report, verified = conversion_report(network), verify_all(network)
     costs = [measure(model) for model in (original, network)]
     turns = [[seconds(model) for model in (original, network)] for _ in range(TURNS)]
@@ -281,25 +280,21 @@ class _Live(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self._seen: set[int] = set()
+        self._alive: set[int] = set()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = function(*args, **(kwargs or {}))
-        for part in output if isinstance(output, tuple | list) else (output,):
-            if isinstance(part, Tensor):
-                self._add(part.untyped_storage())
+        for storage in (part.untyped_storage() for part in tensors(output)):
+            key, size = storage.data_ptr(), storage.nbytes()
+            if key not in self._alive:
+                self._alive.add(key)
+                self.now += size
+                self.peak = max(self.peak, self.now)
+                finalize(storage, self._remove, key, size)
         return output
 
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key = storage.data_ptr()
-        if key not in self._seen:
-            self._seen.add(key)
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
-            finalize(storage, self._remove, key, storage.nbytes())
-
     def _remove(self, key: int, size: int) -> None:
-        self._seen.discard(key)
+        self._alive.discard(key)
         self.now -= size
 
 

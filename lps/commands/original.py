@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 from tqdm import tqdm
 
 from ..data.files import pixels
 from ..data.photographs import class_folders, image_files
-from ..experiments.evaluate import predictor as predictor_on
+from ..experiments.evaluate import predictor
 from ..metrics import PAPER as PAPER_SHIFTS
 from ..metrics import Batches, Count, Predict, Shifts, accuracy, circular_consistency, shift_consistency
 from ..original import Settings, load_checkpoint
@@ -73,7 +73,7 @@ def main(options: argparse.Namespace) -> int:
         print(f"no accuracy: {len(images.classes)} folders do not tell which of {settings.classes} classes they hold")
     chosen = spread(len(images), options.images)
     counts = evaluate(
-        predictor(network),
+        predictor(network, torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         Subset(images, chosen),
         labelled,
         options.seed,
@@ -134,11 +134,6 @@ def spread(total: int, wanted: int | None) -> list[int]:
     if not 0 < wanted <= total:
         raise ValueError(f"--images {wanted}: there are {total} images")
     return [k * total // wanted for k in range(wanted)]
-
-
-def predictor(network: nn.Module) -> Predict:
-    """Labels that ``network`` predicts, on a GPU where there is one."""
-    return predictor_on(network, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ def convert(
     """
     for name, value, choices in (
         ("method", method, Method),
+        ("antialias", antialias, AntiAlias),
         ("placement", placement, Placement),
         ("padding", padding, Padding),
         ("select_from", select_from, Source),

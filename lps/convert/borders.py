@@ -32,6 +32,11 @@ class Border:
     ceil: int = 0
     exact: bool = field(default=False, compare=False)
 
+    @property
+    def before(self) -> tuple[int, ...]:
+        """How far in front of the map the first window begins."""
+        return tuple(map(sum, zip(*(pad.before for pad in self.pads), strict=True)))
+
     def space(self, x: Tensor, reach: Sequence[int], stride: int = 1) -> list[int]:
         """Size of the output, for windows that span ``reach`` samples beside their first."""
         if not self.exact:
@@ -48,16 +53,13 @@ class Border:
 
     def around(self, x: Tensor, after: Sequence[int]) -> Tensor:
         """``x`` with its border, which at the far ends is made ``after`` samples wide."""
-        sizes = x.shape[2:]
+        wanted = [first + size + last for first, size, last in zip(self.before, x.shape[2:], after, strict=True)]
         for pad in self.pads:
-            amounts = _amounts(pad.before, pad.after)
+            amounts = flat_pads(pad.before, pad.after)
             if any(amounts):
                 x = F.pad(x, amounts, pad.mode, pad.value if pad.mode == "constant" else None)
-        missing = [
-            size + sum(pad.before[axis] for pad in self.pads) + wide - x.shape[2 + axis]
-            for axis, (size, wide) in enumerate(zip(sizes, after, strict=True))
-        ]
-        return F.pad(x, _amounts((0,) * len(missing), missing), value=self.fill) if any(missing) else x
+        missing = [size - found for size, found in zip(wanted, x.shape[2:], strict=True)]
+        return F.pad(x, flat_pads((0,) * len(missing), missing), value=self.fill) if any(missing) else x
 
     def counted(self, x: Tensor, after: Sequence[int]) -> Tensor:
         """Ones where a sample of ``x`` with its border counts in an average, else zeros: ``(1, 1, *space)``."""
@@ -66,6 +68,6 @@ class Border:
         return replace(self, pads=pads, fill=0.0).around(ones, after)
 
 
-def _amounts(before: Sequence[int], after: Sequence[int]) -> list[int]:
+def flat_pads(before: Sequence[int], after: Sequence[int]) -> list[int]:
     """In the order of ``F.pad``: the last axis first."""
     return [amount for pair in zip(reversed(before), reversed(after), strict=True) for amount in pair]

@@ -22,39 +22,32 @@ Layout = Literal["torch", "numpy", "channels last"]
 
 
 class _EveryPosition(fx.Interpreter):
-    """A planned network before it samples: each of its maps has the size of the images."""
+    """A planned network before it samples: each of its maps has the ``size`` of the images."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, size: Size) -> None:
         super().__init__(_copied(plan.network, lambda x: x.to("meta")), graph=plan.graph)
-        self.plan = plan
-        self.size: Size = ()
-
-    def run(self, *args: Any, **kwargs: Any) -> Any:
-        self.size = tuple(args[0].shape[2:])
-        return super().run(*args, **kwargs)
+        self.plan, self.size = plan, size
 
     def run_node(self, n: fx.Node) -> Any:
         try:
-            # constants of the code lie elsewhere
-            out = fx.node.map_aggregate(
-                super().run_node(n), lambda value: value.to("meta") if isinstance(value, Tensor) else value
-            )
+            out = super().run_node(n)
         except Exception as error:
             self.plan.refuse(n, f"on images twice as large, in a larger batch, it fails: {error}".partition("\n")[0])
         place = self.plan.places.get(n)
         found = tuple(tensors(out)[0].shape[axis] for axis in place.axes) if place else self.size
         if found != self.size:
-            self.plan.refuse(
-                n, f"its code holds a size, {found} where images have {self.size}, and there is no proof at another"
-            )
-        return out
+            reason = f"its code holds a size, {found} where images have {self.size}, and there is no proof at another"
+            self.plan.refuse(n, reason)
+        # constants of the code lie elsewhere
+        return fx.node.map_aggregate(out, lambda value: value.to("meta") if isinstance(value, Tensor) else value)
 
 
 def require_any_size(plan: Plan, example: Tensor) -> None:
     """Raise :class:`ConvertError` at the first call that knows the size of ``example``, or the number of images."""
     count, channels, *size = example.shape
+    twice = tuple(2 * n for n in size)
     with torch.no_grad():
-        _EveryPosition(plan).run(example.new_empty(count + 1, channels, *(2 * n for n in size), device="meta"))
+        _EveryPosition(plan, twice).run(example.new_empty(count + 1, channels, *twice, device="meta"))
 
 
 def _sizes(stride: int, dims: int) -> tuple[Size, Size]:
@@ -134,10 +127,18 @@ def require_invariance(
     trials = list(_trials(stride, dims, example))
     double = any(p.dtype == torch.float64 for p in network.parameters())
     given = _copied(network, lambda x: x.cpu().float() if double and x.is_floating_point() else x.cpu())
-    untrained = drawn(network, torch.randn(1, channels, *trials[0].size, generator=generator))
-    for trial in trials:
-        with _threads(trial.threads):
-            _require_invariance(given if trial.given else untrained, trial, channels, generator)
+    size = trials[0].size
+    try:
+        untrained = drawn(network, torch.randn(1, channels, *size, generator=generator))
+        for trial in trials:
+            size = trial.size
+            with _threads(trial.threads):
+                _require_invariance(given if trial.given else untrained, trial, channels, generator)
+    except ConvertError:
+        raise
+    except Exception as error:
+        reason = f"what it became fails on random images {size}: {error}".partition("\n")[0]
+        raise ConvertError("the network", reason) from error
     return tuple(dict.fromkeys(trial.size for trial in trials)), sum(trial.shifts for trial in trials)
 
 

@@ -4,7 +4,9 @@ A grid is the list of sampling steps that lead to it from the images. Two maps t
 have to stand on one grid; so their steps are made one, and share a selection.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 from typing import NamedTuple
 
 from torch import fx
@@ -42,12 +44,9 @@ def resolve(grid: Grid) -> Grid:
     return tuple(root for step in grid for root in step.roots())
 
 
-def total(grid: Grid) -> int:
+def total(grid: Iterable[Step]) -> int:
     """Product of the strides."""
-    product = 1
-    for step in grid:
-        product *= step.stride
-    return product
+    return prod(step.stride for step in grid)
 
 
 def meet(first: Grid, second: Grid) -> Grid:
@@ -62,9 +61,9 @@ def meet(first: Grid, second: Grid) -> Grid:
         if left.stride < right.stride:
             (left, a), (right, b) = (right, b), (left, a)
         parts = [right]
-        while total(tuple(parts)) < left.stride:
+        while total(parts) < left.stride:
             parts.append(b.pop(0))
-        if total(tuple(parts)) != left.stride or left in parts:
+        if total(parts) != left.stride or left in parts:
             raise ValueError(f"a stride of {left.stride} meets strides of {', '.join(str(p.stride) for p in parts)}")
         left.like = tuple(parts)
     return resolve(first)

@@ -2,33 +2,27 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from functools import cached_property
+from typing import Any, NoReturn, cast
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from ..exact.convolution import Padding
 from .borders import Pad
 from .grids import Grid, Map, Step, meet, resolve
 from .report import ConvertError
-from .trace import known
+from .trace import kind_of, known
 from .writes import name_of
-
-
-@dataclass
-class Raised:
-    """An upsampling call that undoes ``steps``, the last of them first."""
-
-    node: fx.Node
-    steps: Grid
 
 
 @dataclass
 class Plan:
     """The graph of a network, where each of its tensors stands, and what was found on the way.
 
-    ``places`` holds the :class:`Map` of each node that is a map, ``lead`` the padding in front of a layer whose call
-    was taken out, ``originals`` the layers that were replaced, and ``otherwise`` what takes, in the comparison with the
-    original, the place of a layer that is announced to be another function.
+    ``places`` holds the :class:`Map` of each node that is a map, ``raised`` the upsampling calls and the steps that
+    they undo, the last of them first, ``lead`` the padding in front of a layer whose call was taken out, ``originals``
+    the layers that were replaced, and ``otherwise`` what takes, in the comparison with the original, the place of a
+    layer that is announced to be another function.
     """
 
     network: nn.Module
@@ -37,7 +31,7 @@ class Plan:
     pool_head: bool
     places: dict[fx.Node, Map | None] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
-    raised: list[Raised] = field(default_factory=list)
+    raised: list[tuple[fx.Node, Grid]] = field(default_factory=list)
     lead: dict[fx.Node, tuple[Pad, ...]] = field(default_factory=dict)
     padded: list[str] = field(default_factory=list)
     pooled: list[str] = field(default_factory=list)
@@ -45,18 +39,15 @@ class Plan:
     originals: dict[str, nn.Module] = field(default_factory=dict)
     otherwise: dict[str, nn.Module] = field(default_factory=dict)
 
-    def name(self, node: fx.Node) -> str:
-        return name_of(node)
-
     def path(self, node: fx.Node) -> str:
         """Where to put a layer for a call: at the path of what it calls, or at one that is free."""
-        owner, dot, name = self.name(node).rpartition(".")
+        owner, dot, name = name_of(node).rpartition(".")
         while node.op != "call_module" and hasattr(self.network.get_submodule(owner), name):
             name += "_"
         return f"{owner}{dot}{name}"
 
     def refuse(self, node: fx.Node, reason: str) -> NoReturn:
-        raise ConvertError(self.name(node), reason)
+        raise ConvertError(name_of(node), reason)
 
     def module(self, node: fx.Node) -> nn.Module | None:
         """The module of the original that ``node`` calls."""
@@ -82,7 +73,7 @@ class Plan:
                     self.refuse(node, f"{error}, which no shared selection can bring together")
         return None if grid is None else resolve(grid)
 
-    def swap(self, node: fx.Node, module: nn.Module) -> None:
+    def swap(self, node: fx.Node, module: nn.Module, *operands: Any) -> None:
         """Let ``node`` call ``module``, at the path of what it called; a module called twice is converted once."""
         path = self.path(node)
         if path not in self.originals:
@@ -91,7 +82,7 @@ class Plan:
         elif _settings(self.network.get_submodule(path)) != _settings(module):
             path = self.install(f"{path}_{node.name}", module)
         node.op, node.target = "call_module", path
-        node.args, node.kwargs = (node.args[0],), {}
+        node.args, node.kwargs = (node.args[0], *operands), {}
 
     def install(self, path: str, module: nn.Module) -> str:
         """Put ``module`` at ``path`` and set it to the mode of the network."""
@@ -103,10 +94,78 @@ def _settings(module: nn.Module) -> tuple[str, Any]:
     return repr(module), getattr(module, "border", None)
 
 
-def arguments(node: fx.Node, *names: str) -> dict[str, Any]:
-    """Known arguments of a call after its first, by name."""
-    args, kwargs = known((node.args, node.kwargs))
-    return {**dict(zip(names, args[1:], strict=False)), **kwargs}
+class Call:
+    """A call as a rule sees it; ``names`` are those of a function's arguments after the first."""
+
+    def __init__(self, plan: Plan, node: fx.Node, names: str = "") -> None:
+        self.plan, self.node, self.names = plan, node, names.split()
+        self.layer = plan.module(node)
+        self.kind = kind_of(node if self.layer is None else self.layer)
+        self.source = cast(fx.Node, node.args[0] if node.args else None)
+
+    @property
+    def name(self) -> str:
+        return name_of(self.node)
+
+    @property
+    def x(self) -> Any:
+        """The value that the call reads first."""
+        return self.source.meta["value"]
+
+    @cached_property
+    def place(self) -> Map:
+        place = self.plan.places.get(self.source)
+        return self.refuse("a map is expected as its first argument") if place is None else place
+
+    @cached_property
+    def given(self) -> dict[str, Any]:
+        """The settings of a layer, or the arguments of a function that were given, by name."""
+        if self.layer is not None:
+            return {**self.layer._parameters, **self.layer._buffers, **vars(self.layer)}
+        return cast(dict[str, Any], known(self._arguments()))
+
+    def operands(self, *names: str) -> tuple[Any, ...]:
+        """The nodes of a function's weights; a layer has its own."""
+        return () if self.layer is not None else tuple(self._arguments().get(name) for name in names)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {**dict(zip(self.names, self.node.args[1:], strict=False)), **self.node.kwargs}
+
+    def refuse(self, reason: str) -> NoReturn:
+        self.plan.refuse(self.node, reason)
+
+    def swap(self, module: nn.Module, *operands: Any) -> None:
+        self.plan.swap(self.node, module, *operands)
+
+    def step(self, place: Map, stride: int, smooth: bool) -> Map:
+        """The map that the call leaves of one at ``place`` with a ``stride``."""
+        if place.grid is None or stride == 1:
+            return place
+        step = Step(self.node, stride, smooth)
+        self.plan.steps.append(step)
+        return Map((*place.grid, step), place.axes)
+
+    def feed(self, op: str, target: str, place: Map | None) -> fx.Node:
+        """Let a module or a method in between the call and its input; ``place`` is where what it gives stands."""
+        with self.plan.graph.inserting_before(self.node):
+            fed = self.plan.graph.create_node(op, target, (self.source,))
+        fed.meta["value"], self.plan.places[fed] = self.x, place
+        self.node.replace_input_with(self.source, fed)
+        return fed
+
+    def pass_by(self) -> None:
+        """Take the call out: what reads it reads its input."""
+        self.node.replace_all_uses_with(self.source)
 
 
-Rule = Callable[[Plan, fx.Node], Map | None]
+Rule = Callable[[Call], Map | None]
+
+
+def layout(x: Tensor) -> list[tuple[int, int]]:
+    return list(zip(x.shape, x.stride(), strict=True))
+
+
+def axes_in(view: Tensor, whole: Tensor, place: Map) -> tuple[int, ...] | None:
+    """The axes of a ``view`` of ``whole`` that are its positions; ``None`` where it has not all of them."""
+    wanted, found = [layout(whole)[axis] for axis in place.axes], layout(view)
+    return tuple(map(found.index, wanted)) if all(found.count(axis) == 1 for axis in wanted) else None

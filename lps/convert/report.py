@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any
 
 
@@ -82,7 +83,7 @@ class Conversion:
             *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (titles, *rows)),
             f"{self.padding} padding in {len(self.padded)} layers, sums over space made exact in {len(self.pooled)}",
         ]
-        count = sum(_product(shape) for shape in self.parameters.values())
+        count = sum(map(prod, self.parameters.values()))
         lines.append(f"{count:,} new parameters" + (" to train" if count else ": works as it is, without training"))
         lines += self.notes
         size = "x".join(map(str, self.compared))
@@ -92,10 +93,3 @@ class Conversion:
             words = " and ".join("x".join(map(str, size)) for size in sizes)
             lines.append(f"checked: equal outputs under {shifts} circular shifts of {words}")
         return "\n".join(lines)
-
-
-def _product(shape: Sequence[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total

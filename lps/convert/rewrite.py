@@ -1,6 +1,5 @@
 """Put a sampling layer behind every stride of a planned network, and one choice behind all that share it."""
 
-import heapq
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -14,12 +13,15 @@ from torch.nn.modules.conv import _ConvNd
 from ..exact.ties import Origin
 from ..sampling import Downsample, Sampling, Upsample
 from .grids import Grid, Step, resolve
-from .layers import Align, Convolution, Entry, Pointwise
+from .layers import Align, Convolution, Entry
 from .plan import Plan
+from .pointwise import Pointwise
 from .report import Stride
-from .rules import ACTIVATION_NAMES
+from .rules import ACTIVATIONS
+from .trace import kind_of
+from .writes import name_of
 
-ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__ if name not in ("MultiheadAttention",))
+LAYERS = tuple(getattr(activation, name) for name in activation.__all__ if name not in ("MultiheadAttention",))
 
 
 class Rewriter:
@@ -38,25 +40,24 @@ class Rewriter:
         self.above = {step: plan.meet(step.node) or () for step in plan.steps}
         self.selections: dict[Step, fx.Node] = {}
         self.names: dict[Step, str] = {}
-        self.strides: list[Stride] = []
         self._found: dict[Step, Stride] = {}
 
     def run(self) -> None:
-        """Sampling layers, LPUs, the check of the size, and an order in which each call finds its inputs."""
+        """Sampling layers, LPUs, and an order in which each call finds its inputs."""
         classes: defaultdict[Step, list[Step]] = defaultdict(list)
         for step in self.plan.steps:
             if len(step.roots()) == 1:
                 classes[step.roots()[0]].append(step)
-        leaders = {root: self._leader(members) for root, members in classes.items()}
-        for root, leader in leaders.items():
-            self._lead(root, leader)
-        for step in self.plan.steps:
-            if step not in leaders.values():
-                self._follow(step)
-        self.strides = [self._found[step] for step in self.plan.steps]
-        for raised in self.plan.raised:
-            self._raise(raised.node, raised.steps)
+        leaders = {self._leader(members): root for root, members in classes.items()}
+        for step in (*leaders, *(step for step in self.plan.steps if step not in leaders)):
+            self._sample(step, leaders.get(step))
+        for node, steps in self.plan.raised:
+            self._raise(node, steps)
         self._sort()
+
+    @property
+    def strides(self) -> list[Stride]:
+        return [self._found[step] for step in self.plan.steps]
 
     def _leader(self, members: list[Step]) -> Step:
         """The step that chooses for all: behind none of the others, and at the end of the longest branch."""
@@ -80,24 +81,17 @@ class Rewriter:
         module = self.plan.module(step.node)
         if not isinstance(module, _ConvNd) or max(module.kernel_size) > 1:
             return False
-        return not any(cast(Convolution, self.plan.network.get_submodule(str(step.node.target))).before)
+        return not any(cast(Convolution, self.plan.network.get_submodule(str(step.node.target))).border.before)
 
     def _behind(self, step: Step) -> fx.Node:
         """Where a stride goes: behind the norm and the activation of its convolution, else behind the layer itself.
 
         A norm that takes statistics of its map, as group norm does, takes them of what is kept.
         """
-        node = step.node
-        if not isinstance(self.plan.module(node), _ConvNd):
-            return node
-        norm = self._only_reader(node)
-        if norm is not None and self._is_norm(norm):
-            if self._activates(norm):
-                return norm
-            following = self._only_reader(norm)
-        else:
-            following = norm
-        return following if following is not None and self._activates(following) else node
+        reader = self._only_reader(step.node) if isinstance(self.plan.module(step.node), _ConvNd) else None
+        if reader is not None and self._is_norm(reader) and not self._activates(reader):
+            reader = self._only_reader(reader)
+        return step.node if reader is None or not self._activates(reader) else reader
 
     def _only_reader(self, node: fx.Node) -> fx.Node | None:
         reader = next(iter(node.users), None)
@@ -112,13 +106,12 @@ class Rewriter:
         module = self.plan.module(node)
         if module is not None:
             parts = module.modules() if self._is_norm(node) else [module]
-            return any(isinstance(part, (*ACTIVATIONS, Pointwise)) for part in parts)
-        name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-        return name in ACTIVATION_NAMES
+            return any(isinstance(part, (*LAYERS, Pointwise)) for part in parts)
+        return kind_of(node) in ACTIVATIONS
 
     def _insert(self, step: Step, node: fx.Node, layer: Downsample, **given: fx.Node) -> tuple[fx.Node, fx.Node, str]:
         """Call ``layer`` behind ``node``, with a selection or an origin: what it keeps, the selection, and its name."""
-        path = f"{self.plan.name(step.node)}_sampling"
+        path = f"{name_of(step.node)}_sampling"
         if any(name == path for name, _ in self.plan.network.named_modules()):
             path = f"{path}_{step.node.name}"
         self.plan.install(path, layer.to(node.meta["value"].dtype))
@@ -130,43 +123,42 @@ class Rewriter:
         kept.meta["value"] = node.meta["value"]
         return kept, chosen, path
 
-    def _lead(self, root: Step, leader: Step) -> None:
-        node = self._source(leader) if self._in_front(leader) else self._behind(leader)
-        channels = node.meta["value"].shape[1]
-        reads_images = isinstance(self.plan.module(leader.node), _ConvNd) and self._reads_images(leader.node)
-        layer = self.sampling(leader.stride).layer(channels, antialias=not (leader.smooth or reads_images))
-        readers = [leader.node] if self._in_front(leader) else list(node.users)
-        kept, self.selections[root], self.names[root] = self._insert(
-            leader, node, self._aligning(leader, layer), origin=self._origin(leader)
-        )
-        for reader in readers:
-            reader.replace_input_with(node, kept)
-        self._note(leader, channels, self.names[root], ())
+    def _sample(self, step: Step, chooses: Step | None) -> None:
+        """Filter, then choose, for all that share the step ``chooses``, or keep what its leaders kept.
 
-    def _reads_images(self, node: fx.Node) -> bool:
-        return all(source.op == "placeholder" for source in node.all_input_nodes if source.op != "get_attr")
-
-    def _follow(self, step: Step) -> None:
-        """Filter, then keep what the leaders kept; a 1x1 convolution comes behind that, where it is cheaper."""
-        in_front = self._pointwise(step) or self._in_front(step)
-        node = self._source(step) if in_front else self._behind(step)
+        A follower that is a 1x1 convolution comes behind that, where it is cheaper.
+        """
+        in_front = self._in_front(step) or (chooses is None and self._pointwise(step))
+        node = step.node.all_input_nodes[0] if in_front else self._behind(step)
         channels = node.meta["value"].shape[1]
         readers = [step.node] if in_front else list(node.users)
-        kept = node
-        filtered = not step.smooth
-        paths = []
+        filtered = not (step.smooth or (chooses and self._reads_images(step.node)))
+        kept, paths = node, list[str]()
         for root in step.roots():
             sampling = self.sampling(root.stride)
-            layer = sampling.shortcut(channels) if filtered else Downsample(None, None, root.stride)
-            kept, _, path = self._insert(step, kept, self._aligning(step, layer), selection=self.selections[root])
+            if chooses:
+                layer, given = sampling.layer(channels, antialias=filtered), {"origin": self._origin(step)}
+            else:
+                layer = sampling.shortcut(channels) if filtered else Downsample(None, None, root.stride)
+                given = {"selection": self.selections[root]}
+            kept, chosen, path = self._insert(step, kept, self._aligning(step, layer), **given)
             filtered = False
             paths.append(path)
+        if chooses:
+            self.selections[chooses], self.names[chooses] = chosen, path
         for reader in readers:
             reader.replace_input_with(node, kept)
-        self._note(step, channels, paths[0], tuple(self.names[root] for root in step.roots()))
+        module = self.plan.module(step.node)
+        kind = type(module).__name__ if module is not None else str(getattr(step.node.target, "__name__", "stride"))
+        follows = () if chooses else tuple(self.names[root] for root in step.roots())
+        self._found[step] = Stride(name_of(step.node), kind, step.stride, channels, paths[0], follows)
 
-    def _source(self, step: Step) -> fx.Node:
-        return step.node.all_input_nodes[0]
+    def _reads_images(self, node: fx.Node) -> bool:
+        """Is this a convolution of the images themselves?"""
+        convolves = isinstance(self.plan.module(node), _ConvNd)
+        return convolves and all(
+            source.op == "placeholder" for source in node.all_input_nodes if source.op != "get_attr"
+        )
 
     def _aligning(self, step: Step, layer: Downsample) -> Downsample:
         """In front of windows the map keeps its size, and they stride; a 1x1 convolution reads the samples alone."""
@@ -186,15 +178,10 @@ class Rewriter:
         with self.plan.graph.inserting_after(chosen):
             return self.plan.graph.call_function(getattr, (chosen, "origin"))
 
-    def _note(self, step: Step, channels: int, path: str, follows: tuple[str, ...]) -> None:
-        module = self.plan.module(step.node)
-        kind = type(module).__name__ if module is not None else str(getattr(step.node.target, "__name__", "stride"))
-        self._found[step] = Stride(self.plan.name(step.node), kind, step.stride, channels, path, follows)
-
     def _raise(self, node: fx.Node, steps: Grid) -> None:
         """Put the features back, step by step, in front of the kernel that spreads them."""
         for root in reversed(resolve(tuple(reversed(steps)))):
-            path = f"{self.plan.name(node)}_{self.selections[root].name}"
+            path = f"{name_of(node)}_{self.selections[root].name}"
             self.plan.install(path, Upsample(None, root.stride))
             with self.plan.graph.inserting_before(node):
                 raised = self.plan.graph.call_module(path, (node.args[0], self.selections[root]))
@@ -202,10 +189,7 @@ class Rewriter:
 
     @property
     def raised(self) -> Mapping[str, tuple[str, ...]]:
-        return {
-            self.plan.name(raised.node): tuple(self.names[root] for root in resolve(raised.steps))
-            for raised in self.plan.raised
-        }
+        return {name_of(node): tuple(self.names[root] for root in resolve(steps)) for node, steps in self.plan.raised}
 
     def enter(self, entry: Entry) -> None:
         """Let images come in through ``entry``."""
@@ -217,20 +201,20 @@ class Rewriter:
 
     def _sort(self) -> None:
         """Nodes in the order in which they are now, but each behind all that it reads."""
-        nodes = list(self.plan.graph.nodes)
-        place = {node: i for i, node in enumerate(nodes)}
-        missing = {node: len(node.all_input_nodes) for node in nodes}
-        ready = [i for i, node in enumerate(nodes) if not missing[node]]
-        last = None
-        while ready:
-            node = nodes[heapq.heappop(ready)]
-            if last is not None:
-                last.append(node)
-            last = node
-            for user in node.users:
-                missing[user] -= 1
-                if not missing[user]:
-                    heapq.heappush(ready, place[user])
-        stuck = [node for node in nodes if missing[node]]
-        if stuck:
-            self.plan.refuse(stuck[0], "it needs a selection that depends on its own output")
+        order: dict[fx.Node, None] = {}
+        waiting: set[fx.Node] = set()
+        stack = list(reversed(self.plan.graph.nodes))
+        while stack:
+            node = stack[-1]
+            missing = [source for source in node.all_input_nodes if source not in order]
+            if missing and node in waiting:
+                self.plan.refuse(node, "it needs a selection that depends on its own output")
+            if missing:
+                waiting.add(node)
+                stack.extend(reversed(missing))
+                continue
+            stack.pop()
+            if node not in order:
+                if order:
+                    next(reversed(order)).append(node)
+                order[node] = None

@@ -1,9 +1,11 @@
-"""What each layer and function does to space, and what takes its place.
+"""Conversion rules: the effect of each torch layer on the sampling grid, and its replacement.
 
 A rule gets a call that reads at least one map and returns where its output stands: on the grid of its input, a step
 further, a step back, or nowhere (``None``), once positions are gone. Whatever has no rule has to keep the map's size.
+A layer and the function that does the same share a rule.
 """
 
+import inspect
 from collections.abc import Sequence
 from functools import partial
 from math import inf, prod
@@ -16,17 +18,13 @@ from torch.nn.modules.dropout import _DropoutNd
 from .borders import Border, Pad
 from .grids import Grid, Map, Step, total
 from .layers import (
-    AVG_POOL,
-    MAX_POOL,
     SUMS,
     AcrossChannels,
     Convolution,
-    Elementwise,
     Every,
     GroupNorm,
     Interpolation,
     Linear,
-    Pointwise,
     Pooling,
     Shift,
     SpatialMean,
@@ -34,20 +32,13 @@ from .layers import (
     Spread,
     TransposedConvolution,
 )
-from .plan import Plan, Raised, Rule, arguments
+from .plan import Call, Plan, Rule, axes_in
+from .pointwise import Elementwise, Pointwise
 from .report import ConvertError
-from .trace import called as _called
-from .trace import known, rounds_by_place
+from .trace import called, kind_of, known, rounds_by_place
 from .values import tensors
 
 REMEDY = 'convert(..., head="pool") replaces it by global pooling and sums the weights over the positions'
-
-
-def _input(plan: Plan, node: fx.Node) -> tuple[Tensor, Map]:
-    source, place = next(plan.maps(node))
-    if source is not node.args[0]:
-        plan.refuse(node, "a map is expected as its first argument")
-    return source.meta["value"], place
 
 
 def _each(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
@@ -57,610 +48,455 @@ def _each(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
 # windows
 
 
-def _window(
-    plan: Plan, node: fx.Node, stride: tuple[int, ...], pad: Pad, smooth: bool
-) -> tuple[tuple[int, ...], tuple[Pad, ...], Map]:
-    """Where windows begin, all paddings in front of them, and where the output of a windowed call stands."""
-    x, place = _input(plan, node)
-    if place.axes != tuple(range(2, x.dim())):
-        plan.refuse(node, f"its input has its positions on the axes {place.axes}, not last")
+def _window(call: Call, stride: tuple[int, ...], pad: Pad, smooth: bool) -> tuple[tuple[Pad, ...], Map]:
+    """All paddings in front of windows, and where the output of a call that has them stands."""
+    axes = tuple(range(2, 2 + len(stride)))
+    if call.place.axes != axes or call.x.dim() != 2 + len(axes):
+        call.refuse(f"its input has its positions on the axes {call.place.axes}; its windows span the axes {axes}")
     if len(set(stride)) > 1:
-        plan.refuse(node, f"its strides {stride} differ along the axes, and a polyphase split has one")
-    pads = (*plan.lead.get(node, ()), pad)
-    before = tuple(sum(each) for each in zip(*(pad.before for pad in pads), strict=True))
-    if place.grid is None or stride[0] == 1:
-        return before, pads, place
-    return before, pads, Map((*place.grid, _step(plan, node, stride[0], smooth)), place.axes)
+        call.refuse(f"its strides {stride} differ along the axes, and a polyphase split has one")
+    return (*call.plan.lead.get(call.node, ()), pad), call.step(call.place, stride[0], smooth)
 
 
-def _step(plan: Plan, node: fx.Node, stride: int, smooth: bool) -> Step:
-    step = Step(node, stride, smooth)
-    plan.steps.append(step)
-    return step
-
-
-def convolution(plan: Plan, node: fx.Node) -> Map | None:
-    conv = cast(nn.Conv2d, plan.module(node))
-    _, place = _input(plan, node)
-    dims = len(conv.kernel_size)
-    if place.axes != tuple(range(2, 2 + dims)):
-        plan.refuse(node, f"a convolution over {dims} axes reads a map whose positions are on the axes {place.axes}")
-    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-    pad = _padded(conv.padding, conv.kernel_size, conv.dilation)._replace(mode=mode)
-    before, pads, out = _window(plan, node, conv.stride, pad, smooth=False)
-    if max(conv.kernel_size) > 1:
-        plan.padded.append(plan.name(node))
-    plan.swap(node, Convolution(conv, before, conv.dilation, conv.groups, plan.padding, Border(pads)))
-    return out
-
-
-def _padded(padding: str | int | Sequence[int], kernel: Sequence[int], dilation: Sequence[int]) -> Pad:
-    """What the ``padding`` of a convolution puts around its map."""
-    if padding == "same":
+def convolution(call: Call) -> Map | None:
+    """That of a layer, or one whose weights are computed, or fixed as those of a blur are."""
+    given, weight, operands = call.given, call.given["weight"], call.operands("weight", "bias")
+    kernel, dims = weight.shape[2:], weight.dim() - 2
+    dilation = _each(given.get("dilation", 1), dims)
+    blurs = bool(operands) and operands[0].op == "get_attr" and not isinstance(weight, nn.Parameter)
+    if given.get("padding") == "same":
         reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
-        return Pad(tuple(r // 2 for r in reach), tuple(r - r // 2 for r in reach))
-    amounts = _each(0 if isinstance(padding, str) else padding, len(kernel))
-    return Pad(amounts, amounts)
-
-
-def functional_convolution(plan: Plan, node: fx.Node) -> Map | None:
-    """A convolution whose weights are computed, or fixed as those of a blur are."""
-    x, _ = _input(plan, node)
-    dims = x.dim() - 2
-    given = arguments(node, "weight", "bias", "stride", "padding", "dilation", "groups")
-    kernel, dilation = given["weight"].shape[2:], _each(given.get("dilation", 1), dims)
-    x_node, *operands = _operands(node, 1, "weight", "bias")
-    weight = cast(fx.Node, operands[0])
-    blurs = weight.op == "get_attr" and not isinstance(given["weight"], nn.Parameter)
-    pad = _padded(given.get("padding", 0), kernel, dilation)
-    before, pads, out = _window(plan, node, _each(given.get("stride", 1), dims), pad, smooth=blurs)
-    plan.padded.append(plan.name(node))
-    plan.swap(node, Convolution(None, before, dilation, given.get("groups", 1), plan.padding, Border(pads)))
-    node.args = (x_node, *operands)
+        before, after = tuple(r // 2 for r in reach), tuple(r - r // 2 for r in reach)
+    else:
+        valid = isinstance(given.get("padding", 0), str)
+        before = after = _each(0 if valid else given.get("padding", 0), dims)
+    mode = given.get("padding_mode", "zeros")
+    pad = Pad(before, after, "constant" if mode == "zeros" else mode)
+    pads, out = _window(call, _each(given.get("stride", 1), dims), pad, blurs)
+    if max(kernel) > 1:
+        call.plan.padded.append(call.name)
+    settings = dilation, given.get("groups", 1), call.plan.padding
+    call.swap(Convolution(call.layer, *settings, Border(pads)), *operands)
     return out
 
 
-def _operands(node: fx.Node, first: int, *names: str) -> list[Any]:
-    """The input of a functional layer and its weights, by their names or by their places from ``first`` on."""
-    given = dict(zip(names, node.args[first:], strict=False)) | node.kwargs
-    return [node.args[0], *(given.get(name) for name in names)]
-
-
-def pooling(plan: Plan, node: fx.Node, largest: bool) -> Map | None:
-    pool = cast(nn.MaxPool2d, plan.module(node))
-    x, _ = _input(plan, node)
-    dims = x.dim() - 2
-    kernel, before = _each(pool.kernel_size, dims), _each(pool.padding, dims)
-    if largest and pool.return_indices:
-        plan.refuse(node, "it hands out the positions of its maxima")
-    if getattr(pool, "divisor_override", None) is not None:
-        plan.refuse(node, "it divides by another number than that of its window's positions (divisor_override)")
-    if not largest and kernel == x.shape[2:] and before == (0,) * dims and node not in plan.lead:
-        plan.notes.append(f"{plan.name(node)} spans the map of the example: it became global pooling")
-        _global_mean(plan, node, tuple(range(2, x.dim())), keepdim=True)
-        return None
-    dilation, stride = _each(pool.dilation if largest else 1, dims), _each(pool.stride, dims)
+def pooling(call: Call) -> Map | None:
+    given, dims, largest = call.given, call.x.dim() - 2, call.kind == "maxpool"
+    kernel, before = _each(given["kernel_size"], dims), _each(given["padding"], dims)
+    if given.get("return_indices"):
+        call.refuse("it hands out the positions of its maxima")
+    if given.get("divisor_override") is not None:
+        call.refuse("it divides by another number than that of its window's positions (divisor_override)")
+    if not largest and kernel == call.x.shape[2:] and not any(before) and call.node not in call.plan.lead:
+        call.plan.notes.append(f"{call.name} spans the map of the example: it became global pooling")
+        return _global_mean(call, tuple(range(2, call.x.dim())), keepdim=True)
+    dilation, stride = _each(given.get("dilation", 1), dims), _each(given["stride"], dims)
     beyond = -inf if largest else 0.0  # never the largest
-    pad = Pad(before, before, value=beyond, counts=getattr(pool, "count_include_pad", True))
-    before, pads, out = _window(plan, node, stride, pad, smooth=not largest)
-    plan.padded.append(plan.name(node))
-    border = Border(pads, beyond, stride[0] if pool.ceil_mode else 0)
-    plan.swap(node, Pooling(largest, kernel, before, dilation, plan.padding, border))
+    pad = Pad(before, before, value=beyond, counts=given.get("count_include_pad", True))
+    pads, out = _window(call, stride, pad, smooth=not largest)
+    call.plan.padded.append(call.name)
+    border = Border(pads, beyond, stride[0] if given["ceil_mode"] else 0)
+    call.swap(Pooling(largest, kernel, dilation, call.plan.padding, border))
     return out
 
 
-def padding(plan: Plan, node: fx.Node) -> Map | None:
+PAD_MODES = {"reflectionpad": "reflect", "replicationpad": "replicate", "circularpad": "circular"}
+
+
+def padding(call: Call) -> Map | None:
     """Take a padding out; the windows that read it begin earlier instead, and wrap."""
-    x, place = _input(plan, node)
-    pad = cast(Any, plan.module(node))
-    given = arguments(node, "pad", "mode", "value") if pad is None else _pad_of(pad)
-    amounts = list(given["pad"])
-    amounts += [0] * (2 * x.dim() - len(amounts))
-    before = [amounts[2 * (x.dim() - 1 - axis)] for axis in range(x.dim())]
-    after = [amounts[2 * (x.dim() - 1 - axis) + 1] for axis in range(x.dim())]
-    if not any(before[axis] or after[axis] for axis in place.axes):
-        return keep(plan, node)
-    if min(before + after) < 0 or any(before[:2]) or any(after[:2]):
-        plan.refuse(node, "it crops the map, or pads positions and channels at once")
-    for user in node.users:
-        module = plan.module(user)
-        windows = rule_of(plan, user) in WINDOW_RULES if module is not None else user.target in FUNCTIONAL_CONVOLUTIONS
-        if not windows:
-            plan.refuse(node, "it pads a map for something else than a convolution or a pooling")
-        value = given.get("value") or 0.0
-        plan.lead[user] = (Pad(tuple(before[2:]), tuple(after[2:]), given.get("mode", "constant"), value),)
-    plan.padded.append(plan.name(node))
-    node.replace_all_uses_with(cast(fx.Node, node.args[0]))
+    given, dims = call.given, call.x.dim()
+    amounts = list(given["pad" if call.layer is None else "padding"])
+    amounts += [0] * (2 * dims - len(amounts))
+    before, after = amounts[-2::-2], amounts[-1::-2]
+    if not any(before[axis] or after[axis] for axis in call.place.axes):
+        return keep(call)
+    if min(amounts) < 0 or any(before[:2]) or any(after[:2]):
+        call.refuse("it crops the map, or pads positions and channels at once")
+    mode = PAD_MODES.get(call.kind, given.get("mode", "constant"))
+    for user in call.node.users:
+        if Call(call.plan, user).kind not in ("conv", "maxpool", "avgpool"):
+            call.refuse("it pads a map for something else than a convolution or a pooling")
+        call.plan.lead[user] = (Pad(tuple(before[2:]), tuple(after[2:]), mode, given.get("value") or 0.0),)
+    call.plan.padded.append(call.name)
+    call.pass_by()
     return None
-
-
-def _pad_of(module: Any) -> dict[str, Any]:
-    """What a padding layer hands to ``F.pad``."""
-    kind = type(module).__name__.removesuffix("Pad1d").removesuffix("Pad2d").removesuffix("Pad3d")
-    modes = {"Reflection": "reflect", "Replication": "replicate", "Circular": "circular"}
-    return {"pad": module.padding, "mode": modes.get(kind, "constant"), "value": getattr(module, "value", 0.0)}
 
 
 # upsampling
 
 
-def upsampling(plan: Plan, node: fx.Node) -> Map | None:
-    x, place = _input(plan, node)
-    up = plan.module(node)
-    given = arguments(node, "size", "scale_factor", "mode", "align_corners") if up is None else vars(up)
-    mode = given.get("mode", "nearest")
-    factors = {m / n for n, m in zip(x.shape[2:], node.meta["value"].shape[2:], strict=True)}
-    factor = factors.pop()
-    if factors or factor % 1 or place.grid is None:
-        plan.refuse(node, f"it resizes {tuple(x.shape[2:])} to {tuple(node.meta['value'].shape[2:])}")
+def upsampling(call: Call) -> Map | None:
+    sizes, finer, given = tuple(call.x.shape[2:]), tuple(call.node.meta["value"].shape[2:]), call.given
+    mode, aligned = given.get("mode", "nearest"), given.get("align_corners")
+    factors = {m / n for n, m in zip(sizes, finer, strict=True)}
+    factor = int(max(factors))
+    if factors != {factor} or call.place.grid is None:
+        call.refuse(f"it resizes {sizes} to {finer}; a whole factor along all axes is expected")
     if factor == 1:
-        node.replace_all_uses_with(cast(fx.Node, node.args[0]))
+        call.pass_by()
         return None
     if mode not in ("nearest", "nearest-exact", "linear", "bilinear", "trilinear"):
-        plan.refuse(node, f"the interpolation {mode!r} has no kernel here: nearest and (bi)linear have")
-    if given.get("align_corners"):
-        plan.notes.append(f"{plan.name(node)}: align_corners is given up, since its grid depends on the size")
-    grid = _back(plan, node, place.grid, int(factor))
-    plan.swap(node, Interpolation(int(factor), not mode.startswith("nearest"), plan.padding))
-    if given.get("align_corners"):
-        plan.otherwise[plan.name(node)] = nn.Sequential(Every(int(factor)), nn.Upsample(None, factor, mode, True))
-    return Map(grid, place.axes)
+        call.refuse(f"the interpolation {mode!r} has no kernel here: nearest and (bi)linear have")
+    if aligned:
+        call.plan.notes.append(f"{call.name}: align_corners is given up, since its grid depends on the size")
+    out = _back(call, factor)
+    call.swap(Interpolation(factor, not mode.startswith("nearest"), call.plan.padding))
+    if aligned:
+        call.plan.otherwise[call.name] = nn.Sequential(Every(factor), nn.Upsample(None, factor, mode, True))
+    return out
 
 
-def spreading(plan: Plan, node: fx.Node) -> Map | None:
+def spreading(call: Call) -> Map | None:
     """A value without positions is given to each of them."""
-    value = node.meta["value"]
-    axes = tuple(range(2, value.dim()))
-    if _called(node) == "interpolate":
-        operands = _operands(node, 1, "size")
-        plan.swap(node, Spread())
-        node.args = tuple(operands)
-    return Map(None, axes) if axes and prod(value.shape[2:]) > 1 else None
+    value = call.node.meta["value"]
+    if call.kind == "interpolate":
+        call.swap(Spread(), *call.operands("size"))
+    return Map(None, tuple(range(2, value.dim()))) if value.dim() > 2 and prod(value.shape[2:]) > 1 else None
 
 
-def transposed_convolution(plan: Plan, node: fx.Node) -> Map | None:
-    conv = cast(nn.ConvTranspose2d, plan.module(node))
-    x, place = _input(plan, node)
-    stride = set(conv.stride)
-    if len(stride) > 1 or place.grid is None:
-        plan.refuse(node, f"its strides {conv.stride} differ, or it reads no map of the images")
-    factor = stride.pop()
-    sizes = zip(x.shape[2:], node.meta["value"].shape[2:], strict=True)
-    grid = _back(plan, node, place.grid, factor)
-    plan.padded.append(plan.name(node))
-    plan.swap(node, TransposedConvolution(conv, plan.padding, [after - factor * size for size, after in sizes]))
-    return Map(grid, place.axes)
+def transposed_convolution(call: Call) -> Map | None:
+    given, weight, dims = call.given, call.given["weight"], call.x.dim() - 2
+    stride, dilation = (_each(given.get(name, 1), dims) for name in ("stride", "dilation"))
+    if len(set(stride)) > 1 or call.place.grid is None:
+        call.refuse(f"its strides {stride} differ, or it reads no map of the images")
+    reach = [d * (k - 1) for k, d in zip(weight.shape[2:], dilation, strict=True)]
+    before = tuple(r - p for r, p in zip(reach, _each(given.get("padding", 0), dims), strict=True))
+    grows = [n - stride[0] * m for m, n in zip(call.x.shape[2:], call.node.meta["value"].shape[2:], strict=True)]
+    border = Border((Pad(before, tuple(g + r - b for g, r, b in zip(grows, reach, before, strict=True))),))
+    out = _back(call, stride[0])
+    call.plan.padded.append(call.name)
+    settings = dilation, given.get("groups", 1), call.plan.padding
+    call.swap(TransposedConvolution(call.layer, *settings, border), *call.operands("weight", "bias"))
+    return out
 
 
-def _back(plan: Plan, node: fx.Node, grid: Grid, factor: int) -> Grid:
-    """The grid before the last steps, whose product is ``factor``."""
+def _back(call: Call, factor: int) -> Map:
+    """The map before the last steps, whose product is ``factor``."""
+    grid = cast(Grid, call.place.grid)
     kept, undone = list(grid), list[Step]()
-    while total(tuple(undone)) < factor and kept:
+    while total(undone) < factor and kept:
         undone.append(kept.pop())
-    if total(tuple(undone)) != factor:
+    if total(undone) != factor:
         strides = ", ".join(str(step.stride) for step in grid) or "none"
-        plan.refuse(node, f"an upsampling by {factor} undoes no stride of the network; those before it are {strides}")
-    plan.raised.append(Raised(node, tuple(undone)))
-    return tuple(kept)
+        call.refuse(f"an upsampling by {factor} undoes no stride of the network; those before it are {strides}")
+    call.plan.raised.append((call.node, tuple(undone)))
+    return Map(tuple(kept), call.place.axes)
 
 
 # positions that go
 
 
-def _global_mean(plan: Plan, node: fx.Node, dims: Sequence[int], keepdim: bool) -> None:
-    plan.pooled.append(plan.name(node))
-    plan.swap(node, SpatialMean(dims, keepdim))
+def _global_mean(call: Call, dims: Sequence[int], keepdim: bool) -> Map | None:
+    call.plan.pooled.append(call.name)
+    call.swap(SpatialMean(dims, keepdim))
+    return None
 
 
-def adaptive_pooling(plan: Plan, node: fx.Node, largest: bool) -> Map | None:
-    pool = cast(nn.AdaptiveAvgPool2d, plan.module(node))
-    x, place = _input(plan, node)
-    dims = x.dim() - 2
-    size = _each(cast(Any, pool.output_size), dims)
+def adaptive_pooling(call: Call) -> Map | None:
+    largest, dims = call.kind == "adaptivemaxpool", call.x.dim() - 2
+    size = _each(call.given["output_size"], dims)
     if size == (1,) * dims:
-        if not largest:
-            _global_mean(plan, node, place.axes, keepdim=True)
-        return None
-    if plan.pool_head and not largest:
-        plan.swap(node, nn.Identity())
-        plan.otherwise[plan.name(node)] = pool
-        return place
-    plan.refuse(node, f"it pools to {size} windows whose borders stay where they are under a shift; {REMEDY}")
+        return None if largest else _global_mean(call, call.place.axes, keepdim=True)
+    if largest or not call.plan.pool_head:
+        call.refuse(f"it pools to {size} windows whose borders stay where they are under a shift; {REMEDY}")
+    call.swap(nn.Identity())
+    call.plan.otherwise[call.name] = cast(nn.Module, call.layer)
+    return call.place
 
 
-def reduction(plan: Plan, node: fx.Node) -> Map | None:
-    x, place = _input(plan, node)
-    names = ("p", "dim", "keepdim") if _called(node) == "norm" else ("dim", "keepdim")
-    given = arguments(node, *names)
+def reduction(call: Call) -> Map | None:
+    given, place = call.given, call.place
     dims = given.get("dim")
-    dims = tuple(d % x.dim() for d in ([dims] if isinstance(dims, int) else dims or range(x.dim())))
+    dims = tuple(d % call.x.dim() for d in ([dims] if isinstance(dims, int) else dims or range(call.x.dim())))
     keepdim = bool(given.get("keepdim", False))
     over = set(dims) & set(place.axes)
     if not over:
-        if _called(node) in SUMS:
-            plan.swap(node, AcrossChannels(_called(node), dims, keepdim))
+        if call.kind in SUMS:
+            call.swap(AcrossChannels(call.kind, dims, keepdim))
         return Map(place.grid, place.axes if keepdim else tuple(a - sum(d < a for d in dims) for a in place.axes))
     if over != set(place.axes) or 0 in dims:
-        plan.refuse(node, f"it reduces over the axes {dims}; over positions, all of them or none")
-    if _called(node) == "mean":
-        _global_mean(plan, node, dims, keepdim)
-    elif _called(node) == "norm" and given.get("p", 2) == 2:
-        plan.pooled.append(plan.name(node))
-        plan.swap(node, SpatialNorm(dims, keepdim))
-    elif _called(node) not in ("amax", "amin"):
-        plan.refuse(node, "a sum over positions whose rounding depends on their order; mean, norm and amax do not")
+        call.refuse(f"it reduces over the axes {dims}; over positions, all of them or none")
+    if call.kind == "mean":
+        _global_mean(call, dims, keepdim)
+    elif call.kind == "norm" and given.get("p", 2) == 2:
+        call.plan.pooled.append(call.name)
+        call.swap(SpatialNorm(dims, keepdim))
+    elif call.kind not in ("amax", "amin"):
+        call.refuse("a sum over positions whose rounding depends on their order; mean, norm and amax do not")
     return None
 
 
-def softmax(plan: Plan, node: fx.Node, method: str) -> Map | None:
-    source = cast(fx.Node, node.args[0])
-    x, place, module = source.meta["value"], plan.places[source], plan.module(node)
-    dim = -3 if isinstance(module, nn.Softmax2d) else (vars(module) if module else arguments(node, "dim")).get("dim")
-    if dim is None or (place and dim % x.dim() in place.axes):
-        plan.refuse(node, "over positions it weighs them against each other; over channels it has to name their axis")
-    plan.swap(node, AcrossChannels(method, (dim % x.dim(),), keepdim=True))
+def softmax(call: Call) -> Map | None:
+    place = call.plan.places[call.source]
+    dim = -3 if isinstance(call.layer, nn.Softmax2d) else call.given.get("dim")
+    if dim is None or (place and dim % call.x.dim() in place.axes):
+        call.refuse("over positions it weighs them against each other; over channels it has to name their axis")
+    method = {"logsoftmax": "log_softmax"}.get(call.kind, call.kind)
+    call.swap(AcrossChannels(method, (dim % call.x.dim(),), keepdim=True))
     return place
 
 
-def view(plan: Plan, node: fx.Node) -> Map | None:
+def view(call: Call) -> Map | None:
     """Follow the axes through a change of shape by the strides of an unpacked tensor."""
-    x, place = _input(plan, node)
-    probe = torch.empty(x.shape, device="meta")
-    out = _run(plan, node, probe)
-    wanted = [(x.shape[axis], probe.stride(axis)) for axis in place.axes]
-    found = list(zip(out.shape, out.stride(), strict=True))
-    if all(found.count(axis) == 1 for axis in wanted):
-        return Map(place.grid, tuple(found.index(axis) for axis in wanted))
-    _flatten(plan, node, x, place)
-    return None
+    if not isinstance(call.node.meta["value"], Tensor):  # a number that belongs to a map
+        return None
+    probe = torch.empty(call.x.shape, device="meta")
+    args, kwargs = known((call.node.args[1:], call.node.kwargs))
+    if call.layer is not None:
+        found = call.layer(probe)
+    elif call.node.op == "call_method":
+        found = getattr(probe, str(call.node.target))(*args, **kwargs)
+    else:
+        found = cast(Any, call.node.target)(probe, *args, **kwargs)
+    axes = axes_in(found, probe, call.place)
+    return _flatten(call) if axes is None else Map(call.place.grid, axes)
 
 
-def attribute(plan: Plan, node: fx.Node) -> Map | None:
-    """A number that belongs to a map, or another view of it."""
-    return view(plan, node) if isinstance(node.meta["value"], Tensor) else None
-
-
-def _run(plan: Plan, node: fx.Node, x: Tensor) -> Tensor:
-    """The call of ``node`` on other values."""
-    args, kwargs = known((node.args[1:], node.kwargs))
-    module = plan.module(node)
-    if module is not None:
-        return cast(Tensor, module(x))
-    if node.op == "call_method":
-        return cast(Tensor, getattr(x, str(node.target))(*args, **kwargs))
-    return cast(Tensor, node.target(x, *args, **kwargs))  # type: ignore[operator]
-
-
-def _flatten(plan: Plan, node: fx.Node, x: Tensor, place: Map) -> None:
+def _flatten(call: Call) -> Map | None:
     """Pool the map before its positions turn into features, where that is the same or was asked for."""
-    space = prod(x.shape[axis] for axis in place.axes)
+    plan, node, x, axes = call.plan, call.node, call.x, call.place.axes
+    space = prod(x.shape[axis] for axis in axes)
     head = _linear_behind(plan, node)
-    if place.axes != tuple(range(2, x.dim())) or (space > 1 and (head is None or not plan.pool_head)):
-        sizes = "x".join(str(x.shape[axis]) for axis in place.axes)
+    if axes != tuple(range(2, x.dim())) or (space > 1 and (head is None or not plan.pool_head)):
         made = f"features; {REMEDY}"
         if node.meta["value"].dim() > 2:
             made = "tokens, and what mixes those is no convolution"
         elif head is None:
             made = "features that no linear layer reads alone, be it through dropout and activations"
-        plan.refuse(node, f"it turns the {sizes} positions of a map into {made}")
+        call.refuse(f"it turns the {'x'.join(str(x.shape[axis]) for axis in axes)} positions of a map into {made}")
+    path = plan.install(f"{call.name}_pool", SpatialMean(axes, keepdim=True))
+    plan.pooled.append(path)
+    pooled = call.feed("call_module", path, None)
     if space > 1 and head is not None:
-        linear = cast(nn.Linear, plan.module(head))
+        linear = head.layer
         weight = linear.weight.detach().unflatten(1, (x.shape[1], -1))
-        plan.notes.append(f"{plan.name(head)}: weights summed over {weight.shape[2]} positions, behind global pooling")
+        plan.notes.append(f"{head.name}: weights summed over {weight.shape[2]} positions, behind global pooling")
         linear.weight = nn.Parameter(weight.sum(2), linear.weight.requires_grad)
         linear.in_features = x.shape[1]
-    path = f"{plan.name(node)}_pool"
-    if space > 1:
         plan.otherwise[path] = nn.Identity()
-    plan.install(path, SpatialMean(place.axes, keepdim=True))
-    plan.pooled.append(path)
-    with plan.graph.inserting_before(node):
-        pooled = plan.graph.call_module(path, (node.args[0],))
-    plan.places[pooled] = None
-    node.replace_input_with(cast(fx.Node, node.args[0]), pooled)
-    if space > 1:  # its own code may name the number of features
+        # its own code may name the number of features
         node.op, node.target, node.args, node.kwargs = "call_function", torch.flatten, (pooled, 1), {}
+    return None
 
 
-def _linear_behind(plan: Plan, node: fx.Node) -> fx.Node | None:
-    """The linear layer that alone reads the flattened features of ``node``, be it through layers that leave each of
-    them where it is."""
+def _linear_behind(plan: Plan, node: fx.Node) -> Any:
+    """The call of the linear layer that alone reads the flattened features of ``node``, be it through layers that leave
+    each of them where it is."""
     features = node.meta["value"].shape[-1]
     while len(node.users) == 1 and node.meta["value"].dim() == 2:
         node = next(iter(node.users))
-        module = plan.module(node)
-        if isinstance(module, nn.Linear):
-            return node if module.in_features == features else None
-        if not isinstance(module, ELEMENTWISE) and _called(node) not in ACTIVATION_NAMES:
+        call = Call(plan, node)
+        if isinstance(call.layer, nn.Linear):
+            return call if call.layer.in_features == features else None
+        if call.kind not in ELEMENTWISE and not isinstance(call.layer, Pointwise):
             return None
     return None
 
 
-def item(plan: Plan, node: fx.Node) -> Map | None:
+def item(call: Call) -> Map | None:
     """An element of several outputs, channels of a map, or every ``s``-th of its positions."""
-    source = cast(fx.Node, node.args[0])
-    place, x, index = plan.places[source], source.meta["value"], node.args[1]
-    assert place is not None
+    place, x = call.place, call.x
     if not isinstance(x, Tensor):
         return place
-    probe = torch.empty(x.shape, device="meta")
-    known_index = known(index)
-    out = probe[known_index]
-    found = list(zip(out.shape, out.stride(), strict=True))
-    wanted = [(x.shape[axis], probe.stride(axis)) for axis in place.axes]
-    if all(found.count(axis) == 1 for axis in wanted):
-        return Map(place.grid, tuple(found.index(axis) for axis in wanted))
-    slices = list(known_index) if isinstance(known_index, tuple) else [known_index]
-    if Ellipsis in slices:
-        at = slices.index(Ellipsis)
-        slices[at : at + 1] = [slice(None)] * (x.dim() - len(slices) + 1)
-    slices += [slice(None)] * (x.dim() - len(slices))
-    taken = [slices[axis] for axis in place.axes]
+    probe, index = torch.empty(x.shape, device="meta"), known(call.node.args[1])
+    axes = axes_in(probe[index], probe, place)
+    if axes is not None:
+        return Map(place.grid, axes)
+    slices = list(index) if isinstance(index, tuple) else [index]
+    at = slices.index(Ellipsis) if Ellipsis in slices else len(slices)
+    slices[at : at + 1] = [slice(None)] * (x.dim() - len(slices) + (Ellipsis in slices))
     if not all(isinstance(part, slice) for part in slices) or place.axes != tuple(range(2, x.dim())):
-        plan.refuse(node, "it takes positions out of a map")
-    ranges = [range(*part.indices(size)) for part, size in zip(taken, x.shape[2:], strict=True)]
-    strides = {r.step for r in ranges}
-    whole = all(len(r) == size // r.step and r.start < r.step for r, size in zip(ranges, x.shape[2:], strict=True))
-    if len(strides) > 1 or not whole or place.grid is None:
-        plan.refuse(node, "it crops a map")
-    path = f"{plan.name(node)}_start"
-    plan.install(path, Shift([r.start for r in ranges]))
-    with plan.graph.inserting_before(node):
-        shifted = plan.graph.call_module(path, (source,))
-    plan.places[shifted] = place
-    node.args = (shifted, (*slices[:2], *(slice(None),) * len(ranges)))
-    return Map((*place.grid, _step(plan, node, strides.pop(), smooth=False)), place.axes)
+        call.refuse("it takes positions out of a map")
+    sizes = x.shape[2:]
+    ranges = [range(*part.indices(size)) for part, size in zip(slices[2:], sizes, strict=True)]
+    whole = all(len(r) == size // r.step and r.start < r.step for r, size in zip(ranges, sizes, strict=True))
+    if len({r.step for r in ranges}) > 1 or not whole or place.grid is None:
+        call.refuse("it crops a map")
+    path = call.plan.install(f"{call.name}_start", Shift([r.start for r in ranges]))
+    shifted = call.feed("call_module", path, place)
+    call.node.args = (shifted, (*slices[:2], *(slice(None),) * len(ranges)))
+    return call.step(place, ranges[0].step, smooth=False)
 
 
 # what keeps the map
 
-ELEMENTWISE = (
-    nn.Identity, _DropoutNd, Pointwise, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.Tanh, nn.Hardswish
-)  # fmt: skip
-ACTIVATION_NAMES = {"relu", "relu6", "gelu", "hardswish", "leaky_relu", "elu", "selu", "hardsigmoid", "tanh"}
+ACTIVATIONS = {"relu", "relu6", "gelu", "hardswish", "leakyrelu", "elu", "selu", "hardsigmoid", "tanh"}
+ELEMENTWISE = ACTIVATIONS | {"identity", "dropout", "alphadropout", "featurealphadropout"}
 POINTWISE = {"add", "sub", "mul", "truediv", "div", "maximum", "minimum", "where", "cat", "concat", "stack"}
 
 
-def keep(plan: Plan, node: fx.Node) -> Map | None:
+def keep(call: Call) -> Map | None:
     """Everything else: each map keeps its size, and maps that meet share their grid."""
-    value = node.meta["value"]
-    outputs = tensors(value)
+    plan, node = call.plan, call.node
+    outputs = tensors(node.meta["value"])
     if not outputs:
         return None
     source, place = max(plan.maps(node), key=lambda pair: tensors(pair[0].meta["value"])[0].dim())
     x = tensors(source.meta["value"])[0]
-    extra = outputs[0].dim() - x.dim() if _called(node) == "stack" else 0
-    sizes = [x.shape[axis] for axis in place.axes]
+    extra = outputs[0].dim() - x.dim() if call.kind == "stack" else 0
     for out in outputs:
-        if out.dim() != x.dim() + extra or [out.shape[axis + extra] for axis in place.axes] != sizes:
+        if out.dim() != x.dim() + extra or any(out.shape[axis + extra] != x.shape[axis] for axis in place.axes):
             before, after = tuple(x.shape[1:]), tuple(out.shape[1:])
-            plan.refuse(node, f"it turns a map {before} into {after}, which no rule explains")
+            call.refuse(f"it turns a map {before} into {after}, which no rule explains")
     for _, where in plan.maps(node):
         if where.axes != place.axes:
-            plan.refuse(node, f"maps with their positions on the axes {where.axes} and {place.axes} meet")
-    if _called(node) in POINTWISE:
+            call.refuse(f"maps with their positions on the axes {where.axes} and {place.axes} meet")
+    if call.kind in POINTWISE:
         for other in node.all_input_nodes:
             if plan.places[other] is None and isinstance(other.meta["value"], Tensor):
-                _require_no_position(plan, node, other, [axis - x.dim() for axis in place.axes])
+                _require_no_position(call, other, [axis - x.dim() for axis in place.axes])
     return Map(plan.meet(node), tuple(axis + extra for axis in place.axes))
 
 
-def constant(plan: Plan, node: fx.Node) -> Map | None:
+def constant(call: Call) -> Map | None:
     """A constant of the type of a map, and of its size or without positions."""
-    x, place = _input(plan, node)
-    made = node.meta["value"]
+    made, x, place = call.node.meta["value"], call.x, call.place
     fits = made.dim() == x.dim() and all(made.shape[axis] == x.shape[axis] for axis in place.axes)
     return place if fits else None
 
 
-def written(plan: Plan, node: fx.Node) -> Map | None:
+def written(call: Call) -> Map | None:
     """Channels of a map that are written to, at all positions."""
-    x, place = _input(plan, node)
-    part: Any = torch.empty(x.shape, device="meta")
-    storage = part.untyped_storage()._cdata
-    wanted = [(x.shape[axis], part.stride(axis)) for axis in place.axes]
-    views = known(node.args[2])
-    if tensors([list(args) for _, args, _ in views]):
-        plan.refuse(node, "it writes to positions that another tensor picks")
-    for name, args, kwargs in views:
+    probe: Any = torch.empty(call.x.shape, device="meta")
+    part, (value, views) = probe, call.node.args[1:]
+    if tensors([list(args) for _, args, _ in known(views)]):
+        call.refuse("it writes to positions that another tensor picks")
+    for name, args, kwargs in known(views):
         part = getattr(part, name)(*args, **kwargs)
-    found = list(zip(part.shape, part.stride(), strict=True))
-    if part.untyped_storage()._cdata != storage or any(found.count(axis) != 1 for axis in wanted):
-        plan.refuse(node, "it writes to some positions of a map and not to others")
-    back = [found.index(axis) - part.dim() for axis in wanted]
-    value = node.args[1]
+    found = axes_in(part, probe, call.place)
+    if found is None or part.untyped_storage()._cdata != probe.untyped_storage()._cdata:
+        call.refuse("it writes to some positions of a map and not to others")
+    back = [axis - part.dim() for axis in found]
     if isinstance(value, fx.Node) and isinstance(value.meta["value"], Tensor):
-        fixed, where = value.meta["value"], plan.places[value]
-        if where is not None and [axis - fixed.dim() for axis in where.axes] != back:
-            plan.refuse(node, "it writes a map to other axes than those of its positions")
+        where = call.plan.places[value]
         if where is None:
-            _require_no_position(plan, node, value, back)
-    return Map(plan.meet(node), place.axes)
+            _require_no_position(call, value, back)
+        elif [axis - value.meta["value"].dim() for axis in where.axes] != back:
+            call.refuse("it writes a map to other axes than those of its positions")
+    return Map(call.plan.meet(call.node), call.place.axes)
 
 
-def _require_no_position(plan: Plan, node: fx.Node, other: fx.Node, back: Sequence[int]) -> None:
+def _require_no_position(call: Call, other: fx.Node, back: Sequence[int]) -> None:
     """Refuse a tensor with several values along the axes ``back``, counted from the last."""
     fixed = other.meta["value"]
     if any(fixed.dim() >= -axis and fixed.shape[axis] > 1 for axis in back):
-        plan.refuse(node, f"it meets {other.name}, which has values of its own at each position")
+        call.refuse(f"it meets {other.name}, which has values of its own at each position")
 
 
-def channels_only(plan: Plan, node: fx.Node, axes: int) -> Map | None:
-    """A layer over the last axes, which must not be positions."""
-    x, place = _input(plan, node)
-    if any(axis >= x.dim() - axes for axis in place.axes):
-        plan.refuse(node, "it mixes positions with weights of their own")
-    return keep(plan, node)
+def _over_channels(call: Call, axes: int) -> None:
+    """Refuse a layer over the last ``axes`` where they are positions."""
+    if any(axis >= call.x.dim() - axes for axis in call.place.axes):
+        call.refuse("it mixes positions with weights of their own")
 
 
-def linear(plan: Plan, node: fx.Node) -> Map | None:
-    x, place = _input(plan, node)
-    if x.dim() - 1 in place.axes:
-        plan.refuse(node, "it mixes positions with weights of their own")
-    _row_by_row(plan, node)
+def linear(call: Call) -> Map | None:
+    _over_channels(call, 1)
+    _row_by_row(call)
+    return call.place
+
+
+def _row_by_row(call: Call) -> None:
+    call.swap(Linear(call.layer), *call.operands("weight", "bias"))
+
+
+def layer_norm(call: Call) -> Map | None:
+    _over_channels(call, len(call.given["normalized_shape"]))
+    place = keep(call)
+    if call.kind == "rmsnorm":  # a sum over channels, which have to lie one behind the other for that
+        call.feed("call_method", "contiguous", place)
     return place
 
 
-def _row_by_row(plan: Plan, node: fx.Node) -> None:
-    module = plan.module(node)
-    operands = [node.args[0]] if module is not None else _operands(node, 1, "weight", "bias")
-    plan.swap(node, Linear(module))
-    node.args = tuple(operands)
+def norm_over_space(call: Call) -> Map | None:
+    """Group or instance norm; one with statistics of its own treats each position by itself."""
+    given = call.given
+    fixed = given.get("running_mean") is not None if call.layer else not given.get("use_input_stats", True)
+    if not fixed:
+        call.plan.pooled.append(call.name)
+        norm = GroupNorm(call.layer, given.get("num_groups", call.x.shape[1]), given.get("eps", 1e-5))
+        call.swap(norm, *call.operands("weight", "bias"))
+    return call.place
 
 
-def layer_norm(plan: Plan, node: fx.Node) -> Map | None:
-    norm = plan.module(node)
-    given = arguments(node, "normalized_shape") if norm is None else vars(norm)
-    return channels_only(plan, node, len(given["normalized_shape"]))
+def refused(call: Call, reason: str) -> Map | None:
+    call.refuse(reason)
 
 
-def rms_norm(plan: Plan, node: fx.Node) -> Map | None:
-    """A sum over channels, which have to lie one behind the other for that."""
-    place = layer_norm(plan, node)
-    source = cast(fx.Node, node.args[0])
-    with plan.graph.inserting_before(node):
-        rows = plan.graph.call_method("contiguous", (source,))
-    rows.meta["value"], plan.places[rows] = source.meta["value"], place
-    node.replace_input_with(source, rows)
-    return place
+MIXES = "it mixes positions by their content or place, and equal bits cannot be promised"
+SHUFFLES = "it trades positions for channels, phase by phase"
+ROUNDS = "on a CPU its rounding depends on where in memory a position lies"
 
-
-def norm_over_space(plan: Plan, node: fx.Node) -> Map | None:
-    norm = cast(nn.GroupNorm, plan.module(node))
-    _, place = _input(plan, node)
-    if getattr(norm, "running_mean", None) is None:
-        groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else cast(nn.InstanceNorm2d, norm).num_features
-        plan.pooled.append(plan.name(node))
-        plan.swap(node, GroupNorm(norm, groups, norm.eps))
-    return place
-
-
-def functional_group_norm(plan: Plan, node: fx.Node) -> Map | None:
-    _, place = _input(plan, node)
-    given = arguments(node, "num_groups", "weight", "bias", "eps")
-    operands = _operands(node, 2, "weight", "bias")
-    plan.pooled.append(plan.name(node))
-    plan.swap(node, GroupNorm(None, given["num_groups"], given.get("eps", 1e-5)))
-    node.args = tuple(operands)
-    return place
-
-
-def refused(plan: Plan, node: fx.Node, reason: str) -> Map | None:
-    plan.refuse(node, reason)
-
-
-mixes = partial(refused, reason="it mixes positions by their content or place, and equal bits cannot be promised")
-shuffles = partial(refused, reason="it trades positions for channels, phase by phase")
-rounds = partial(refused, reason="on a CPU its rounding depends on where in memory a position lies")
-
-MODULES: dict[type[nn.Module], Rule] = {
-    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), convolution),
-    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), transposed_convolution),
-    **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), partial(pooling, largest=True)),
-    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), partial(pooling, largest=False)),
-    **dict.fromkeys(
-        (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), partial(adaptive_pooling, largest=False)
-    ),
-    **dict.fromkeys(
-        (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d), partial(adaptive_pooling, largest=True)
-    ),
-    **dict.fromkeys((nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d), upsampling),
-    **dict.fromkeys((nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), norm_over_space),
-    **dict.fromkeys((nn.PixelShuffle, nn.PixelUnshuffle), shuffles),
-    **dict.fromkeys((nn.Flatten, nn.Unflatten), view),
-    **dict.fromkeys(
-        (
-            getattr(nn, f"{kind}Pad{dims}d")
-            for kind in ("Zero", "Constant", "Reflection", "Replication", "Circular")
-            for dims in (1, 2, 3)
-        ),
-        padding,
-    ),
-    **dict.fromkeys((nn.Softmax, nn.Softmax2d), partial(softmax, method="softmax")),
-    nn.LogSoftmax: partial(softmax, method="log_softmax"),
-    nn.Softmin: partial(softmax, method="softmin"),
-    nn.LayerNorm: layer_norm,
-    nn.RMSNorm: rms_norm,
-    nn.CosineSimilarity: rounds,
-    nn.Linear: linear,
-    **dict.fromkeys((nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer), mixes),
-}
+_CONV = "weight bias stride padding"
+_RULES: tuple[tuple[str, Rule, str], ...] = (
+    ("conv", convolution, f"{_CONV} dilation groups"),
+    ("convtranspose", transposed_convolution, f"{_CONV} output_padding groups dilation"),
+    ("maxpool", pooling, "kernel_size stride padding dilation ceil_mode return_indices"),
+    ("avgpool", pooling, ""),
+    ("adaptiveavgpool adaptivemaxpool", adaptive_pooling, ""),
+    ("pad", padding, "pad mode value"),
+    ("zeropad constantpad reflectionpad replicationpad circularpad", padding, ""),
+    ("upsample upsamplingnearest upsamplingbilinear interpolate", upsampling, "size scale_factor mode align_corners"),
+    ("groupnorm", norm_over_space, "num_groups weight bias eps"),
+    ("instancenorm", norm_over_space, "running_mean running_var weight bias use_input_stats momentum eps"),
+    ("layernorm rmsnorm", layer_norm, "normalized_shape"),
+    ("linear", linear, "weight bias"),
+    ("softmax logsoftmax softmin", softmax, "dim"),
+    (" ".join((*SUMS, "amax amin prod")), reduction, "dim keepdim"),
+    ("norm", reduction, "p dim keepdim"),
+    ("var std", reduction, "dim unbiased keepdim"),
+    ("flatten unflatten reshape view permute transpose movedim swapaxes squeeze unsqueeze getattr", view, ""),
+    ("getitem", item, ""),
+    ("writeinto", written, ""),
+    ("newempty newfull newones newzeros", constant, ""),
+    ("matmul bmm einsum scaleddotproductattention multiheadattentionforward", partial(refused, reason=MIXES), ""),
+    ("multiheadattention transformerencoder transformerencoderlayer", partial(refused, reason=MIXES), ""),
+    ("pixelshuffle pixelunshuffle unfold fold", partial(refused, reason=SHUFFLES), ""),
+    ("atan2 ldexp igamma igammac floatpower cosinesimilarity renorm", partial(refused, reason=ROUNDS), ""),
+)
+RULES = {kind: (rule, names) for kinds, rule, names in _RULES for kind in kinds.split()}
+"""By kind of a layer or function: its rule, and the names of a function's arguments after the first."""
 
 LAYERS: dict[str, type[nn.Module]] = {
-    **{f"max_pool{d}d": (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[d - 1] for d in MAX_POOL},
-    **{f"avg_pool{d}d": (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[d - 1] for d in AVG_POOL},
-    "adaptive_avg_pool1d": nn.AdaptiveAvgPool1d,
-    "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
-    "adaptive_avg_pool3d": nn.AdaptiveAvgPool3d,
-    "adaptive_max_pool1d": nn.AdaptiveMaxPool1d,
-    "adaptive_max_pool2d": nn.AdaptiveMaxPool2d,
-    "dropout": nn.Dropout,
-    "dropout1d": nn.Dropout1d,
-    "dropout2d": nn.Dropout2d,
-    "dropout3d": nn.Dropout3d,
-    "alpha_dropout": nn.AlphaDropout,
-    "feature_alpha_dropout": nn.FeatureAlphaDropout,
-    "local_response_norm": nn.LocalResponseNorm,
-    **{layer.__name__.lower(): layer for layer in Pointwise.EXACT},
+    layer.__name__.lower(): layer
+    for layer in (
+        *(getattr(nn, f"{kind}Pool{d}d") for kind in ("Max", "Avg", "AdaptiveAvg", "AdaptiveMax") for d in (1, 2, 3)),
+        *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+        *Pointwise.EXACT,
+    )
 }
 """Functions that do what a layer does, with the same arguments; a call of one becomes a call of that layer."""
 
-FUNCTIONS: dict[str, Rule] = {
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), functional_convolution),
-    **dict.fromkeys((*SUMS, "amax", "amin", "norm", "var", "std", "prod"), reduction),
-    **dict.fromkeys(("flatten", "reshape", "view", "permute", "transpose", "movedim", "swapaxes"), view),
-    **dict.fromkeys(("unflatten", "squeeze", "unsqueeze"), view),
-    **dict.fromkeys(("matmul", "bmm", "einsum", "scaled_dot_product_attention", "multi_head_attention_forward"), mixes),
-    **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle", "unfold", "fold", "instance_norm"), shuffles),
-    **dict.fromkeys(("size", "dim"), lambda plan, node: None),
-    "getattr": attribute,
-    **{name: partial(softmax, method=name) for name in ("softmax", "log_softmax", "softmin")},
-    **dict.fromkeys(("new_empty", "new_full", "new_ones", "new_zeros"), constant),
-    **dict.fromkeys(("atan2", "ldexp", "igamma", "igammac", "float_power", "cosine_similarity", "renorm"), rounds),
-    "pad": padding,
-    "interpolate": upsampling,
-    "getitem": item,
-    "write_into": written,
-    "layer_norm": layer_norm,
-    "rms_norm": rms_norm,
-    "group_norm": functional_group_norm,
-    "linear": linear,
-}
-
-SPREADING = ("interpolate", "expand", "expand_as")
-WINDOW_RULES = (convolution, MODULES[nn.MaxPool2d], MODULES[nn.AvgPool2d])
-FUNCTIONAL_CONVOLUTIONS = {torch.conv1d, torch.conv2d, torch.conv3d}
+SPREADING = ("interpolate", "expand", "expandas")
 
 
-def rule_of(plan: Plan, node: fx.Node) -> Rule:
-    """The rule for a call; a function with a layer of its own becomes that layer."""
-    module = plan.module(node)
-    if module is not None:
-        if nn.utils.parametrize.is_parametrized(module):
-            plan.refuse(node, "its weights are parametrized: remove the parametrization first")
-        return MODULES.get(type(module), keep)
-    return FUNCTIONS.get(_called(node), keep)
+def call_of(plan: Plan, node: fx.Node) -> tuple[Call, Rule]:
+    """A call, and its rule."""
+    layer = plan.module(node)
+    rule, names = RULES.get(kind_of(node if layer is None else layer), (keep, ""))
+    return Call(plan, node, names), rule
 
 
 def _as_layer(plan: Plan, node: fx.Node) -> None:
-    layer = LAYERS.get(_called(node))
+    layer = LAYERS.get(called(node).replace("_", ""))
     if layer is None:
         value = node.meta["value"]
         if isinstance(value, Tensor) and value.is_floating_point() and rounds_by_place(node):
-            node.op, node.target = "call_module", plan.install(plan.path(node), Elementwise(_called(node)))
+            node.op, node.target = "call_module", plan.install(plan.path(node), Elementwise(called(node)))
         return
-    args, kwargs = known((node.args[1:], node.kwargs))
+    _, names = RULES.get(kind_of(node), (keep, ""))
+    given = Call(plan, node, names or " ".join(inspect.signature(layer).parameters)).given
     if issubclass(layer, _DropoutNd):
         module = _dropout(plan, node, layer)
     else:
-        module = layer(*args, **{name: value for name, value in kwargs.items() if name != "inplace"})
+        module = layer(**{name: value for name, value in given.items() if name != "inplace"})
     path = plan.install(plan.path(node), _rounding_alike(module) or module)
     node.op, node.target, node.args, node.kwargs = "call_module", path, node.args[:1], {}
 
 
 def _dropout(plan: Plan, node: fx.Node, layer: type[nn.Module]) -> nn.Module:
     """The layer for a function of dropout that the mode of the network turns on and off."""
-    given = arguments(node, "p", "training")
+    given = Call(plan, node, "p training").given
     p, on = given.get("p", 0.5), given.get("training", given.get("train"))
     never = issubclass(layer, nn.AlphaDropout | nn.FeatureAlphaDropout)  # unless it is asked to
     if p and (on or (on is None and not never)):
@@ -671,7 +507,7 @@ def _dropout(plan: Plan, node: fx.Node, layer: type[nn.Module]) -> nn.Module:
 def refuse_hooks(network: nn.Module) -> None:
     """What was attached to a layer, and not to its class, is lost where another takes its place."""
     for path, module in network.named_modules():
-        if path and type(module) not in MODULES and not _rounding_alike(module):
+        if path and kind_of(module) not in RULES and not _rounding_alike(module):
             continue
         if module._forward_hooks or module._forward_pre_hooks:
             raise ConvertError(
@@ -705,36 +541,41 @@ def apply_rules(plan: Plan) -> None:
         if node.op in ("call_function", "call_method"):
             _as_layer(plan, node)
     for node in list(plan.graph.nodes):
+        value = node.meta.get("value")
         if node.op == "placeholder":
-            value = node.meta["value"]
             plan.places[node] = Map((), tuple(range(2, value.dim()))) if isinstance(value, Tensor) else None
-        elif node.op == "output" or next(plan.maps(node), None) is None:
-            plan.places[node] = spreading(plan, node) if _called(node) in SPREADING else None
-        else:
-            plan.places[node] = rule_of(plan, node)(plan, node)
+            continue
+        plan.places[node] = None
+        reads_maps = node.op != "output" and any(plan.maps(node))
+        call, rule = call_of(plan, node)
+        if reads_maps and call.layer is not None and nn.utils.parametrize.is_parametrized(call.layer):
+            call.refuse("its weights are parametrized: remove the parametrization first")
+        if reads_maps:
+            plan.places[node] = rule(call)
+        elif call.kind in SPREADING:
+            plan.places[node] = spreading(call)
     from_images = set[fx.Node]()
     for node in list(plan.graph.nodes):
         if node.op == "placeholder" or not from_images.isdisjoint(node.all_input_nodes):
             from_images.add(node)
-            if next(plan.maps(node), None) is None:
+            if not any(plan.maps(node)):
                 _each_row_alike(plan, node, from_images)
 
 
 def _each_row_alike(plan: Plan, node: fx.Node, from_images: set[fx.Node]) -> None:
     """What mixes the features of each image, ``(N, C)`` or ``(N, ..., C)``, once positions are gone."""
-    layer, value, name = plan.module(node), node.meta.get("value"), _called(node)
+    value = node.meta.get("value")
     if not isinstance(value, Tensor) or not node.args or not isinstance(node.args[0], fx.Node):
         return
-    rule = MODULES.get(type(layer)) if layer else FUNCTIONS.get(name)
-    if isinstance(rule, partial) and rule.func is softmax and value.dim() > 2:
-        rule(plan, node)
-    elif value.dim() == 2 and rule is linear:
-        _row_by_row(plan, node)
-    elif value.dim() == 2 and name in ("matmul", "mm") and node.args[0] in from_images:
+    call, rule = call_of(plan, node)
+    if rule is softmax and value.dim() > 2:
+        softmax(call)
+    elif rule is linear and value.dim() == 2:
+        _row_by_row(call)
+    elif value.dim() == 2 and call.kind in ("matmul", "mm") and node.args[0] in from_images:
         weight = cast(fx.Node, node.args[1])
         if weight not in from_images:
             with plan.graph.inserting_before(node):
                 rows = plan.graph.call_method("t", (weight,))
             rows.meta["value"], plan.places[rows] = weight.meta["value"].t(), None
-            plan.swap(node, Linear(None))
-            node.args = (node.args[0], rows)
+            call.swap(Linear(None), rows)

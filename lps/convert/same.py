@@ -72,7 +72,7 @@ def require_sameness(
             original = _original(model, [batch.to(dtype) for batch in _images(example.shape[1], size)], paths)
             if original is None:
                 continue
-            differs = _compare(*original, plain, paths)
+            differs = _compare(*original, plain)
             if differs is None:
                 kind = f"{str(dtype).removeprefix('torch.')} images of {'x'.join(map(str, size))}"
                 note = f"the code asks what it is given: on others than {kind} it may be another function"
@@ -115,12 +115,16 @@ def _plain(converted: fx.GraphModule, otherwise: Mapping[str, nn.Module]) -> fx.
     return plain
 
 
+Call = tuple[Tensor | None, Tensor | None]
+"""What a module was given and gave."""
+
+
 class _Run(NamedTuple):
-    """The outputs of the original for a batch of images, and what the calls of its modules were given and gave."""
+    """The outputs of the original for a batch of images, and the calls of its modules."""
 
     images: Tensor
     outputs: list[Tensor]
-    calls: Mapping[str, list[tuple[Tensor | None, Tensor | None]]]
+    calls: Mapping[str, list[Call]]
 
 
 def _original(model: nn.Module, images: Sequence[Tensor], paths: Set[str]) -> tuple[nn.Module, list[_Run]] | None:
@@ -136,23 +140,22 @@ def _original(model: nn.Module, images: Sequence[Tensor], paths: Set[str]) -> tu
     return None
 
 
-def _run(network: nn.Module, images: Tensor, paths: Set[str], inputs: bool = False) -> _Run | None:
-    calls: defaultdict[str, list[tuple[Tensor | None, Tensor | None]]] = defaultdict(list)
-    given: list[Tensor | None] = []
+def _run(network: nn.Module, images: Tensor, paths: Set[str]) -> _Run | None:
+    calls: defaultdict[str, list[Call]] = defaultdict(list)
+    given: list[Tensor | None] = []  # to the modules that are running
 
     def copied(value: Any) -> Tensor | None:
         found = _first(value)
         return None if found is None else found.clone()  # before the next layer changes it in place
 
     def after(path: str) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda _, args, output: calls[path].append((given.pop() if inputs else None, copied(output)))
+        return lambda _, args, output: calls[path].append((given.pop(), copied(output)))
 
     handles = []
     for path, module in network.named_modules():
         if path in paths:
+            handles.append(module.register_forward_pre_hook(lambda _, args: given.append(copied(args))))
             handles.append(module.register_forward_hook(after(path)))
-            if inputs:
-                handles.append(module.register_forward_pre_hook(lambda _, args: given.append(copied(args))))
     try:
         return _Run(images, tensors(network(images.clone())), calls)
     except Exception:
@@ -162,26 +165,24 @@ def _run(network: nn.Module, images: Tensor, paths: Set[str], inputs: bool = Fal
             handle.remove()
 
 
-def _compare(
-    original: nn.Module, runs: Sequence[_Run], plain: fx.GraphModule, paths: Set[str]
-) -> tuple[float, ConvertError] | None:
+def _compare(original: nn.Module, runs: Sequence[_Run], plain: fx.GraphModule) -> tuple[float, ConvertError] | None:
     """How much the first layer that differs does, and what there is to say of it.
 
     Layers are compared too, so that a difference does not fade on its way through a network that damps its signal.
     """
     dtype = runs[0].images.dtype
-    tolerance = TOLERANCES[dtype]
     _share(original, plain, dtype)
     for run in runs:
         watch = _Watch(plain)
         try:
             found = tensors(watch.run(run.images))
         except Exception as error:
+            layer = "the network" if watch.node is None else name_of(watch.node)
             where = f"on {len(run.images)} images {tuple(run.images.shape[2:])}"
-            return inf, ConvertError(watch.at(), f"what it became fails {where} ({type(error).__name__}: {error})")
-        outputs = ((y, expected, watch.largest) for y, expected in zip_longest(found, run.outputs))
-        if any(_gap(*each) > tolerance for each in chain(outputs, watch.beside(run))):
-            blamed = _blame(original, plain, run, paths, tolerance)
+            return inf, ConvertError(layer, f"what it became fails {where} ({type(error).__name__}: {error})")
+        outputs = [_gap(y, expected, watch.largest) for y, expected in zip_longest(found, run.outputs)]
+        if any(gap > TOLERANCES[dtype] for gap in chain(outputs, watch.beside(run))):
+            blamed = _blame(watch, run, max(outputs, default=0.0), TOLERANCES[dtype])
             if blamed is not None:
                 return blamed
     return None
@@ -221,8 +222,7 @@ def _gap_where_kept(y: Tensor | None, expected: Tensor | None, largest: float) -
     """Likewise, at the samples that the original has where a stride comes later."""
     if y is None or expected is None or y.dim() != expected.dim() or y.dim() < 3:
         return _gap(y, expected, largest)
-    steps = range(1, 1 + max(y.shape[2:]))
-    parts = (components(y, step)[0] for step in steps)
+    parts = (components(y, step)[0] for step in range(1, 1 + max(y.shape[2:])))
     return min((_gap(part, expected, largest) for part in parts if part.shape == expected.shape), default=inf)
 
 
@@ -231,6 +231,7 @@ class _Watch(fx.Interpreter):
 
     def __init__(self, network: fx.GraphModule) -> None:
         super().__init__(network)
+        self.network = network
         self.node: fx.Node | None = None
         self.largest = 0.0
         self.calls: list[tuple[fx.Node, Tensor | None, Tensor | None, float]] = []
@@ -244,24 +245,19 @@ class _Watch(fx.Interpreter):
             self.largest = max(self.largest, _largest(_first(value)))
         return value
 
-    def beside(self, run: _Run) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """What modules gave, what those of the original that are called once did, and the largest sample before."""
+    def beside(self, run: _Run) -> Iterator[float]:
+        """How far what modules gave is from what those of the original that are called once did."""
         for node, _, y, largest in self.calls:
             (_, theirs), *others = run.calls.get(str(node.target), [(None, None)])
             if y is not None and theirs is not None and y.shape == theirs.shape and not others:
-                yield y, theirs, largest
-
-    def at(self) -> str:
-        return "the network" if self.node is None else name_of(self.node)
+                yield _gap(y, theirs, largest)
 
 
 def _first(value: Any) -> Tensor | None:
     return next(iter(tensors(value)), None)
 
 
-def _blame(
-    original: nn.Module, plain: fx.GraphModule, run: _Run, paths: Set[str], tolerance: float
-) -> tuple[float, ConvertError] | None:
+def _blame(watch: _Watch, run: _Run, outputs: float, tolerance: float) -> tuple[float, ConvertError] | None:
     """The first layer that is given what it is in the original and gives something else, up to rounding of either."""
 
     def differs(layer: str, what: str, gap: float) -> tuple[float, ConvertError]:
@@ -269,30 +265,25 @@ def _blame(
         reason = f"{what} differs from the original's {how}, with phase 0 everywhere, no filter and its own borders"
         return gap, ConvertError(layer, f"{reason}, for {len(run.images)} images {tuple(run.images.shape[2:])}")
 
-    watch = _Watch(plain)
-    found = tensors(watch.run(run.images))
-    again = _run(original, run.images, paths, inputs=True)
-    calls = {} if again is None else again.calls
+    def module(node: fx.Node) -> nn.Module | None:
+        return plain.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    plain, calls = watch.network, run.calls
     for node, x, y, largest in watch.calls:
-        path, module = str(node.target), plain.get_submodule(str(node.target))
+        path, layer = str(node.target), module(node)
         theirs = calls.get(path, ())
         gaps = ((_gap_where_kept(y, gave, largest), _gap_where_kept(x, given, largest)) for given, gave in theirs)
         gap, read = min(gaps, default=(0.0, 0.0))
         if gap <= tolerance:
             continue
-        if read <= tolerance or (read == inf and isinstance(module, Bordered) and len(module.border.pads) > 1):
+        if read <= tolerance or (read == inf and isinstance(layer, Bordered) and len(layer.border.pads) > 1):
             return differs(path, "its output", gap)
         source = node.args[0]
-        while isinstance(source, fx.Node) and (source.target is operator.getitem or _samples(plain, source)):
+        while isinstance(source, fx.Node) and (source.target is operator.getitem or isinstance(module(source), _First)):
             source = source.args[0]
         if isinstance(source, fx.Node) and source.op != "placeholder" and str(source.target) not in calls:
             return differs(name_of(source), "its output", read)
         return differs(path, "what it reads", read)
-    gap = max(_gap(y, expected, watch.largest) for y, expected in zip_longest(found, run.outputs))
-    outputs = next(node for node in plain.graph.nodes if node.op == "output").all_input_nodes
-    layer = name_of(outputs[0]) if len(outputs) == 1 and str(outputs[0].target) not in calls else "the network"
-    return differs(layer, "its output", gap) if gap > tolerance else None
-
-
-def _samples(plain: fx.GraphModule, node: fx.Node) -> bool:
-    return node.op == "call_module" and isinstance(plain.get_submodule(str(node.target)), _First)
+    sources = next(node for node in plain.graph.nodes if node.op == "output").all_input_nodes
+    layer_of = name_of(sources[0]) if len(sources) == 1 and str(sources[0].target) not in calls else "the network"
+    return differs(layer_of, "its output", outputs) if outputs > tolerance else None

@@ -3,20 +3,25 @@
 import builtins
 import copy
 import inspect
+import math
 import operator
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from itertools import zip_longest
 from typing import Any, NamedTuple, cast
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules import conv, pooling
 from torch.nn.modules.batchnorm import _NormBase
 
-from .layers import SUMS, Elementwise, Pointwise
+from .layers import SUMS
+from .pointwise import Elementwise, Pointwise
 from .report import ConvertError
-from .writes import OPERATORS, name_of, watched, without_writes
+from .writes import OPERATORS, function_name, name_of, watched, without_writes
 
 WINDOWS = (conv._ConvNd, pooling._MaxPoolNd, pooling._AvgPoolNd)
 """Layers that look at windows of a map."""
@@ -24,8 +29,9 @@ WINDOWS = (conv._ConvNd, pooling._MaxPoolNd, pooling._AvgPoolNd)
 MANY, FEW = 211, 2
 """Images to follow the code with: a prime, so that it shows in each number that is made from it; and for comparison."""
 
-FACTORIES = (torch.arange, torch.empty, torch.eye, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros)
-"""Functions that make tensors of sizes that may be those of a map."""
+SIZED = {make.__name__: make for make in (torch.empty, torch.ones, torch.rand, torch.randn, torch.zeros)}
+FACTORIES = (*SIZED.values(), torch.arange, torch.eye, torch.full)
+"""Functions that make tensors of sizes that may be those of a map; ``SIZED`` take them one by one too."""
 
 ALIASES = {
     "arctanh": "atanh", "arctan2": "atan2", "expit": "sigmoid", "gammainc": "igamma", "gammaincc": "igammac",
@@ -57,33 +63,25 @@ class _Known:
             raise AttributeError(f"{name!r} is no attribute here")
         return _Attribute(cast(fx.Proxy, self), name)
 
-    def _counted(self, value: Any) -> Any:
-        self.tracer.counts_images |= value > 0 and value % MANY == 0
-        return value
-
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
-    def __len__(self) -> int:
-        return self._counted(len(self._value))
 
-    def __index__(self) -> int:
-        return self._counted(operator.index(self._value))
+def _number(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def number(self: _Known) -> Any:
+        value = convert(self._value)
+        self.tracer.counts_images |= value > 0 and value % MANY == 0
+        return value
 
-    def __int__(self) -> int:
-        return self._counted(int(self._value))
-
-    def __float__(self) -> float:
-        return self._counted(float(self._value))
-
-    def __ceil__(self) -> int:
-        return self._counted(-int(-self._value // 1))
+    return number
 
 
 def _assigned(assign: Callable[..., Any]) -> Callable[..., Any]:
     return lambda self, other: self.tracer.create_proxy("call_function", assign, (self, other), {})
 
 
+for _convert in (len, operator.index, int, float, math.ceil):
+    setattr(_Known, f"__{_convert.__name__}__", _number(_convert))
 for _assign in OPERATORS:
     setattr(_Known, f"__{_assign.__name__}__", _assigned(_assign))
 
@@ -190,10 +188,18 @@ def _computes(module: nn.Module) -> bool:
 
 
 def called(node: fx.Node) -> str:
-    """Name of the function or method that a node calls."""
-    name = str(node.target if node.op == "call_method" else getattr(node.target, "__name__", node.target))
-    name = name.removeprefix("special_")
+    """Name of the function or method that a node calls, one of several that it has."""
+    name = function_name(node).removeprefix("special_")
     return ALIASES.get(name, name)
+
+
+def kind_of(call: fx.Node | nn.Module) -> str:
+    """Kind of a layer of torch or of a function, ``"conv"`` of Conv2d and conv2d; none of a module of other origin."""
+    if isinstance(call, fx.Node):
+        name = called(call)
+    else:
+        name = type(call).__name__ if type(call) is getattr(nn, type(call).__name__, None) else ""
+    return re.sub(r"[123]d$", "", name.replace("_", "")).lower()
 
 
 def rounds_by_place(node: fx.Node) -> bool:
@@ -256,20 +262,24 @@ class _Followed(NamedTuple):
 
 @contextmanager
 def _answering() -> Iterator[None]:
-    """``isinstance``, and ``torch.is_tensor`` by it, are answered for a proxy from its value.
+    """``isinstance``, and ``torch.is_tensor`` by it, are answered for a proxy from its value, and sizes may be proxies.
 
     In Python alone: torch's own code would take a proxy that says to be a tensor for the memory of one.
     """
     plain = builtins.isinstance
+    import_module("torch._dynamo")  # meta tensors do that, and it keeps the functions that it finds
 
     def answer(value: Any, kinds: Any) -> bool:
         return plain(value, kinds) or (issubclass(type(value), _Known) and plain(value._value, kinds))
 
-    builtins.isinstance = answer
-    try:
+    def sized(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *size, **settings: make(*((size,) if len(size) > 1 else size), **settings)
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(builtins, "isinstance", answer))
+        for name, make in SIZED.items():
+            stack.enter_context(patch.object(torch, name, sized(make)))
         yield
-    finally:
-        builtins.isinstance = plain
 
 
 def _followed(network: nn.Module, images: Tensor) -> _Followed:

@@ -50,6 +50,11 @@ def name_of(node: fx.Node) -> str:
     return f"{inside}{node.name}"
 
 
+def function_name(node: fx.Node) -> str:
+    """Name of the function or method that a node calls."""
+    return str(node.target if node.op == "call_method" else getattr(node.target, "__name__", node.target))
+
+
 def watched(node: fx.Node, run: Callable[[fx.Node], Any]) -> Any:
     """The value of ``node`` by ``run``; ``node.meta["written"]`` is the argument that this changes in place."""
     sources = [(source, t) for source in node.all_input_nodes for t in tensors(source.meta["value"])]
@@ -108,7 +113,7 @@ class _Writes:
     def run(self) -> None:
         for node in list(self.graph.nodes):
             self.given[node] = node.args, node.kwargs
-            self._read_what_is_there_now(node)
+            node.args, node.kwargs = self._given_now(node, node)
             if self._changes_nothing(node):
                 self.graph.erase_node(node)
                 continue
@@ -153,36 +158,31 @@ class _Writes:
                 return cast(fx.Node, self.given[node][0][0])
         return target
 
-    def _storages(self, node: fx.Node) -> set[int]:
-        return {t.untyped_storage()._cdata for t in tensors(node.meta.get("value"))}
-
     def _viewed(self, node: fx.Node) -> list[fx.Node]:
         """The arguments whose memory the value of a node is in."""
-        args, kwargs = self.given[node]
+        args, _ = self.given[node]
         found: dict[fx.Node, None] = {}
-        fx.node.map_arg((args, kwargs), lambda source: found.setdefault(source))
+        fx.node.map_arg(self.given[node], lambda source: found.setdefault(source))
         if node.target is operator.getitem and isinstance(args[0], fx.Node):
-            several = not isinstance(args[0].meta["value"], Tensor)
-            if several and not self.views[args[0]]:
+            if not (isinstance(args[0].meta["value"], Tensor) or self.views[args[0]]):
                 return []  # one of several values, each with memory of its own
-        mine = self._storages(node)
-        return [source for source in found if mine & self._storages(source)]
+        mine = _storages(node)
+        return [source for source in found if mine & _storages(source)]
 
     def _hold(self, node: fx.Node) -> None:
-        for storage in self._storages(node) if isinstance(node.meta.get("value"), Tensor) else ():
+        for storage in _storages(node) if isinstance(node.meta.get("value"), Tensor) else ():
             held = self.base.setdefault(storage, node)
             if held is not node and not _alike(held, node):
                 self.torn.add(storage)
 
-    def _read_what_is_there_now(self, node: fx.Node) -> None:
-        args, kwargs = self.given[node]
-        node.args = fx.node.map_arg(args, lambda source: self._current(source, node))
-        node.kwargs = fx.node.map_arg(kwargs, lambda source: self._current(source, node))
+    def _given_now(self, node: fx.Node, reader: fx.Node) -> Any:
+        """The arguments of ``node``, as they are when ``reader`` runs."""
+        return fx.node.map_arg(self.given[node], lambda source: self._current(source, reader))
 
     def _current(self, node: fx.Node, reader: fx.Node) -> fx.Node:
         """What stands for ``node`` now: itself, what was written to it, or the same view of what was."""
         time, twin = self.now[node]
-        storages = self._storages(node)
+        storages = _storages(node)
         if all(self.written.get(storage, 0) <= time for storage in storages):
             return twin
         if node in self.whole:
@@ -192,11 +192,9 @@ class _Writes:
                 self._refuse(reader, "it reads several values at once of which one was written to in place")
             twin = self.base[storages.pop()]
         else:
-            args, kwargs = self.given[node]
             with self.graph.inserting_before(reader):
                 twin = self.graph.node_copy(node, lambda source: source)
-            twin.args = fx.node.map_arg(args, lambda source: self._current(source, twin))
-            twin.kwargs = fx.node.map_arg(kwargs, lambda source: self._current(source, twin))
+            twin.args, twin.kwargs = self._given_now(node, twin)
         self.now[node] = self.time, twin
         return twin
 
@@ -206,9 +204,11 @@ class _Writes:
             self._refuse(node, "it changes several tensors in place")
         before = self._current(target, node)
         root, views = self._way(target, node)
-        (storage,) = self._storages(target)
+        (storage,) = _storages(target)
         held = self.base[storage]
-        if storage in self.torn or (node.meta.get("reshapes") and self._seen_otherwise(target, storage, node)):
+        others = [other for other in self.views if other is not node and storage in _storages(other)]
+        reshapes = node.meta.get("reshapes") and not all(_alike(other, target) for other in others)
+        if storage in self.torn or reshapes:
             self._refuse(node, "it writes in place to memory that others see in another shape")
         self._plainly(node, target, before)
         self.time += 1
@@ -219,10 +219,6 @@ class _Writes:
                 self.base[storage] = self.graph.call_function(write_into, (held, node, tuple(views)))
             self.base[storage].meta = {**node.meta, "value": root.meta["value"]}
         self.now[target] = self.now[node] = self.time, node
-
-    def _seen_otherwise(self, target: fx.Node, storage: int, node: fx.Node) -> bool:
-        others = (other for other in self.views if other is not node and storage in self._storages(other))
-        return any(not _alike(other, target) for other in others)
 
     def _way(self, node: fx.Node, reader: fx.Node) -> tuple[fx.Node, list[View]]:
         """The node that holds all of the memory that ``node`` views, and how it does."""
@@ -240,20 +236,16 @@ class _Writes:
         return node, views
 
     def _view(self, node: fx.Node, reader: fx.Node) -> View:
-        args, kwargs = fx.node.map_arg(self.given[node], lambda source: self._current(source, reader))
-        args = args[1:]
-        if node.op == "call_method":
-            return str(node.target), args, kwargs
-        if node.op == "call_module":
-            module = self.network.get_submodule(str(node.target))
-            if type(module) is nn.Flatten:
-                return "flatten", (module.start_dim, module.end_dim), {}
-            if type(module) is nn.Unflatten:
-                return "unflatten", (module.dim, module.unflattened_size), {}
-        name = "__getitem__" if node.target is operator.getitem else str(getattr(node.target, "__name__", ""))
-        if node.op != "call_function" or not (name == "__getitem__" or hasattr(Tensor, name)):
+        (_, *args), kwargs = self._given_now(node, reader)
+        name = "__getitem__" if node.target is operator.getitem else function_name(node)
+        module = self.network.get_submodule(name) if node.op == "call_module" else None
+        if type(module) is nn.Flatten:
+            return "flatten", (module.start_dim, module.end_dim), {}
+        if type(module) is nn.Unflatten:
+            return "unflatten", (module.dim, module.unflattened_size), {}
+        if module is not None or not hasattr(Tensor, name):
             self._refuse(reader, f"it writes in place through {node.name}, which views its input some way")
-        return name, args, kwargs
+        return name, tuple(args), kwargs
 
     def _plainly(self, node: fx.Node, target: fx.Node, before: fx.Node) -> None:
         """The same call without the write: by the name that it has then, else on a copy."""
@@ -279,8 +271,8 @@ class _Writes:
         """Give a call the name under which it does not write, where its result is of the same type and size."""
         kwargs = {name: value for name, value in node.kwargs.items() if name != "out"}
         args, known = fx.node.map_arg((node.args, kwargs), lambda source: source.meta["value"])
-        name = str(node.target if node.op == "call_method" else getattr(node.target, "__name__", ""))
-        short, plain = name.removesuffix("_"), cast(Any, None)
+        name, plain = function_name(node), cast(Any, None)
+        short = name.removesuffix("_")
         if node.op == "call_method":
             plain = short if short != name and hasattr(Tensor, short) else None
         elif node.target in OPERATORS:
@@ -305,12 +297,14 @@ class _Writes:
         raise ConvertError(name_of(node), reason)
 
 
+def _storages(node: fx.Node) -> set[int]:
+    return {t.untyped_storage()._cdata for t in tensors(node.meta.get("value"))}
+
+
 def _alike(node: fx.Node, other: fx.Node) -> bool:
     """Do two nodes see their memory in the same shape?"""
     a, b = node.meta["value"], other.meta["value"]
-    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
-        return False
-    return _geometry(a) == _geometry(b)
+    return isinstance(a, Tensor) and isinstance(b, Tensor) and _geometry(a) == _geometry(b)
 
 
 def _geometry(x: Tensor) -> tuple[Any, ...]:

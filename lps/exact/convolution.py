@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .cpu import OUTPUTS, ConvolveCircular, widened
+from .cpu import ConvolveCircular, evened, widened
 
 Padding = Literal["circular", "zeros", "reflect"]
 
@@ -163,12 +163,9 @@ class Conv2d(nn.Conv2d):
         reach = self.dilation[0] * (self.kernel_size[0] // 2)
         x = pad(x, reach, reach, cast(Padding, self.padding_mode))
         rows, columns = ((size - 2 * reach - 1) // self.stride[0] + 1 for size in x.shape[2:])
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias = self.bias
         if not self.training:
-            x = widened(x, [rows, columns], self.stride[0])
-            if self.kernel_size[0] == 1 and self.out_channels < OUTPUTS and x.device.type == "cpu":
-                more = OUTPUTS - self.out_channels
-                weight = F.pad(weight, (*(0, 0) * 3, 0, more))
-                bias = None if bias is None else F.pad(bias, (0, more))
+            x, weight, bias = evened(widened(x, [rows, columns], self.stride[0]), weight, bias)
         y = F.conv2d(x, weight, bias, self.stride, dilation=self.dilation)[:, : self.out_channels, :, :columns]
         return y.contiguous() if x.shape[0] == 1 else y

@@ -21,6 +21,9 @@ another kernel and rounds differently."""
 OUTPUTS = 4
 """A 1x1 convolution with fewer outputs rounds by position on a CPU."""
 
+BLOCK = 8
+"""Where channels of a group come in blocks of so many, all positions are computed alike in float32."""
+
 
 def widened(x: Tensor, space: Sequence[int], stride: int = 1) -> Tensor:
     """``x`` with zeros at the right where a CPU would round the last positions of ``space``, that of a convolution's
@@ -39,6 +42,23 @@ def in_one_layout(images: Tensor) -> Tensor:
     """``images`` ``(N, C, H, W)`` as torch lays them out: as numpy does, they would go another way through a CPU's
     convolution than a shifted copy."""
     return images.contiguous() if images.device.type == "cpu" else images
+
+
+def evened(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Input, weights and bias with channels of zeros added where a CPU would round some positions otherwise than the
+    rest, or some images of a batch. A depthwise convolution is free of it."""
+    few = groups == 1 and weight.shape[0] < OUTPUTS and weight[0, 0].numel() == 1
+    if x.device.type != "cpu" or not (few or (groups > 1 and weight.shape[:2] != (groups, 1))):
+        return x, weight, bias
+    inputs, outputs = (0, 0), (0, OUTPUTS - weight.shape[0])
+    if groups > 1:
+        inputs, outputs = ((0, -size % BLOCK) for size in (weight.shape[1], weight.shape[0] // groups))
+    untouched = (0, 0) * (x.dim() - 2)
+    weight = F.pad(weight.unflatten(0, (groups, -1)), (*untouched, *inputs, *outputs)).flatten(0, 1)
+    bias = None if bias is None else F.pad(bias.unflatten(0, (groups, -1)), outputs).flatten()
+    if any(inputs):
+        x = F.pad(x.unflatten(1, (groups, -1)), (*untouched, *inputs)).flatten(1, 2)
+    return x, weight, bias
 
 
 def _sum_of_taps(taps: Sequence[Tensor], dilation: int, axis: int) -> Tensor:

@@ -1,0 +1,135 @@
+"""Functions of single samples that round alike wherever a sample lies in memory, in evaluation.
+
+On a CPU the last few samples of a tensor, or of what one thread gets of it, go another way through many functions, and
+all of them where they do not lie one behind the other; but not through tanh, exp, expm1, log, log1p and erf.
+"""
+
+from collections.abc import Callable
+from functools import partial, reduce
+from math import e, log, pi
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def _sigmoid(x: Tensor) -> Tensor:
+    return (0.5 * x).tanh_().mul(0.5).add_(0.5)
+
+
+def _glu(x: Tensor, glu: nn.GLU) -> Tensor:
+    kept, gate = x.chunk(2, glu.dim)
+    return kept * _sigmoid(gate)
+
+
+def _mish(x: Tensor) -> Tensor:
+    y = x.clamp_max(20).exp()
+    n = y * (y + 2)
+    return x * n / (n + 2)
+
+
+def _gelu(x: Tensor, gelu: nn.GELU) -> Tensor:
+    if gelu.approximate == "tanh":
+        return 0.5 * x * (1 + ((2 / pi) ** 0.5 * (x + 0.044715 * x * x * x)).tanh())
+    return (0.5**0.5 * x).erf_().add_(1).mul(x).mul_(0.5)
+
+
+def _elu(x: Tensor, alpha: float, width: float = 1.0) -> Tensor:
+    above = x.relu()
+    return torch.add(above, ((x - above) / width).expm1_(), alpha=alpha)
+
+
+def _softplus(x: Tensor, softplus: nn.Softplus) -> Tensor:
+    z = softplus.beta * x
+    apart = z.abs()
+    y = ((-apart).exp_().log1p() + (z + apart) / 2) / softplus.beta
+    return y if softplus.threshold >= 20 else torch.where(z > softplus.threshold, x, y)
+
+
+def _local_response(x: Tensor, norm: nn.LocalResponseNorm) -> Tensor:
+    squares = F.pad(x.square().flatten(2)[:, None], (0, 0, norm.size // 2, (norm.size - 1) // 2))
+    means = F.avg_pool2d(squares, (norm.size, 1), 1).view_as(x)
+    return x / _power((norm.k + norm.alpha * means).double(), norm.beta).to(x.dtype)
+
+
+class Pointwise(nn.Module):
+    """An activation of torch."""
+
+    EXACT: ClassVar[dict[type[nn.Module], Callable[[Tensor, Any], Tensor]]] = {
+        nn.Sigmoid: lambda x, _: _sigmoid(x),
+        nn.SiLU: lambda x, _: x * _sigmoid(x),
+        nn.GLU: _glu,
+        nn.Mish: lambda x, _: _mish(x),
+        nn.GELU: _gelu,
+        nn.ELU: lambda x, elu: _elu(x, elu.alpha),
+        nn.CELU: lambda x, celu: _elu(x, celu.alpha, celu.alpha),
+        nn.SELU: lambda x, _: _elu(x, 1.6732632423543772).mul_(1.0507009873554805),
+        nn.Softplus: _softplus,
+        nn.LocalResponseNorm: _local_response,
+    }
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return cast(Tensor, self.activation(x))
+        full = x.to(torch.promote_types(x.dtype, torch.float32))
+        return self.EXACT[type(self.activation)](full, self.activation).to(x.dtype)
+
+
+def _power(x: Tensor, exponent: Any) -> Tensor:
+    if isinstance(exponent, int) and 0 < exponent <= 8:
+        return reduce(torch.mul, [x] * exponent)
+    x, exponent = (torch.as_tensor(value, dtype=torch.float64) for value in (x, exponent))
+    y = (exponent * x.abs().clamp_min(torch.finfo(x.dtype).tiny).log()).exp()
+    y = torch.where(x == 0, torch.where(exponent < 0, torch.inf, (exponent == 0).double()), y)
+    sign = torch.where(x < 0, torch.where(exponent % 1 == 0, 1 - 2 * (exponent % 2), torch.nan), 1.0)
+    return sign * y
+
+
+def _logit(x: Tensor, eps: float | None = None) -> Tensor:
+    x = x if eps is None else x.clamp(eps, 1 - eps)
+    return x.log() - (-x).log1p()
+
+
+def _logaddexp(x: Tensor, other: Tensor, base: float = e) -> Tensor:
+    apart = (x - other).abs().nan_to_num(0.0)  # equal infinities
+    return torch.maximum(x, other) + (-log(base) * apart).exp().log1p() / log(base)
+
+
+class Elementwise(nn.Module):
+    """A function of torch of one or two maps, by its name."""
+
+    EXACT: ClassVar[dict[str, Callable[..., Tensor]]] = {
+        "pow": _power,
+        "exp2": lambda x: (log(2) * x).exp(),
+        "atanh": lambda x: (x.log1p() - (-x).log1p()) / 2,
+        "logit": _logit,
+        "logaddexp": _logaddexp,
+        "logaddexp2": partial(_logaddexp, base=2.0),
+        "rsqrt": torch.rsqrt,
+        "add": torch.add,
+        "sub": torch.sub,
+        "rsub": torch.rsub,
+    }
+    """In float64, whose sums and logarithms are the same everywhere."""
+    HALF = ("rsqrt", "add", "sub", "rsub")
+    """Those that fall short in half precision alone."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, *operands: Any, **settings: Any) -> Tensor:
+        half = operands[0].dtype in (torch.bfloat16, torch.float16) if self.name in self.HALF else True
+        if self.training or not half:
+            return cast(Tensor, getattr(torch, self.name)(*operands, **settings))
+        double = [value.double() if isinstance(value, Tensor) else value for value in operands]
+        y = self.EXACT[self.name](*double, **settings)
+        return y.to(torch.result_type(*operands) if len(operands) == 2 else operands[0].dtype)
+
+    def extra_repr(self) -> str:
+        return self.name
