@@ -52,7 +52,7 @@ class Shifts:
         return torch.randint(self.low, self.high + 1, (rows, 2), generator=generator).expand(count, 2)
 
 
-PAPER = Shifts(0, 32)
+PAPER_SHIFTS = Shifts(0, 32)
 """Eqs. (26) and (27): uniform from 0 to 32."""
 
 ORIGINAL_CIFAR = Shifts(-3, 2, per_image=False)
@@ -83,7 +83,7 @@ def accuracy(predict: Predict, batches: Batches) -> Count:
 
 
 def circular_consistency(
-    predict: Predict, batches: Batches, shifts: Shifts = PAPER, pairs: int = 1, seed: int = 0
+    predict: Predict, batches: Batches, shifts: Shifts = PAPER_SHIFTS, pairs: int = 1, seed: int = 0
 ) -> Count:
     """C-Cons., Eq. (26): equal predictions under two random circular shifts, ``pairs`` times for each image."""
     return _consistency(predict, batches, shift_each, shifts, pairs, seed)
@@ -101,7 +101,7 @@ def exhaustive_consistency(predict: Predict, images: Tensor) -> Count:
 
 
 def shift_consistency(
-    predict: Predict, batches: Batches, size: int = 224, shifts: Shifts = PAPER, pairs: int = 1, seed: int = 0
+    predict: Predict, batches: Batches, size: int = 224, shifts: Shifts = PAPER_SHIFTS, pairs: int = 1, seed: int = 0
 ) -> Count:
     """S-Cons., Eq. (27): equal predictions on two random ``size`` x ``size`` windows of a larger image.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .exact.convolution import pad
-from .metrics import PAPER, Count, Shifts, shift_each
+from .metrics import PAPER_SHIFTS, Count, Shifts, shift_each
 
 Predict = Callable[[Tensor], Tensor]
 """Images ``(N, C, H, W)`` to predicted label maps ``(N, H, W)`` int64."""
@@ -81,7 +81,7 @@ def confusion(predict: Predict, batches: Batches, classes: int) -> Confusion:
     return sum((Confusion.of(predict(images), labels, classes) for images, labels in batches), empty)
 
 
-def mascc(predict: Predict, batches: Batches, shifts: Shifts = PAPER, pairs: int = 5, seed: int = 0) -> Count:
+def mascc(predict: Predict, batches: Batches, shifts: Shifts = PAPER_SHIFTS, pairs: int = 5, seed: int = 0) -> Count:
     """mASCC (Sec. 5.4): pixels that keep their label under two random circular shifts of an image.
 
     Each prediction is shifted back before the comparison, ``pairs`` times for each image. Sec. 5.4 names no range: the
@@ -98,7 +98,7 @@ def mascc_original(
 
 
 def massc(
-    predict: Predict, batches: Batches, size: int, shifts: Shifts = PAPER, pairs: int = 5, seed: int = 0
+    predict: Predict, batches: Batches, size: int, shifts: Shifts = PAPER_SHIFTS, pairs: int = 5, seed: int = 0
 ) -> Count:
     """mASSC (Sec. 5.5): pixels that keep their label under two random standard shifts of an image, Eq. (27).
 

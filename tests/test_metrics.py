@@ -7,7 +7,7 @@ from torch import Tensor
 import lps
 from lps.metrics import (
     ORIGINAL_CIFAR,
-    PAPER,
+    PAPER_SHIFTS,
     Count,
     Shifts,
     accuracy,
@@ -95,7 +95,7 @@ def test_an_invariant_predictor_is_consistent_on_every_pair() -> None:
 def test_one_shift_for_a_batch_or_one_for_each_image() -> None:
     generator = torch.Generator().manual_seed(0)
     assert len(ORIGINAL_CIFAR.draw(50, generator).unique(dim=0)) == 1
-    shifts = PAPER.draw(5000, generator)
+    shifts = PAPER_SHIFTS.draw(5000, generator)
     assert len(shifts.unique(dim=0)) > 500
     assert (int(shifts.min()), int(shifts.max())) == (0, 32)
 

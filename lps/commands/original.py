@@ -19,8 +19,16 @@ from tqdm import tqdm
 from ..data.files import pixels
 from ..data.photographs import class_folders, image_files
 from ..experiments.evaluate import predictor
-from ..metrics import PAPER as PAPER_SHIFTS
-from ..metrics import Batches, Count, Predict, Shifts, accuracy, circular_consistency, shift_consistency
+from ..metrics import (
+    PAPER_SHIFTS,
+    Batches,
+    Count,
+    Predict,
+    Shifts,
+    accuracy,
+    circular_consistency,
+    shift_consistency,
+)
 from ..original import Settings, load_checkpoint
 from ..paths import PAPER
 

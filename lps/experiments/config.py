@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, g
 from .. import sampling
 from ..exact.convolution import Padding
 from ..filters import AntiAlias
-from ..metrics import PAPER
+from ..metrics import PAPER_SHIFTS
 from ..resnet import OutputStride, Stem
 from ..sampling import Sampling, Source
 from .schema import Range, Shape, conform
@@ -280,10 +280,10 @@ class Experiment:
         if not isinstance(self.data, Photographs):
             return
         sizes = {"resize": self.data.resize, "crop": self.data.crop}
-        if self.task == "photographs" and sizes["resize"] < (needed := sizes["crop"] + PAPER.high):
+        if self.task == "photographs" and sizes["resize"] < (needed := sizes["crop"] + PAPER_SHIFTS.high):
             raise ValueError(
-                f"data.resize is {sizes['resize']}: windows of {sizes['crop']} pixels, shifted by up to {PAPER.high}, "
-                f"need images of at least {needed}"
+                f"data.resize is {sizes['resize']}: windows of {sizes['crop']} pixels, shifted by up to "
+                f"{PAPER_SHIFTS.high}, need images of at least {needed}"
             )
         stride = self.model.output_stride if isinstance(self.model, Segmenter) else CLASSIFIER_STRIDE
         for name, size in sizes.items():

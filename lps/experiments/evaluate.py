@@ -13,7 +13,7 @@ from torch import distributed as dist
 
 from ..metrics import (
     ORIGINAL_CIFAR,
-    PAPER,
+    PAPER_SHIFTS,
     Batches,
     Count,
     Predict,
@@ -133,7 +133,7 @@ def evaluate(network: nn.Module, data: Any, experiment: Experiment, device: torc
 
     if experiment.task == "segmentation":
         matrix = confusion(predict, whole(), len(data.classes))
-        window = data.size - PAPER.high
+        window = data.size - PAPER_SHIFTS.high
         classes = [None if isnan(value) else value for value in matrix.iou.tolist()]
         counts = {
             "pixel_acc": matrix.accuracy,
@@ -155,11 +155,11 @@ def evaluate(network: nn.Module, data: Any, experiment: Experiment, device: torc
     circular = ORIGINAL_CIFAR if crop is None else ORIGINAL_CIRCULAR
     counts = {
         "acc": accuracy(predict, middle()),
-        "c_cons": circular_consistency(predict, middle(), PAPER, pairs, seed),
+        "c_cons": circular_consistency(predict, middle(), PAPER_SHIFTS, pairs, seed),
         "c_cons_original": circular_consistency(predict, whole(), circular, pairs, seed),
     }
     if crop is not None:
-        counts["s_cons"] = shift_consistency(predict, whole(), crop, PAPER, pairs, seed)
+        counts["s_cons"] = shift_consistency(predict, whole(), crop, PAPER_SHIFTS, pairs, seed)
         counts["s_cons_original"] = shift_consistency(predict, whole(), crop, ORIGINAL_STANDARD, pairs, seed)
     elif exhaustive := cast(Evaluate, settings).exhaustive:
         counts["c_cons_all"] = exhaustive_consistency(predict, data.test.images[:exhaustive])

@@ -20,7 +20,7 @@ from ..experiments.learner import Normalize
 from ..experiments.model import build_model, build_segmenter
 from ..experiments.profiles import load_profile
 from ..experiments.rows import Row
-from ..metrics import PAPER, Count, circular_consistency, shift_consistency
+from ..metrics import PAPER_SHIFTS, Count, circular_consistency, shift_consistency
 from ..polyphase import circular_shift
 
 Kind = Literal["circular", "standard"]
@@ -43,7 +43,7 @@ class Pictures(NamedTuple):
 
 def pictures(folder: str, count: int, size: int, seed: int = 0) -> Pictures:
     """``count`` pictures: ``drawn``, or from all files below a folder of the data root."""
-    whole = size + PAPER.high
+    whole = size + PAPER_SHIFTS.high
     if folder == "drawn":
         found = load("drawn", "", 1, count, seed, whole, data_root)
     else:
@@ -139,8 +139,8 @@ def consistencies(networks: Mapping[Row, nn.Module], seen: Pictures, pairs: int,
             circular = segmentation.mascc(predict, middle, pairs=pairs, seed=seed)
             standard = segmentation.massc(predict, whole, seen.size, pairs=pairs, seed=seed)
         else:
-            circular = circular_consistency(predict, middle, PAPER, pairs, seed)
-            standard = shift_consistency(predict, whole, seen.size, PAPER, pairs, seed)
+            circular = circular_consistency(predict, middle, PAPER_SHIFTS, pairs, seed)
+            standard = shift_consistency(predict, whole, seen.size, PAPER_SHIFTS, pairs, seed)
         lines[title(row)] = {"circular": circular, "standard": standard}
     return pd.DataFrame.from_dict(lines, orient="index")
 
