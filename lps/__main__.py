@@ -30,7 +30,7 @@ VERBS = {
     "verify": Verb("lps.commands.verify", "arguments", "main", "is a network exactly equivariant to circular shifts"),
     "convert": Verb("lps.commands.convert", "arguments", "main", "make a network shift-invariant in one line"),
     "original": Verb("lps.commands.original", "arguments", "main", "evaluate a checkpoint of the original release"),
-    "study": Verb("lps.studies.trained", "arguments", "main", "the studies of Sec. 5.3 on trained networks"),
+    "study": Verb("lps.commands.study", "arguments", "main", "the studies of Sec. 5.3 on trained networks"),
     "claims": Verb("lps.report.ledger", "add_arguments", "main", "which claims of the paper hold on this machine"),
     "compare": Verb("lps.report.compare", "add_arguments", "main", "your runs, the shipped runs and the paper"),
     "notebooks": Verb("lps.notebooks.execute", "add_arguments", "main", "execute the notebooks that changed"),

@@ -39,6 +39,11 @@ class Trained:
         """The ``ImageSet`` or ``PhotographSet``."""
         return self._cache(self.run.experiment.data)[0]
 
+    @property
+    def fingerprint(self) -> str:
+        """Of these images."""
+        return self._cache(self.run.experiment.data)[1]
+
     def network(self) -> nn.Module:
         """The trained network in evaluation mode, uint8 images to logits."""
         return trained(self.run, self.run.experiment, self.data).eval()

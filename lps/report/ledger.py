@@ -14,7 +14,7 @@ from ..experiments.records import VERSION, now, write_json
 from ..machine import hardware
 from ..paths import BUILD, LOCAL, ROOT, SHIPPED
 from ..studies import trained as studies
-from . import coverage, statements
+from . import coverage, section53, statements
 from . import times as benchmarks
 from .frame import GROUP, Record, age, by_seed, groups, measured, one_per_seed, runs
 from .paper import TABLES, command, paper_table
@@ -436,7 +436,7 @@ def _sentence(item: Mapping[str, str], studied: Sequence[Record], timed: Sequenc
         verdict: Verdict = "holds" if tried.holds else "fails"
         return replace(entry, ours=tried.ours, rule=rule, verdict=verdict, evidence=tried.text, command=HERE)
     if "study" in item:
-        return replace(entry, **studies.judge(item["study"], studied))
+        return replace(entry, **section53.judge(item["study"], studied))
     return replace(entry, **benchmarks.time_cell(item["times"], timed, item.get("beyond", "")))
 
 

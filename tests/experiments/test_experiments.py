@@ -29,7 +29,6 @@ from lps.experiments.status import state
 from lps.experiments.tasks import fresh
 from lps.experiments.weights import HASHES, about, read_weights
 from lps.paths import SHIPPED
-from lps.studies.trained import trained
 
 TINY = {"data.train": "60", "data.test": "40", "train.epochs": "3", "train.batch_size": "20", "model.width": "8"}
 
@@ -665,8 +664,3 @@ def test_arguments_without_a_meaning_are_refused(arguments: list[str], capsys: p
 def test_no_notebooks_at_a_time_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["notebooks", "figure1", "--jobs", "0"]) == 2
     assert "at least one notebook" in capsys.readouterr().err
-
-
-def test_rows_without_the_method_of_a_study_are_named() -> None:
-    with pytest.raises(ValueError, match=r"table1/baseline: no row has a method that is studied here \(lps\)"):
-        trained(["table1/baseline"], "smoke", [0], DataCache(None))

@@ -15,7 +15,7 @@ from lps.experiments import records
 from lps.experiments.records import read_json, read_record, read_records
 from lps.machine import commit
 from lps.paths import SHIPPED
-from lps.report import compare, paper, tables
+from lps.report import compare, paper, section53, tables
 from lps.report import ledger as claims
 from lps.report import times as benchmarks
 from lps.report.frame import frame, groups
@@ -114,7 +114,7 @@ def numbers(kind: str, record: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if kind in studies.STUDIES:
         if kind == "section53":
-            found |= {name: studies.judge(name, [record])["ours"] for name in studies.DIRECTIONS}
+            found |= {name: section53.judge(name, [record])["ours"] for name in section53.DIRECTIONS}
         return found
     table = record["experiment"].partition("/")[0]
     made = frame([record])

@@ -7,10 +7,14 @@ import pytest
 import torch
 
 import lps
+from lps.__main__ import main
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import matching
 from lps.experiments.run import DataCache, plan
-from lps.studies import trained as studies
+from lps.experiments.training import Trained, train
+from lps.report import section53
+from lps.studies import measure
+from lps.studies.trained import study
 
 
 class Norm(lps.LearnedPhase):
@@ -33,31 +37,32 @@ IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize("select_from", ["filtered", "unfiltered"])
 def test_a_network_that_learned_aps_loses_nothing(antialias: Any, select_from: Any) -> None:
     trained = network(lambda channels: Norm(channels, 4), antialias, select_from)
-    counts = studies.max_norm_counts(trained, [IMAGES[:4], IMAGES[4:]])
+    counts = measure.max_norm_counts(trained, [IMAGES[:4], IMAGES[4:]])
     assert [count.total for count in counts.values()] == [6, 6, 6]
     assert all(count.agree == count.total for count in counts.values())
-    replaced = studies.with_max_norm(trained)
-    assert not studies.learned_layers(replaced) and len(studies.learned_layers(trained)) == 3
-    with torch.no_grad():
+    replaced = measure.with_max_norm(trained)
+    with torch.no_grad(), lps.watch(trained) as before, lps.watch(replaced) as after:
         assert torch.equal(trained(IMAGES), replaced(IMAGES))
+    kinds = [[type(choice.module) for choice in choices] for choices in (before, after)]
+    assert kinds == [[Norm] * 3, [lps.MaxNorm] * 3]
 
 
 def test_a_network_that_learned_another_rule_changes() -> None:
     trained = network(lambda channels: lps.LearnedPhase(channels, 4))
-    counts = studies.max_norm_counts(trained, [IMAGES])
+    counts = measure.max_norm_counts(trained, [IMAGES])
     assert any(count.agree < count.total for count in counts.values())
     with torch.no_grad():
-        assert not torch.equal(trained(IMAGES), studies.with_max_norm(trained)(IMAGES))
+        assert not torch.equal(trained(IMAGES), measure.with_max_norm(trained)(IMAGES))
 
 
 def test_figure_4_shows_what_the_last_layer_chose_from() -> None:
     trained = network(lambda channels: lps.LearnedPhase(channels, 4))
-    maps, kept, largest = studies.components(trained, IMAGES[:1], channels=5)
+    maps, kept, largest = measure.components(trained, IMAGES[:1], channels=5)
     assert maps.shape == (4, 5, 4, 4)
     with torch.no_grad():
         _, selections = trained.features(IMAGES[:1])
     assert selections[-1].phase is not None and kept == int(selections[-1].phase)
-    everything, _, _ = studies.components(trained, IMAGES[:1], channels=64)
+    everything, _, _ = measure.components(trained, IMAGES[:1], channels=64)
     assert largest == int(everything.square().sum((1, 2, 3)).argmax())
 
 
@@ -87,46 +92,51 @@ def test_a_study_earns_direction_only_at_most() -> None:
         made(9000, 8990, 9000, run="c", profile="full"),
     )
     for name, expected in (("replaced", "undecided"), ("share", "undecided"), ("differs", "direction only")):
-        assert studies.judge(name, [good])["verdict"] == "direction only"
-        found = studies.judge(name, [good, bad])
+        assert section53.judge(name, [good])["verdict"] == "direction only"
+        found = section53.judge(name, [good, bad])
         assert found["verdict"] == expected
         assert ("not seen at this scale in 1 of 2 networks" in found["evidence"]) == (expected == "undecided")
-        assert studies.judge(name, [good, full])["verdict"] == expected.replace("undecided", "fails")
-        drawn = studies.judge(name, [made(9000, 1000, 2000, "drawn")])
+        assert section53.judge(name, [good, full])["verdict"] == expected.replace("undecided", "fails")
+        drawn = section53.judge(name, [made(9000, 1000, 2000, "drawn")])
         assert drawn["verdict"] == "not run" and "drawn data" in drawn["evidence"]
-        assert studies.judge(name, [])["verdict"] == "not run"
-    assert studies.judge("differs", [made(9000, 9000, 10_000)])["verdict"] == "undecided"
+        assert section53.judge(name, [])["verdict"] == "not run"
+    assert section53.judge("differs", [made(9000, 9000, 10_000)])["verdict"] == "undecided"
     for share, expected in ((2450, "undecided"), (2600, "undecided"), (2400, "direction only")):
-        assert studies.judge("share", [made(9000, 1000, share)])["verdict"] == expected, "below chance, or not"
+        assert section53.judge("share", [made(9000, 1000, share)])["verdict"] == expected, "below chance, or not"
 
 
 def test_studies_on_other_data_have_no_part_in_a_share() -> None:
     several = [made(9000, 1000, 2000, run=run) for run in "ab"]
     few = made(5000, 4000, 9000, run="c")
     few["data"] = few["data"] | {"fingerprint": "other"}
-    for name in studies.DIRECTIONS:
-        assert studies.judge(name, [few, *several]) == studies.judge(name, several)
+    for name in section53.DIRECTIONS:
+        assert section53.judge(name, [few, *several]) == section53.judge(name, several)
 
 
 def test_a_network_that_was_studied_twice_counts_once() -> None:
     shipped, again = made(9000, 1000, 2000), made(8000, 1000, 2000) | {"id": "local"}
-    assert studies.judge("replaced", [shipped, again]) == studies.judge("replaced", [shipped])
+    assert section53.judge("replaced", [shipped, again]) == section53.judge("replaced", [shipped])
 
 
-def test_without_weights_it_says_what_would_train_them(tmp_path: Path) -> None:
+def test_without_weights_it_says_what_would_train_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "table1/lps", "--profile", "smoke", "--results", str(tmp_path)]) == 3
+    assert "python -m lps run table1/lps --profile smoke --seed 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("row", "kind"), [("table1/baseline", "section53"), ("table5/lps-adapt-3", "shifts")])
+def test_what_a_study_says_nothing_of_is_refused(row: str, kind: str, tmp_path: Path) -> None:
     data = DataCache(None)
-    (run,) = plan(matching(["table1/lps"]), load_profile("smoke").row, [0], tmp_path, data)
-    with pytest.raises(FileNotFoundError, match="python -m lps run table1/lps --profile smoke --seed 0"):
-        studies.network_of(run, data)
+    (run,) = plan(matching([row]), load_profile("smoke").row, [0], tmp_path, data)
+    with pytest.raises(ValueError, match=f"{kind} is a study of rows of Table 1 with .*lps; given: {row}"):
+        study(Trained(run, data), kind)
 
 
 @pytest.mark.slow
 def test_a_trained_network_is_studied_once(tmp_path: Path) -> None:
-    data = DataCache(None)
-    (run,) = studies.trained(["table1/lps", "table1/aps"], "smoke", [0], data, tmp_path)
-    record = studies.study(run, data)
+    (trained,) = train("table1/lps", profile="smoke", results=tmp_path)
+    record, run = study(trained), trained.run
     assert record["id"] == f"section53/table1/lps/{run.id}"
     assert record["metrics"]["max_norm"]["total"] == 3 * record["data"]["test"]
     made = tmp_path / "section53" / "table1" / "lps" / f"{run.id}.json"
     stamp = made.stat().st_mtime_ns
-    assert studies.study(run, data) == record and made.stat().st_mtime_ns == stamp
+    assert study(trained) == record and made.stat().st_mtime_ns == stamp

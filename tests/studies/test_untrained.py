@@ -5,12 +5,7 @@ import torch
 from torch import Tensor
 
 from lps.experiments.rows import matching
-from lps.report import charts
-from lps.report.paper import TABLES, paper_table
-from lps.report.tables import MEASURED
 from lps.studies import untrained as shifted
-
-pytestmark = pytest.mark.usefixtures("quiet_canvas")
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +52,3 @@ def test_rows_that_are_one_network_are_shown_once(seen: shifted.Pictures) -> Non
         "DDAC, Adapt-3, ResNet-18",
         "LPS, Adapt-3, ResNet-18",
     ]
-
-
-@pytest.mark.parametrize("name", MEASURED)
-def test_every_printed_value_is_in_the_figure(name: str) -> None:
-    panels = charts.rows_of_a_table(name).axes[: len(TABLES[name].metrics)]
-    for panel, metric in zip(panels, TABLES[name].metrics, strict=True):
-        drawn = {float(line.get_xdata()[0]) for line in panel.lines}  # type: ignore[index, arg-type]
-        assert {float(row[metric]) for row in paper_table(name) if row[metric]} <= drawn
-
-
-def test_phase_shares_are_drawn_where_they_are_recorded() -> None:
-    lines = [{"epoch": e, **{f"1.a.phase{k}": 0.25 for k in range(4)}} for e in (1, 2)]
-    figure = charts.phase_shares({"history": lines})
-    assert figure is not None and len(figure.axes) == 1
-    assert charts.phase_shares({"history": [{"epoch": 1, "loss": 1.0}]}) is None

@@ -1,0 +1,79 @@
+"""What the records of the studies of Sec. 5.3 say of the paper's sentences: fields of the ledger."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..metrics import Count
+from .frame import Record, grouped, is_full_scale
+from .statistics import Interval, wilson
+
+CHANCE = 1 / 4
+"""How often a choice among the phases of stride 2 in two dimensions falls on the largest norm by chance."""
+
+DIRECTIONS = {
+    "replaced": "accuracy falls when APS chooses, the 95 % intervals apart",
+    "share": f"LPD takes the largest norm less often than by chance ({100 * CHANCE:g} %), 95 % interval",
+    "differs": "in the last sampling layer the choices differ on some images",
+}
+LIMITS = "in every network; direction only at most, and undecided below full scale where a network lacks it"
+
+
+def judge(name: str, studied: Sequence[Record]) -> dict[str, Any]:
+    """Fields of a ledger entry, each network counted once, of the profile and data with the most of them.
+
+    A study of other networks than the paper's earns *direction only* at most. Where the direction is absent it is
+    *undecided*, and *fails* only where it is absent from a network trained at full scale.
+    """
+    command = "python -m lps run 'table1/lps*' --profile reduced; python -m lps study 'table1/lps*' --profile reduced"
+    fields = {"rule": f"{DIRECTIONS[name]}, {LIMITS}", "command": command, "ours": None}
+    studied = one_per_run(studied)
+    real = grouped(record for record in studied if record["data"]["name"] != "drawn")
+    found = max(real.values(), key=lambda made: (any(map(is_full_scale, made)), len(made)), default=[])
+    if not found:
+        drawn = f"; on drawn data: {_value(name, studied)}" if studied else ""
+        return {**fields, "verdict": "not run", "evidence": f"no study of a network trained on real images{drawn}"}
+    without = [record for record in found if not direction(name, record["metrics"])]
+    seen = f"the direction is not seen at this scale in {len(without)} of {len(found)} networks; " if without else ""
+    return {
+        **fields,
+        "ours": _value(name, found),
+        "verdict": "fails" if any(map(is_full_scale, without)) else "undecided" if without else "direction only",
+        "evidence": seen + "; ".join(f"{record['run']}: {_value(name, [record])}" for record in found),
+        "run": [record["id"] for record in found],
+    }
+
+
+def one_per_run(studied: Iterable[Record]) -> list[Record]:
+    """The first record of each network: a repetition of a shipped study says nothing new."""
+    found: dict[str, Record] = {}
+    for record in studied:
+        found.setdefault(record["run"], record)
+    return list(found.values())
+
+
+def _value(name: str, studied: Sequence[Record]) -> str:
+    def counted(metric: str) -> Count:
+        return sum((Count(r["metrics"][metric]["agree"], r["metrics"][metric]["total"]) for r in studied), Count())
+
+    if name == "replaced":
+        return f"{counted('acc').percent:.1f} % to {counted('acc_max_norm').percent:.1f} %"
+    count = counted("max_norm" if name == "share" else _last_layer(studied[0]["metrics"]))
+    return f"{count.percent:.2f} % ({count.agree:,} of {count.total:,})"
+
+
+def _last_layer(metrics: Mapping[str, Any]) -> str:
+    return max(name for name in metrics if name.startswith("max_norm, "))
+
+
+def direction(name: str, metrics: Mapping[str, Any]) -> bool:
+    """Does one network show what the rule asks for?"""
+
+    def interval(metric: str) -> Interval:
+        return wilson(metrics[metric]["agree"], metrics[metric]["total"])
+
+    if name == "replaced":
+        return interval("acc_max_norm").high < interval("acc").low
+    if name == "share":
+        return interval("max_norm").high < CHANCE
+    last = metrics[_last_layer(metrics)]
+    return bool(last["agree"] < last["total"])
