@@ -37,8 +37,8 @@ class Setting:
 
     @property
     def name(self) -> str:
-        words = [self.precision, "compiled" if self.compiled else "eager", "nhwc" if self.channels_last else ""]
-        return "-".join(filter(None, words))
+        words = f"{self.precision}-{'compiled' if self.compiled else 'eager'}"
+        return f"{words}-nhwc" if self.channels_last else words
 
     def apply(self) -> None:
         """Set torch's switches, for a GPU, and forget what was compiled; autocast is part of each step."""
@@ -52,13 +52,13 @@ class Setting:
 
     def place(self, thing: Any) -> Any:
         """A network, or a batch of maps, on the device and in its memory format."""
-        if self.channels_last:
-            return thing.to(self.device, memory_format=torch.channels_last)
-        return thing.to(self.device)
+        return thing.to(self.device, memory_format=torch.channels_last if self.channels_last else None)
+
+    def runs(self, network: nn.Module) -> Any:
+        return torch.compile(network, fullgraph=True) if self.compiled else network
 
     def inference(self, network: nn.Module, *inputs: Any) -> Work:
-        self.place(network).eval()
-        run = torch.compile(network, fullgraph=True) if self.compiled else network
+        run = self.runs(self.place(network).eval())
 
         def step() -> None:
             with torch.no_grad(), self.autocast():
@@ -69,8 +69,7 @@ class Setting:
 
     def training(self, network: nn.Module, images: Tensor, labels: Tensor) -> Work:
         """Forward, backward and SGD step; no gradient outlives it. A small rate keeps repeated steps finite."""
-        self.place(network).train()
-        run = torch.compile(network, fullgraph=True) if self.compiled else network
+        run = self.runs(self.place(network).train())
         optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
 
         def step() -> None:
@@ -167,11 +166,6 @@ def upsampler(channels: int) -> Upsample:
     return Upsample(LowPass(channels, 3, gain=4))
 
 
-class Bilinear(nn.Module):
-    def forward(self, y: Tensor) -> Tensor:
-        return F.interpolate(y, scale_factor=2, mode="bilinear", align_corners=False)
-
-
 def upsampling(setting: Setting, batch: int, maps: Sequence[tuple[int, int]], seconds: float) -> Group:
     """LPU alone beside bilinear interpolation of the same map, by two; ``maps`` are channels and size."""
 
@@ -179,7 +173,7 @@ def upsampling(setting: Setting, batch: int, maps: Sequence[tuple[int, int]], se
         torch.manual_seed(0)
         y = setting.place(torch.randn(batch, channels, size, size))
         if not by_lpu:
-            return setting.inference(Bilinear(), y)
+            return setting.inference(nn.Upsample(scale_factor=2, mode="bilinear"), y)
         selection = MaxNorm()(torch.randn(batch, 1, 2 * size, 2 * size, device=setting.device))
         return setting.inference(upsampler(channels), y, selection)
 

@@ -1,13 +1,11 @@
 """Time cases side by side: they take turns in one process, so that whatever slows the machine slows them all."""
 
-import json
 import random
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import accumulate
 from statistics import median, quantiles
 from timeit import Timer
 from typing import Any, NamedTuple
@@ -104,9 +102,7 @@ def measure(
     while len(rounds) < MIN_ROUNDS or time.monotonic() + longest < end:
         began = time.monotonic()
         if began + longest > deadline:
-            if len(rounds) < MIN_ROUNDS:
-                raise OutOfTime
-            break
+            raise OutOfTime
         order = random.Random(len(rounds)).sample(list(works), len(works))
         taken = {name: turn(works[name].step, numbers[name]) for name in order}
         rounds.append(taken)
@@ -166,15 +162,9 @@ def peak_on_gpu(step: Callable[[], object]) -> int:
 def peak_on_cpu(step: Callable[[], object]) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
         step()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "trace.json")
-        trace.export_chrome_trace(str(path))
-        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
-    total = peak = 0
-    for event in sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"]):
-        total += event["args"]["Bytes"]
-        peak = max(peak, total)
-    return peak
+    results: Any = trace.profiler
+    events = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda e: e.start_ns())), default=0)
 
 
 PARTS = ("sampling layers", "choice", "filter")
@@ -183,32 +173,32 @@ PARTS = ("sampling layers", "choice", "filter")
 @contextmanager
 def parts_named(network: nn.Module) -> Iterator[None]:
     """Let the profiler see the sampling layers of a network, and in them the choice and the filter outside of it."""
-    inside: list[str] = []
-    spans: list[AbstractContextManager[Any]] = []
-    handles = []
-
-    def name(module: nn.Module, part: str) -> None:
-        def enter(*_: object) -> None:
-            spans.append(nullcontext() if "choice" in inside else record_function(part))
-            spans[-1].__enter__()
-            inside.append(part)
-
-        def leave(*_: object) -> None:
-            inside.pop()
-            spans.pop().__exit__(None, None, None)
-
-        handles.extend([module.register_forward_pre_hook(enter), module.register_forward_hook(leave)])
-
+    parts: dict[nn.Module, str] = {}
     for layer in network.modules():
         if isinstance(layer, Downsample | SplitFirst):
-            name(layer, PARTS[0])
+            parts[layer] = PARTS[0]
         if isinstance(layer, Downsample):
-            for module, part in zip((layer.select, layer.antialias), PARTS[1:], strict=True):
-                if module is not None:
-                    name(module, part)
+            inside = zip((layer.select, layer.antialias), PARTS[1:], strict=True)
+            parts |= {module: part for module, part in inside if module is not None}
+    running: list[str] = []
+
+    def seen(part: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            if "choice" in running:
+                return forward(*given, **named)
+            running.append(part)
+            with record_function(part):
+                y = forward(*given, **named)
+            running.pop()
+            return y
+
+        return call
+
+    for module, part in parts.items():
+        module.forward = seen(part, module.forward)
     yield
-    for handle in handles:
-        handle.remove()
+    for module in parts:
+        del module.forward
 
 
 def where_time_goes(works: Mapping[str, Work], device: str, steps: int = 3) -> dict[str, dict[str, Any]]:

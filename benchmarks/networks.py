@@ -13,19 +13,10 @@ LPF, LPS = "lpf-tri-3", "lps-tri-3"
 STRIDED, NAIVE = f"{LPF}-strided", f"{LPS}-naive"
 
 
-ROWS: dict[str, Sampling | None] = {
-    "baseline": None,
-    LPF: Sampling.named("lpf", "tri-3"),
-    "aps-tri-3": Sampling.named("aps", "tri-3"),
-    LPS: Sampling.named("lps", "tri-3"),
-    "ddac-adapt-3": Sampling.named("ddac", "adapt-3"),
-    "lps-adapt-3": Sampling.named("lps", "adapt-3"),
-}
-
-
 def classifier(row: str, depth: int, stem: Stem) -> ResNet:
     """The network of a row: of Table 4 (``lps-tri-3``), or :data:`STRIDED` or :data:`NAIVE`; 10 classes."""
-    sampling = ROWS[row.removesuffix("-strided").removesuffix("-naive")]
+    method, _, antialias = row.removesuffix("-strided").removesuffix("-naive").partition("-")
+    sampling = Sampling.named(cast(Any, method), cast(Any, antialias or "none"))
     if row == STRIDED and stem == "imagenet":
         stem = "imagenet-strided"
     network = ResNet(depth, classes=10, sampling=sampling, stem=stem)

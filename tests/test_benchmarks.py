@@ -14,7 +14,7 @@ from benchmarks import __main__ as program
 from benchmarks import groups, measure
 from benchmarks.groups import Device, Group, Setting
 from benchmarks.measure import Case, Work, gigamacs
-from benchmarks.networks import LPF, LPS, NAIVE, ROWS, STRIDED, classifier
+from benchmarks.networks import LPF, LPS, NAIVE, STRIDED, classifier
 from lps import Downsample, LowPass, ResNet
 
 CPU = Setting("cpu")
@@ -71,7 +71,9 @@ def test_every_row_of_table_4_is_a_network_with_its_parameters() -> None:
     with torch.device("meta"):
         counts = {row: sum(p.numel() for p in classifier(row, 101, "imagenet").parameters()) for row in groups.ALL}
     assert counts[LPS] == counts[NAIVE] == 42_966_730 and counts[LPF] == counts[STRIDED] == 42_520_650
-    assert set(ROWS) == set(counts) - {NAIVE, STRIDED}
+    assert (
+        counts["baseline"] < counts["aps-tri-3"] + 1 == counts[LPF] + 1 < counts["ddac-adapt-3"] < counts["lps-adapt-3"]
+    )
 
 
 def test_calibrated_networks_have_maps_of_one_scale() -> None:
@@ -144,7 +146,7 @@ def test_the_profile_names_the_sampling_layers_and_their_parts(row: str) -> None
     assert parts.get("choice", 0) + parts.get("filter", 0) < parts["sampling layers"]
     assert ("choice" in parts) == (row == LPS)
     assert any(name.startswith("aten::") for name in found["operators_ms"])
-    assert not [m for m in work.network.modules() if m._forward_hooks]  # type: ignore[union-attr]
+    assert not [m for m in work.network.modules() if "forward" in vars(m)]  # type: ignore[union-attr]
 
 
 # The groups and the command ----------------------------------------------------------------------------
