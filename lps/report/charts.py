@@ -13,7 +13,6 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from ..experiments.rows import SHOWN, Row, matching
-from ..studies.untrained import title as title_of
 from .figures import COLORS, MUTED, PHASES
 from .figures import INK as INK
 from .figures import RULE as RULE
@@ -30,6 +29,13 @@ def row_of(record: Record) -> Row:
     """The row that a run belongs to."""
     (row,) = matching([record["experiment"]])
     return row
+
+
+def title_of(row: Row) -> str:
+    """Method, filter and depth of a row."""
+    method, antialias = row.labels
+    depth = dict(row.settings).get("model.depth")
+    return ", ".join([method, *([] if antialias == "-" else [antialias]), *([f"ResNet-{depth}"] if depth else [])])
 
 
 def look(row: Row) -> dict[str, Any]:
