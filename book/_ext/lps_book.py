@@ -13,11 +13,9 @@ from importlib.metadata import files
 from pathlib import Path
 from typing import Any, ClassVar
 
-import lps_convert
 import lps_results
 from docutils import nodes
 from docutils.parsers.rst import directives
-from lps_nodes import details
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util import logging
@@ -52,10 +50,11 @@ class FoldableProof(SphinxDirective):
     option_spec: ClassVar = {"class": directives.class_option}
 
     def run(self) -> list[nodes.Node]:
-        folded = "dropdown" in self.options.get("class", [])
-        proof = details("", summary="Proof", open=not folded, classes=["lps-proof"])
+        opened = "" if "dropdown" in self.options.get("class", []) else " open"
+        title = f'<details class="lps-proof"{opened}><summary>Proof</summary>'
+        proof = nodes.Element()
         self.state.nested_parse(self.content, self.content_offset, proof)
-        return [proof]
+        return [nodes.raw("", title, format="html"), *proof.children, nodes.raw("", "</details>", format="html")]
 
 
 def register_claim() -> None:
@@ -134,5 +133,4 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", copy_mathjax)
     app.connect("build-finished", forget_failed_build, priority=900)
     lps_results.setup(app)
-    lps_convert.setup(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
