@@ -151,12 +151,6 @@ def grouped(records: Iterable[Record]) -> dict[tuple[str, str, str], list[Record
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
-def named(keys: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
-    """The words of :func:`labels` for the keys of :func:`grouped`."""
-    keys = list(keys)
-    return dict(zip(keys, labels(pd.DataFrame(keys, columns=GROUP)), strict=True))
-
-
 def one_per_seed(lines: pd.DataFrame) -> pd.DataFrame:
     """A run for each seed of a row and group: the last that today's sources made, or the first where they made none."""
     late = lines["run"].where(lines["stale"], -lines["run"])
