@@ -586,7 +586,7 @@ def test_one_graph_holds_all_of_a_network(placement: Any) -> None:
 
 
 def test_arguments_may_be_given_by_name() -> None:
-    def forward(net: Any, x: Tensor, *, scale: float = 2.0) -> Tensor:
+    def forward(net: Any, x: Tensor, *, scale: float = 2.0, **unused: Any) -> Tensor:
         return net.b(torch.mean(input=net.a(input=x), dim=(2, 3)) * scale)
 
     named = type("Named", (Net,), {"forward": forward})
@@ -684,6 +684,12 @@ REFUSED: dict[str, tuple[Network, str]] = {
             lambda: None, a=unit(3, 8), head=head(8)
         ),
         r"^the network: besides images it reads y",
+    ),
+    "settings": (
+        lambda: type("Set", (Net,), {"forward": lambda net, x, **given: net.head(net.a(x) * given.get("scale", 1))})(
+            lambda: None, a=unit(3, 8), head=head(8)
+        ),
+        r"^the network: besides images it reads \*\*given",
     ),
     "norm": (lambda: plain(nn.LayerNorm((8, 64, 64))), r"^1: it mixes positions with weights of their own"),
     "rows": (lambda: plain(nn.Linear(64, 64)), r"^1: it mixes positions"),

@@ -6,6 +6,7 @@ selection. Upsampling that undoes a stride becomes a :class:`~lps.sampling.Upsam
 """
 
 import copy
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, cast, get_args
 
@@ -30,6 +31,12 @@ __all__ = ["Conversion", "ConvertError", "Stride", "conversion_report", "convert
 Method = Literal["lps", "aps"]
 Placement = Literal["behind", "before"]
 Head = Literal["keep", "pool"]
+
+
+OURS = {
+    Downsample: "it samples by polyphase components already",
+    Conv2d: "it is built of this library's layers: build it with a `sampling`",
+}
 
 
 def convert(
@@ -81,23 +88,12 @@ def convert(
         if value not in get_args(choices):
             raise ValueError(f"no {name} {value!r}: there are {', '.join(get_args(choices))}")
 
-    def sampling(stride: int = 2, dims: int = 2) -> Sampling:
-        made = Sampling.named(
-            method,
-            antialias,
-            hidden_divisor=hidden_divisor,
-            padding=padding,
-            select_from=select_from,
-            stride=stride,
-            dims=dims,
-        )
-        return cast(Sampling, made)  # none is the baseline
-
+    named = partial(Sampling.named, method, antialias, hidden_divisor=hidden_divisor)
+    sampling = cast(Callable[..., Sampling], partial(named, padding=padding, select_from=select_from))
     sampling()
-    if any(isinstance(module, Downsample) for module in model.modules()):
-        raise ConvertError("the network", "it samples by polyphase components already")
-    if any(isinstance(module, Conv2d) for module in model.modules()):
-        raise ConvertError("the network", "it is built of this library's layers: build it with a `sampling`")
+    for kind, reason in OURS.items():
+        if any(isinstance(module, kind) for module in model.modules()):
+            raise ConvertError("the network", reason)
     refuse_hooks(model)
     network = copy.deepcopy(model)
     given = None if example is None else tuple(example.shape[2:])
@@ -105,14 +101,12 @@ def convert(
     graph = trace(network, example)
     round_alike(network)
     plan = Plan(network, graph, padding, pool_head=head == "pool")
-    plan.notes.extend(
-        f"{name} asks whether it is training: it was followed in evaluation, and of the rest only dropout is kept"
-        for name in followed_in_evaluation(network, plan.graph)
-    )
+    training = "asks whether it is training: it was followed in evaluation, and of the rest only dropout is kept"
+    plan.notes += [f"{name} {training}" for name in followed_in_evaluation(network, graph)]
     apply_rules(plan)
     require_any_size(plan, example)
     before = {id(parameter) for parameter in network.parameters()}
-    dims = example.dim() - 2
+    channels, dims = example.shape[1], example.dim() - 2
     rewriter = Rewriter(plan, partial(sampling, dims=dims), placement == "before")
     rewriter.run()
     stride = max((total(place.grid) for place in plan.places.values() if place and place.grid), default=1)
@@ -125,12 +119,10 @@ def convert(
     converted.train(model.training).to(_device(model))
     kept = {name for name, _ in converted.named_parameters()}
     unused = {name.partition(".")[0] for name, _ in model.named_parameters() if name not in kept}
-    plan.notes.extend(f"{part} is left out: evaluation does not use all of it" for part in sorted(unused))
     size, notes = require_sameness(model, converted, plan.otherwise, example, stride)
-    plan.notes.extend(notes)
-    checked = None
-    if padding == "circular":
-        checked = require_invariance(converted, example.shape[1], stride, dims, given)
+    plan.notes += [f"{part} is left out: evaluation does not use all of it" for part in sorted(unused)] + notes
+    circular = padding == "circular"
+    checked = require_invariance(converted, channels, stride, dims, given) if circular else None
     entry.report = Conversion(
         type(model).__name__,
         method,

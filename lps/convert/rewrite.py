@@ -27,7 +27,7 @@ LAYERS = tuple(getattr(activation, name) for name in activation.__all__ if name 
 class Rewriter:
     """Inserts the layers of ``sampling``, from a stride, into the graph of ``plan``, ``before`` convolutions or not."""
 
-    def __init__(self, plan: Plan, sampling: Callable[[int], Sampling], before: bool) -> None:
+    def __init__(self, plan: Plan, sampling: Callable[..., Sampling], before: bool) -> None:
         self.plan, self.sampling, self.before = plan, sampling, before
         self.order = {node: i for i, node in enumerate(plan.graph.nodes)}
         self.depth: dict[fx.Node, int] = {}
@@ -135,7 +135,7 @@ class Rewriter:
         filtered = not (step.smooth or (chooses and self._reads_images(step.node)))
         kept, paths = node, list[str]()
         for root in step.roots():
-            sampling = self.sampling(root.stride)
+            sampling = self.sampling(stride=root.stride)
             if chooses:
                 layer, given = sampling.layer(channels, antialias=filtered), {"origin": self._origin(step)}
             else:

@@ -285,13 +285,11 @@ def _answering() -> Iterator[None]:
 def _followed(network: nn.Module, images: Tensor) -> _Followed:
     plain = copy.deepcopy(network).to("meta").eval()
     others = list(inspect.signature(type(plain).forward).parameters.values())[2:]
-    defaults = {
-        other.name: other.default for other in others if other.kind in (other.POSITIONAL_OR_KEYWORD, other.KEYWORD_ONLY)
-    }
+    named = [other for other in others if other.kind in (other.POSITIONAL_OR_KEYWORD, other.KEYWORD_ONLY)]
+    defaults = {other.name: other.default for other in named}
     needed = [name for name, default in defaults.items() if default is inspect.Parameter.empty]
-    if needed:
-        raise ConvertError("the network", f"besides images it reads {', '.join(needed)}: wrap it in one that does not")
-    tracer = _Tracer(images, *defaults.values())
+    _require_images_alone(needed)
+    tracer = _Tracer(images, *defaults.values(), *({} for _ in others[len(named) :]))
     try:
         with _answering():
             graph = tracer.trace(plain, concrete_args=defaults or None)
@@ -311,7 +309,16 @@ def _followed(network: nn.Module, images: Tensor) -> _Followed:
             node.args, node.kwargs = (given.pop("input"),), given
     for node in list(graph.nodes)[1 : 1 + len(defaults)]:
         _erase(graph, node)
+    rest = list(graph.nodes)[1 : 1 + len(others) - len(named)]
+    _require_images_alone([str(node.target) for node in rest if node.users])
+    for node in rest:
+        graph.erase_node(node)
     return _Followed(graph, without_writes(graph, network), made, tracer.counts_images)
+
+
+def _require_images_alone(others: list[str]) -> None:
+    if others:
+        raise ConvertError("the network", f"besides images it reads {', '.join(others)}: wrap it in one that does not")
 
 
 def _with_any_batch(many: _Followed, few: _Followed) -> None:

@@ -133,9 +133,8 @@ class _Writes:
         if node.target is not operator.setitem:
             return False
         x, index, value = fx.node.map_arg(self.given[node][0], lambda source: source.meta["value"])
-        if not isinstance(value, Tensor) or x.untyped_storage()._cdata != value.untyped_storage()._cdata:
-            return False
-        return _geometry(x[index]) == _geometry(value)
+        mine = isinstance(value, Tensor) and x.untyped_storage()._cdata == value.untyped_storage()._cdata
+        return mine and _geometry(x[index]) == _geometry(value)
 
     def _target(self, node: fx.Node) -> fx.Node | None:
         """The argument that a node writes to, or would in training as dropout does."""
