@@ -478,7 +478,7 @@ def test_verifying_a_row_from_the_command_line(tmp_path: Path, capsys: pytest.Ca
 def test_trained_weights_are_taken_where_they_are_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     profile, row = load_profile("smoke"), next(row for row in TABLE1 if row.name == "table1/lpf-tri-3")
     (run,) = plan([row], lambda r: profile.row(r), [0], tmp_path, DataCache(None))
-    from lps.experiments.tasks import fresh
+    from lps.experiments.model import fresh
 
     network = fresh(run.experiment, DataCache(None)(run.experiment.data)[0], 0)
     for weight in network.parameters():

@@ -70,7 +70,7 @@ def main(options: argparse.Namespace) -> int:
         images, _ = data(experiment_of(TABLE1[0]).data)
         network, state = stranger(options.network.removeprefix(STRANGER), images, options.seed), "random weights"
     else:
-        from ..experiments.tasks import fresh
+        from ..experiments.model import fresh
 
         rows = matching([options.network])
         if len(rows) > 1:
@@ -108,7 +108,7 @@ def main(options: argparse.Namespace) -> int:
 
 def stranger(name: str, data: ImageSet, seed: int) -> nn.Module:
     """A classifier or segmenter of torchvision by its name, with random weights."""
-    from ..experiments.learner import Normalize
+    from ..experiments.model import Normalize
     from .convert import named
 
     return nn.Sequential(Normalize(*data.statistics()), named(f"{STRANGER}{name}", seed))

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ class Size(NamedTuple):
     test: int
     classes: int
 
+
+NOT_IGNORED = -100
+"""What stands for *no label is ignored*; no class has this number."""
 
 WHOLE = {
     "cifar10": Size(50_000, 10_000, 10),
@@ -84,6 +87,7 @@ class ImageSet:
     classes: tuple[str, ...]
     train: Split
     test: Split
+    ignored: ClassVar[int] = NOT_IGNORED
 
     def batches(self, size: int, workers: int = 0) -> Batches:
         """Test images and labels in order, ``size`` at a time; in memory, they need no ``workers``."""

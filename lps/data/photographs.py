@@ -18,12 +18,10 @@ from torchvision.transforms.v2 import functional as F
 
 from ..metrics import Batches
 from ..segmentation import IGNORED
-from . import DRAWN, channel_statistics, chosen, draw
+from . import DRAWN, NOT_IGNORED, channel_statistics, chosen, draw
 from .drawn import CLASSES
 from .files import pixels, visible
 
-NOT_IGNORED = -100
-"""What stands for *no label is ignored*; no class has this number."""
 SAMPLED = 1000
 """Images at most that the statistics of a data set are taken from."""
 LARGEST, SMALLEST = 2.0, 0.5

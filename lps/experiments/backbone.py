@@ -1,12 +1,13 @@
-"""The weights that the backbone of a segmenter starts from (Tables 5 and 6)."""
+"""What a run starts with: random weights, or for the backbone of a segmenter those of a classifier (Tables 5 and 6)."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from ..deeplab import DeepLabV3Plus
 from .config import Experiment, Segmenter
+from .model import fresh
 from .profiles import changed, load_profile
 from .records import read_record
 from .rows import matching
@@ -49,11 +50,16 @@ def find_backbone(experiment: Experiment, seed: int, results: Path) -> Path | No
     )
 
 
-def load_backbone(network: nn.Sequential, path: Path) -> None:
-    """Weights of a classifier, and the normalisation that goes with them."""
-    parts: tuple[dict[str, Tensor], ...] = ({}, {})
-    for name, value in read_weights(path).items():
-        if not name.startswith("1.head."):
-            parts[int(name[0])][name[2:]] = value
-    network[0].load_state_dict(parts[0])
-    cast(DeepLabV3Plus, network[1]).backbone.load_state_dict(parts[1])
+def started(experiment: Experiment, data: Any, seed: int, results: Path) -> tuple[nn.Sequential, Path | None]:
+    """The network that a run starts with, and the weights that its backbone starts from, where it does: those of a
+    classifier in ``results``, with the normalisation that goes with them."""
+    path = find_backbone(experiment, seed, results) if isinstance(experiment.model, Segmenter) else None
+    network = fresh(experiment, data, seed)
+    if path is not None:
+        parts: tuple[dict[str, Tensor], ...] = ({}, {})
+        for name, value in read_weights(path).items():
+            if not name.startswith("1.head."):
+                parts[int(name[0])][name[2:]] = value
+        network[0].load_state_dict(parts[0])
+        cast(DeepLabV3Plus, network[1]).backbone.load_state_dict(parts[1])
+    return network, path

@@ -53,52 +53,41 @@ class Looks(EpochOrder):
         return ([(epoch, image) for image in batch] for batch in super().__iter__())
 
 
-class ImageBatches(pl.LightningDataModule):
-    """Training batches of an image set that lives in the memory of the device."""
+class Batches(pl.LightningDataModule):
+    """Batches to train on: of small images from the memory of the device, of photographs read and augmented by worker
+    processes."""
 
-    def __init__(self, data: ImageSet, experiment: Experiment, seed: int) -> None:
+    def __init__(self, data: ImageSet | PhotographSet, experiment: Experiment, seed: int) -> None:
         super().__init__()
-        self.images, self.batch_size, self.seed = data.train, experiment.train.batch_size, seed
+        self.data, self.experiment, self.seed = data, experiment, seed
 
     def train_dataloader(self) -> DataLoader[Any]:
-        trainer = cast(pl.Trainer, self.trainer)
-        order = EpochOrder.of(len(self.images), self.batch_size, self.seed, trainer)
-        device = trainer.strategy.root_device
-        images = TensorDataset(self.images.images.to(device), self.images.labels.to(device))
+        trainer, batch_size = cast(pl.Trainer, self.trainer), self.experiment.train.batch_size
         # a generator of its own, or each new iterator takes a number from the one that the noise comes from
-        return DataLoader(images, sampler=order, batch_size=None, generator=torch.Generator())
-
-
-class PhotographBatches(pl.LightningDataModule):
-    """Training batches, read and augmented by worker processes."""
-
-    def __init__(self, data: PhotographSet, experiment: Experiment, seed: int) -> None:
-        super().__init__()
-        settings = cast(Photographs, experiment.data)
-        augment = augmentation(
-            settings.augment, settings.resize, settings.crop, settings.base, experiment.train.flip, data.ignored
-        )
-        self.images = Augmented(data.train, augment, seed)
-        self.batch_size, self.seed, self.workers = experiment.train.batch_size, seed, experiment.engine.workers
-        self.pairs = experiment.task == "segmentation" and not experiment.engine.sync_batchnorm
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        trainer = cast(pl.Trainer, self.trainer)
-        count, world = len(self.images), trainer.world_size
-        if self.pairs:  # DeepLabV3+ normalises one value of each channel and image, which takes two images
-            if self.batch_size // world == 1:
+        generator = torch.Generator()
+        if isinstance(self.data, ImageSet):
+            device = trainer.strategy.root_device
+            images = TensorDataset(self.data.train.images.to(device), self.data.train.labels.to(device))
+            order = EpochOrder.of(len(images), batch_size, self.seed, trainer)
+            return DataLoader(images, sampler=order, batch_size=None, generator=generator)
+        settings, engine = cast(Photographs, self.experiment.data), self.experiment.engine
+        kind, flip = (settings.augment, settings.resize, settings.crop, settings.base), self.experiment.train.flip
+        count, world = len(self.data.train), trainer.world_size
+        if self.experiment.task == "segmentation" and not engine.sync_batchnorm:
+            # DeepLabV3+ normalises one value of each channel and image, which takes two images
+            if batch_size // world == 1:
                 raise ValueError(
-                    f"batches of {self.batch_size} leave each of {world} devices one image, and batch norm needs two: "
+                    f"batches of {batch_size} leave each of {world} devices one image, and batch norm needs two: "
                     "use fewer devices, larger batches, or engine.sync_batchnorm=true"
                 )
-            if count // world % (self.batch_size // world) == 1:
+            if count // world % (batch_size // world) == 1:
                 count -= world
         return DataLoader(
-            self.images,
-            batch_sampler=Looks.of(count, self.batch_size, self.seed, trainer),
-            num_workers=self.workers,
+            Augmented(self.data.train, augmentation(*kind, flip, self.data.ignored), self.seed),
+            batch_sampler=Looks.of(count, batch_size, self.seed, trainer),
+            num_workers=engine.workers,
             worker_init_fn=heed_the_parent,
-            persistent_workers=self.workers > 0,
+            persistent_workers=engine.workers > 0,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # as for ImageBatches
+            generator=generator,
         )

@@ -320,6 +320,16 @@ class Experiment:
 
 
 SECTIONS = ("data", "model", "train", "evaluate", "engine")
+_CLASSIFIER: tuple[type[Section], ...] = (Photographs, Model, Train, Protocol, Engine)
+_SEGMENTER: tuple[type[Section], ...] = (Photographs, Segmenter, Finetune, Protocol, Engine)
+TABLES: dict[str, tuple[type[Section], ...]] = {
+    "table1": (Small, Model, Train, Evaluate, Engine),
+    "table2": _CLASSIFIER,
+    "table3": _CLASSIFIER,
+    "table5": _SEGMENTER,
+    "table6": _SEGMENTER,
+}
+"""The sections of settings of each table."""
 
 
 def parse_changes(assignments: list[str]) -> dict[str, str]:

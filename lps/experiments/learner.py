@@ -44,21 +44,6 @@ def temperature(train: Train, epoch: float) -> float:
     return line[-1][1]
 
 
-class Normalize(nn.Module):
-    """Images uint8 ``(N, C, H, W)`` to float32 with zero mean and unit deviation per channel."""
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, mean: Tensor, deviation: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean.view(-1, 1, 1))
-        self.register_buffer("deviation", deviation.view(-1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (images.float() / 255 - self.mean) / self.deviation
-
-
 def flip_some(images: Tensor) -> Tensor:
     """Mirror each image left to right with probability 1/2, on the device of ``images``."""
     flipped = torch.rand(len(images), device=images.device) < 0.5

@@ -2,6 +2,7 @@
 
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from .. import filters
@@ -9,7 +10,22 @@ from ..deeplab import DeepLabV3Plus
 from ..resnet import OutputStride, ResNet
 from ..sampling import Sampling, Upsample
 from ..selection import LearnedPhase
-from .config import Model, Own, Segmenter
+from .config import Experiment, Model, Own, Segmenter
+
+
+class Normalize(nn.Module):
+    """Images uint8 ``(N, C, H, W)`` to float32 with zero mean and unit deviation per channel."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, mean: Tensor, deviation: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.view(-1, 1, 1))
+        self.register_buffer("deviation", deviation.view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.float() / 255 - self.mean) / self.deviation
 
 
 class ConvexPhase(LearnedPhase):
@@ -74,3 +90,15 @@ def upsample(config: Segmenter, own: Own | None = None) -> Any:
         return lambda channels: Upsample(None if smooth is None else Gain(smooth(channels)))
     low_pass = filters.named(config.antialias, padding=config.padding, groups=1, gain=4.0)
     return lambda channels: Upsample(None if low_pass is None else low_pass(channels))
+
+
+def fresh(experiment: Experiment, data: Any, seed: int) -> nn.Sequential:
+    """The network of an experiment with random weights throughout, from uint8 images to logits."""
+    torch.manual_seed(seed)
+    config, classes = experiment.model, len(data.classes)
+    model: nn.Module
+    if isinstance(config, Segmenter):
+        model = build_segmenter(config, classes, experiment.own)
+    else:
+        model = build_model(config, classes, own=experiment.own)
+    return nn.Sequential(Normalize(*data.statistics()), model)

@@ -10,35 +10,11 @@ from typing import Any
 
 import yaml
 
-from .config import (
-    SECTIONS,
-    Engine,
-    Evaluate,
-    Experiment,
-    Finetune,
-    Model,
-    Own,
-    Photographs,
-    Protocol,
-    Segmenter,
-    Small,
-    Train,
-    build,
-)
+from .config import SECTIONS, TABLES, Experiment, Own, build
 from .rows import ROWS, Row
 
 PAPER = "full"
 _FOLDER = files("lps") / "profiles"
-_CLASSIFIER: tuple[type, ...] = (Photographs, Model, Train, Protocol, Engine)
-_SEGMENTER: tuple[type, ...] = (Photographs, Segmenter, Finetune, Protocol, Engine)
-_CLASSES: dict[str, tuple[type, ...]] = {
-    "table1": (Small, Model, Train, Evaluate, Engine),
-    "table2": _CLASSIFIER,
-    "table3": _CLASSIFIER,
-    "table5": _SEGMENTER,
-    "table6": _SEGMENTER,
-}
-"""Classes of the :data:`SECTIONS` of each table."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +42,7 @@ class Profile:
                 settings[section] |= values
         parts: Iterator[Any] = (
             build(cls, settings[section], f"{self.name}.{row.table}.{section}")
-            for section, cls in zip(SECTIONS, _CLASSES[row.table], strict=True)
+            for section, cls in zip(SECTIONS, TABLES[row.table], strict=True)
         )
         return Experiment(row.name, self.name, *parts)
 
@@ -144,7 +120,7 @@ def recorded(
     One of a reader's ``own`` is made like another row.
     """
     (found,) = (known for known in ROWS if known.name == (own["like"] if own else row))
-    classes = dict(zip(SECTIONS, _CLASSES[found.table], strict=True))
+    classes = dict(zip(SECTIONS, TABLES[found.table], strict=True))
     if unknown := sorted(config.keys() - classes.keys()):
         raise ValueError(f"config.{unknown[0]} is no section of settings; known: {', '.join(classes)}")
     made = Own(own["like"], own["source"]) if own else None

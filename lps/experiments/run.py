@@ -162,9 +162,11 @@ def perform(
 
     A lock keeps two processes from training the same run; the second waits and finds the record.
     """
+    from .backbone import started
+    from .batches import Batches
     from .evaluate import measure
     from .fit import fit, write_log
-    from .tasks import prepare
+    from .learner import Learner
 
     run = replace(run, start=run.starts_from())
     run.record.parent.mkdir(parents=True, exist_ok=True)
@@ -174,17 +176,18 @@ def perform(
         if run.done:
             return False
         images, fingerprint = data(run.experiment.data)
-        started, began = now(), time.perf_counter()
+        moment, began = now(), time.perf_counter()
         version = code_version(run.experiment.task)
-        learner, batches, backbone = prepare(run.experiment, images, run.seed, run.results)
+        network, backbone = started(run.experiment, images, run.seed, run.results)
         if backbone and weights.sha256(backbone) != run.start:
             raise ValueError(f"{backbone} was written anew while its run was to start: run the same command again")
+        learner = Learner(network, run.experiment, run.seed, images.ignored)
         learner.log_history = partial(write_log, path=run.record.with_suffix(".csv"))
-        fit(learner, batches, run.work, report, stop, deadline)
-        metrics, convolutions = measure(learner.network, images, run.experiment)
+        fit(learner, Batches(images, run.experiment, run.seed), run.work, report, stop, deadline)
+        metrics, convolutions = measure(network, images, run.experiment)
         if leads():
             settings, history = run.experiment.as_dict(), learner.history
-            weights.save(learner.network.cpu().state_dict(), run.weights)
+            weights.save(network.cpu().state_dict(), run.weights)
             record = {
                 "experiment": run.experiment.name,
                 "profile": run.experiment.profile,
@@ -200,14 +203,14 @@ def perform(
                 },
                 "metrics": metrics,
                 "history": history,
-                "parameters": sum(p.numel() for p in learner.parameters()),
+                "parameters": sum(p.numel() for p in network.parameters()),
                 "code": version,
                 "versions": versions(PACKAGES),
                 "hardware": hardware(),
                 "determinism": determinism() | {"tf32": run.experiment.engine.tf32, "convolutions": convolutions},
                 "backbone": backbone and backbone.relative_to(run.results).with_suffix("").as_posix(),
                 "weights": weights.about(run.weights) | ({"backbone": run.start} if backbone else {}),
-                "started": started,
+                "started": moment,
                 "seconds": {
                     "training": sum(epoch["seconds"] for epoch in history),
                     "this_session": time.perf_counter() - began,
@@ -224,7 +227,7 @@ def perform(
 
 def trained(run: Run, experiment: Experiment, images: Any) -> nn.Module:
     """The network of a recorded run, or of another ``experiment`` with the same network, with the trained weights."""
-    from .tasks import fresh
+    from .model import fresh
 
     if not run.weights.exists():
         raise FileNotFoundError(f"{run.title} has no weights in {run.results}; {run.weights.name} is expected there")

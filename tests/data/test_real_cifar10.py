@@ -9,10 +9,10 @@ import torch
 
 import lps
 from lps.data import ImageSet, load
+from lps.experiments.model import fresh
 from lps.experiments.profiles import load_profile
 from lps.experiments.records import read_record, read_records
 from lps.experiments.rows import matching
-from lps.experiments.tasks import fresh
 from lps.paths import SHIPPED
 
 ROOT = os.environ.get("LPS_DATA")

@@ -17,15 +17,15 @@ from typing import Any
 import pytest
 import torch
 
-from lps.experiments.batches import EpochOrder
+from lps.experiments.batches import Batches, EpochOrder
 from lps.experiments.evaluate import predictor
 from lps.experiments.fit import CHECKPOINT, AtomicCheckpoints
 from lps.experiments.jobs import RunsFailed, attempt, run_all
 from lps.experiments.learner import Learner
+from lps.experiments.model import fresh
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import matching
 from lps.experiments.run import DataCache, Run, measure_again, perform, plan
-from lps.experiments.tasks import fresh, prepare
 
 ONE_STEP = {
     "data.train": "20",
@@ -286,9 +286,10 @@ def test_no_device_of_a_segmenter_gets_a_single_image(tmp_path: Path) -> None:
     def sizes(images: int, devices: int) -> list[int]:
         few = {"data.train": str(images), "data.test": "1", "train.batch_size": "4"}
         run = planned(tmp_path, "table5/lps-adapt-3", few)
-        batches = prepare(run.experiment, DataCache(None)(run.experiment.data)[0], 0, tmp_path).batches
+        batches = Batches(DataCache(None)(run.experiment.data)[0], run.experiment, 0)
         batches.trainer = SimpleNamespace(world_size=devices, global_rank=0, global_step=0)  # type: ignore[assignment]
-        return [len(batch) for batch in batches.train_dataloader().batch_sampler]
+        order: Any = batches.train_dataloader().batch_sampler
+        return [len(batch) for batch in order]
 
     assert sizes(14, 1) == [4, 4, 4, 2] and sizes(13, 1) == [4, 4, 4]
     assert sizes(13, 2) == [2, 2, 2] and sizes(10, 2) == [2, 2]

@@ -23,10 +23,10 @@ from lps.experiments.config import SECTIONS, Experiment, parse_changes, shapes
 from lps.experiments.fit import CHECKPOINT, AtomicCheckpoints
 from lps.experiments.jobs import attempt, run_all
 from lps.experiments.learner import learning_rate, temperature
+from lps.experiments.model import fresh
 from lps.experiments.profiles import load_profile, profile_names, read_yaml
 from lps.experiments.run import DataCache, Run, measure_again, perform, plan
 from lps.experiments.status import state
-from lps.experiments.tasks import fresh
 from lps.experiments.weights import HASHES, about, read_weights
 from lps.paths import SHIPPED
 

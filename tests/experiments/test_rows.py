@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lps.experiments.backbone import started
 from lps.experiments.config import Experiment, Finetune, Photographs, Segmenter
-from lps.experiments.learner import learning_rate, temperature
+from lps.experiments.learner import Learner, learning_rate, temperature
 from lps.experiments.model import ConvexPhase
 from lps.experiments.profiles import load_profile, profile_names
 from lps.experiments.records import read_record, write_json
@@ -132,20 +133,17 @@ def test_training_without_noise() -> None:
 
 
 def test_a_backbone_starts_from_the_weights_of_its_row(tmp_path: Path) -> None:
-    from lps.experiments.tasks import prepare
-
     classifier = run_of("table2/lps-adapt-3", tmp_path)
     run = run_of("table5/lps-adapt-3", tmp_path, model__backbone="table2/lps-adapt-3", model__groups="8")
     images, _ = DataCache(None)(run.experiment.data)
     with pytest.raises(FileNotFoundError, match="python -m lps run table2/lps-adapt-3 --profile smoke --seed 0"):
-        prepare(run.experiment, images, 0, tmp_path)
+        started(run.experiment, images, 0, tmp_path)
     perform(classifier, DataCache(None), {})
     other = run_of("table5/lps-adapt-3", tmp_path, model__backbone="table2/lps-adapt-3", model__hidden_divisor="4")
     with pytest.raises(ValueError, match="are of another network: hidden_divisor is 8 there"):
-        prepare(other.experiment, images, 0, tmp_path)
-    job = prepare(run.experiment, images, 0, tmp_path)
-    assert job.backbone == classifier.weights
-    network = job.learner.network
+        started(other.experiment, images, 0, tmp_path)
+    network, backbone = started(run.experiment, images, 0, tmp_path)
+    assert backbone == classifier.weights
     taken = {name.replace("1.backbone.", "1."): value for name, value in network.state_dict().items()}
     for name, value in torch.load(classifier.weights).items():
         if not name.startswith("1.head."):
@@ -198,11 +196,9 @@ def test_other_backbones_make_other_runs(tmp_path: Path) -> None:
 
 
 def test_the_backbone_learns_more_slowly(tmp_path: Path) -> None:
-    from lps.experiments.tasks import prepare
-
     run = run_of("table5/lps-adapt-3", tmp_path, train__backbone_lr="0.1")
     images, _ = DataCache(None)(run.experiment.data)
-    learner = prepare(run.experiment, images, 0, tmp_path).learner
+    learner = Learner(started(run.experiment, images, 0, tmp_path)[0], run.experiment, 0)
     groups = learner.configure_optimizers().param_groups
     names = {id(p): name for name, p in learner.network.named_parameters()}
     found = {(group["scale"], group["weight_decay"] > 0): [names[id(p)] for p in group["params"]] for group in groups}

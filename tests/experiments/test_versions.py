@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lps
+from lps.experiments.model import fresh
 from lps.experiments.profiles import load_profile
 from lps.experiments.records import VERSION, Subject, version_of, write_json
 from lps.experiments.rows import matching
 from lps.experiments.run import DataCache, perform, plan
-from lps.experiments.tasks import fresh
 from lps.experiments.weights import load_weights
 
 STORED = Path(__file__).with_name("results")
