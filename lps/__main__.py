@@ -3,7 +3,6 @@
 import argparse
 import signal
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from io import TextIOWrapper
 from typing import NamedTuple
@@ -18,14 +17,10 @@ class Verb(NamedTuple):
 
 RUNS = "lps.commands.experiments"
 VERBS = {
-    "list": Verb(
-        "lps.commands.experiments", "list_arguments", "list_main", "experiments, and which of their runs are recorded"
-    ),
+    "list": Verb(RUNS, "list_arguments", "list_main", "experiments, and which of their runs are recorded"),
     "show": Verb(RUNS, "show_arguments", "show_main", "every setting of an experiment"),
     "run": Verb(RUNS, "run_arguments", "run_main", "train what is outstanding and record it"),
-    "evaluate": Verb(
-        "lps.commands.experiments", "evaluate_arguments", "evaluate_main", "measure the weights of finished runs again"
-    ),
+    "evaluate": Verb(RUNS, "evaluate_arguments", "evaluate_main", "measure the weights of finished runs again"),
     "ship": Verb(RUNS, "ship_arguments", "ship_main", "copy local records to the shipped ones"),
     "verify": Verb("lps.commands.verify", "arguments", "main", "is a network exactly equivariant to circular shifts"),
     "convert": Verb("lps.commands.convert", "arguments", "main", "make a network shift-invariant in one line"),
@@ -57,11 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
         if name == chosen:
             getattr(import_module(verb.module), verb.arguments)(sub)
     options = parser.parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] = getattr(
-        import_module(VERBS[options.verb].module), VERBS[options.verb].main
-    )
+    verb = VERBS[options.verb]
     try:
-        return run(options)
+        return int(getattr(import_module(verb.module), verb.main)(options))
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -55,14 +55,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """Every option of the verbs that concern runs."""
 
 
-def _add(parser: argparse.ArgumentParser, *names: str, **others: Any) -> None:
+def add(parser: argparse.ArgumentParser, *names: str, **others: Any) -> None:
     for name in names:
         parser.add_argument(name, **OPTIONS[name] | others)
 
 
 def list_arguments(parser: argparse.ArgumentParser) -> None:
-    _add(parser, "row", nargs="*", default=["*"])
-    _add(parser, "--profile")
+    add(parser, "row", nargs="*", default=["*"])
+    add(parser, "--profile")
 
 
 def list_main(options: argparse.Namespace) -> int:
@@ -89,7 +89,7 @@ def list_main(options: argparse.Namespace) -> int:
 
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:
-    _add(parser, "row", "--profile", "--set")
+    add(parser, "row", "--profile", "--set")
 
 
 def show_main(options: argparse.Namespace) -> int:
@@ -102,7 +102,7 @@ def show_main(options: argparse.Namespace) -> int:
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
-    _add(parser, *(name for name in OPTIONS if name != "--with"))
+    add(parser, *(name for name in OPTIONS if name != "--with"))
 
 
 def run_main(options: argparse.Namespace) -> int:
@@ -144,7 +144,7 @@ def _values(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    _add(parser, "row", "--profile", "--set", "--seed", "--with", "--data-root", "--results")
+    add(parser, "row", "--profile", "--set", "--seed", "--with", "--data-root", "--results")
 
 
 def evaluate_main(options: argparse.Namespace) -> int:
@@ -158,8 +158,8 @@ def evaluate_main(options: argparse.Namespace) -> int:
 
 
 def ship_arguments(parser: argparse.ArgumentParser) -> None:
-    _add(parser, "--profile", default=None, required=True)
-    _add(parser, "--results")
+    add(parser, "--profile", default=None, required=True)
+    add(parser, "--results")
 
 
 def ship_main(options: argparse.Namespace) -> int:

@@ -12,23 +12,23 @@ from torch import nn
 from tqdm import tqdm
 
 from ..data import ImageSet
-from ..experiments.config import Experiment, parse_changes
-from ..experiments.profiles import load_profile, profile_names
+from ..experiments.config import parse_changes
+from ..experiments.profiles import load_profile
 from ..experiments.records import write_json
-from ..experiments.rows import TABLE1, Row, matching
-from ..experiments.run import DataCache, plan
+from ..experiments.rows import TABLE1
+from ..experiments.run import DataCache
+from ..experiments.training import planned
 from ..experiments.weights import load_weights
-from ..paths import LOCAL
 from ..probe import probe
 from ..verify import verify
-from .experiments import count
+from .experiments import add, count
 
 STRANGER = "torchvision:"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("network", help=f"table1/lps-tri-3, or {STRANGER}resnet18 with random weights")
-    parser.add_argument("--profile", default="quick", choices=profile_names(), help="size and data of the experiment")
+    add(parser, "--profile", "--set", "--seed", "--data-root", "--results")
     parser.add_argument(
         "--shifts", default="all", type=_shifts, metavar="all|N", help="all circular shifts, or N drawn"
     )
@@ -38,12 +38,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--probe", action="store_true", help="find convolution algorithms that are exact on the device, and use them"
     )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting, as the run did"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the drawn shifts")
-    parser.add_argument("--data-root", type=Path, help="folder of the data; default: LPS_DATA")
-    parser.add_argument("--results", type=Path, default=LOCAL, help="where trained weights are looked for")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
 
 
@@ -61,21 +55,16 @@ def _device(text: str) -> str:
 
 def main(options: argparse.Namespace) -> int:
     """Print the report; exit status 1 where the network is not exact."""
-    profile, changes, data = load_profile(options.profile), parse_changes(options.set), DataCache(options.data_root)
-
-    def experiment_of(row: Row) -> Experiment:
-        return profile.row(row).override(changes)
-
+    changes, data = parse_changes(options.set), DataCache(options.data_root)
     if options.network.startswith(STRANGER):
-        images, _ = data(experiment_of(TABLE1[0]).data)
+        images, _ = data(load_profile(options.profile).row(TABLE1[0]).override(changes).data)
         network, state = stranger(options.network.removeprefix(STRANGER), images, options.seed), "random weights"
     else:
         from ..experiments.model import fresh
 
-        rows = matching([options.network])
-        if len(rows) > 1:
-            raise ValueError(f"one network at a time: {options.network!r} matches {len(rows)}")
-        (run,) = plan(rows, experiment_of, [options.seed], options.results, data)
+        run, *others = planned([options.network], options.profile, [options.seed], changes, options.results, data)
+        if others:
+            raise ValueError(f"one network at a time: {options.network!r} matches {1 + len(others)}")
         images, _ = data(run.experiment.data)
         network, state = fresh(run.experiment, images, run.seed), "untrained"
         if run.weights.exists():
