@@ -158,9 +158,10 @@ def _abreast(turns: Turns, orders: Orders, jobs: int, stop: Stop) -> Ends:
     lanes = [lane() for _ in range(min(jobs, len(turns)))]
     waiting, free = iter(turns), list(range(len(lanes)))[::-1]
     going: dict[Future[Outcome], tuple[Run, int]] = {}
+    over = False
     try:
         while True:
-            while free and not halt.value and (turn := next(waiting, None)):
+            while free and not (halt.value or over) and (turn := next(waiting, None)):
                 place = free.pop()
                 with kept_back():  # signals are for this process, which stops the others
                     going[lanes[place].submit(_follow, *turn, place)] = turn[0], place
@@ -177,7 +178,7 @@ def _abreast(turns: Turns, orders: Orders, jobs: int, stop: Stop) -> Ends:
                 except BrokenProcessPool:
                     outcome = Outcome("failed", "its process was ended; was it out of memory?")
                     lanes[place] = lane()
-                halt.value = halt.value or outcome.state == "stopped"
+                over = over or outcome.state == "stopped"  # those that go on may still fit into the budget
                 yield run, outcome
                 free.append(place)
     finally:
