@@ -24,7 +24,7 @@ from lps.experiments.fit import CHECKPOINT, AtomicCheckpoints
 from lps.experiments.jobs import attempt, run_all
 from lps.experiments.learner import learning_rate, temperature
 from lps.experiments.model import fresh
-from lps.experiments.profiles import load_profile, profile_names, read_yaml
+from lps.experiments.profiles import load_profile, read_yaml
 from lps.experiments.run import DataCache, Run, measure_again, perform, plan
 from lps.experiments.status import state
 from lps.experiments.weights import HASHES, about, read_weights
@@ -49,14 +49,6 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 
 
 # configuration
-
-
-@pytest.mark.parametrize("name", profile_names())
-def test_every_profile_makes_every_row(name: str) -> None:
-    profile = load_profile(name)
-    for row in rows.TABLE1:
-        experiment = profile.row(row)
-        assert (experiment.model.method, experiment.model.antialias) == (row.method, row.antialias)
 
 
 def test_full_is_the_papers_recipe() -> None:
