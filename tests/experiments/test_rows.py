@@ -118,7 +118,7 @@ def test_rows_of_the_photographs_tell_the_methods_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("row", [row for row in TABLE5 if row.labels[0] != "LPS"], ids=lambda row: row.name)
 def test_rows_of_the_masks_tell_the_methods_apart(row: Row, tmp_path: Path) -> None:
-    run = run_of(row.name, tmp_path)
+    run = run_of(row.name, tmp_path, data__train="20", data__test="4")
     perform(run, DataCache(None), {})
     metrics = json.loads(run.record.read_text())["metrics"]
     assert metrics["mascc"]["value"] < 100 and metrics["mascc_original"]["value"] < 100
@@ -152,7 +152,7 @@ def test_a_backbone_starts_from_the_weights_of_its_row(tmp_path: Path) -> None:
 
 def test_other_backbones_make_other_runs(tmp_path: Path) -> None:
     """The weights that a run starts from are part of its id, and those of an override are taken by name alone."""
-    changes = {"model__backbone": "table2/lps-adapt-3", "model__groups": "8"}
+    changes = {"model__backbone": "table2/lps-adapt-3", "model__groups": "8", "data__train": "10", "data__test": "2"}
     run = run_of("table5/lps-adapt-3", tmp_path, **changes)
     unsettled = run.id
     longer = run_of("table2/lps-adapt-3", tmp_path, train__epochs="2")
