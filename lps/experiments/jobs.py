@@ -137,12 +137,12 @@ def _one_by_one(turns: Turns, orders: Orders, data: DataCache, stop: Stop) -> En
         torch.set_num_threads(orders.threads)
     for run, title in turns:
         outcome = orders.follow(run, title, data, stop)
-        if outcome.state != "stopped" and any_stops(stop):
-            yield run, outcome
-            outcome = Outcome("stopped", "interrupted")
         yield run, outcome
-        # the other processes of a run that failed wait for this one: they end with it
+        # the other processes of a run that failed wait for this one, and end with it
         if outcome.state == "stopped" or (outcome.state == "failed" and run.shared):
+            return
+        if any_stops(stop):
+            yield run, Outcome("stopped", "interrupted")
             return
 
 
