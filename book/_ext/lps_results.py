@@ -135,35 +135,26 @@ class ResultDirective(SphinxDirective):
         return records
 
 
-class Headline(ResultDirective):
-    """Two sentences that say how the paper fares, from the ledger and from Table 1."""
+class Answers(ResultDirective):
+    """The questions of a reader, each with its outcome, the scale it was seen at, and the page with the evidence."""
 
     def run(self) -> list[nodes.Node]:
         ledger = self.load("build/claims.json")
         if ledger is None:
-            return self.absent("The summary of the results", "make claims")
-        theory = [entry["verdict"] for entry in ledger["entries"] if entry["kind"] == "theorem"]
-        good = sum(verdict in ("holds", "holds+") for verdict in theory)
-        words = (
-            f"Lemma 1 and Claims 1 to 4: {good} of {len(theory)} checks of the theory hold on this machine, "
-            "for every shift tried. "
-        )
-        results = self.load("build/tables/table1.json") or {"groups": []}
-        groups = sorted(results["groups"], key=lambda group: group["data"] != "cifar10")  # real images first
-        rows = [row for group in groups[:1] for row in group["rows"] if row["ours"]]
-        exact, loose = (
-            [row["ours"]["c_cons"] for row in rows if (row["method"] in ("APS", "LPS")) == selects]
-            for selects in (True, False)
-        )
-        if exact and loose:
-            agree, total = (sum(counts[key] for counts in exact) for key in ("agree", "total"))
-            low, high = (pick(counts["mean"] for counts in loose) for pick in (min, max))
-            words += (
-                f"Networks trained here with APS or LPS kept their prediction in {agree:,} of {total:,} pairs of "
-                f"shifted images; strided and low-pass filtered networks did so in {low:.1f} % to {high:.1f} % of "
-                f"them ({self.page('notebooks/table1', 'Table 1')}, {text(groups[0]['label'])})."
-            )
-        return [block("p", words, "lps-headline")]
+            return self.absent("The answers", "make claims")
+        return [self.answer(found) for found in ledger["answers"]]
+
+    def answer(self, found: dict[str, str]) -> nodes.raw:
+        outcome = span(found["outcome"], "lps-outcome", outcome_class(found["outcome"]))
+        scale = " " + span("Scale: " + text(found["scale"]) + ".", "lps-source") if found["scale"] else ""
+        question = f'<p class="lps-question">{self.page(found["page"], text(found["question"]))}</p>'
+        return block("div", f"{question}<p>{outcome}. {text(found['text'])}{scale}</p>", "lps-answer")
+
+
+def outcome_class(outcome: str) -> str:
+    """Colours say what the word says: seen, not decided, or against the paper."""
+    against = ("the other way round", "not seen")
+    return "lps-holds" if outcome == "seen" else "lps-fails" if outcome in against else "lps-undecided"
 
 
 class Scoreboard(ResultDirective):
@@ -642,7 +633,7 @@ def borders(record: dict[str, Any], name: str) -> tuple[Any, ...]:
 
 
 DIRECTIVES = {
-    "headline": Headline,
+    "answers": Answers,
     "scoreboard": Scoreboard,
     "ledger": Ledger,
     "table": ResultTable,

@@ -20,7 +20,7 @@ GROUP = ["profile", "data", "fingerprint"]
 """What runs have in common that share a mean, a pair or an ordering."""
 
 COLUMNS = [
-    *("run", "id", "row", "table", "method", "antialias", *GROUP, "seed", "machine"),
+    *("run", "id", "row", "table", "method", "antialias", *GROUP, "images", "seed", "machine"),
     *("full", "as_profile", "differs", "stale", "guaranteed", "metric", "value", "agree", "total"),
 ]
 
@@ -57,6 +57,7 @@ def _about(record: Record) -> dict[str, Any]:
         "profile": record["profile"],
         "data": record["data"]["name"],
         "fingerprint": record["data"]["fingerprint"],
+        "images": images(record["data"]),
         "seed": record["seed"],
         "machine": machine(record["hardware"]),
         "full": is_full_scale(record),
@@ -81,6 +82,12 @@ def _settings(row: str, profile: str) -> Experiment:
 def machine(hardware: Mapping[str, Any]) -> str:
     """The GPU of a record or an executed notebook, otherwise its processor and cores."""
     return hardware.get("gpu") or f"{hardware['cpu']}, {hardware.get('cores')} cores"
+
+
+def images(data: Mapping[str, Any]) -> str:
+    """The images of a record in words: a copy of CIFAR-10 in JPEG is not called CIFAR-10."""
+    name = SHOWN_DATA.get(data["name"], data["name"])
+    return f"{name} as JPEG" if data["name"] == "cifar10" and "re-encoded" in data["source"] else name
 
 
 def size_of(record: Record) -> Size:
@@ -126,14 +133,15 @@ def _word(name: str, value: Any) -> str:
 
 
 def labels(lines: pd.DataFrame) -> pd.Series:
-    """Words for the group of each line, ``real CIFAR-10, profile reduced``; the first bytes of the data tell apart what
-    they do not."""
-    words = lines["data"].replace(SHOWN_DATA) + ", profile " + lines["profile"]
+    """Words for the group of each line, ``CIFAR-10 as JPEG, profile reduced``; where they do not tell groups apart, the
+    first bytes of the data do."""
+    words = lines.get("images", lines["data"].replace(SHOWN_DATA)) + ", profile " + lines["profile"]
     several = lines["fingerprint"].groupby(words).transform("nunique") > 1
     return words.where(~several, words + ", data " + lines["fingerprint"].str[:8])
 
 
-SHOWN_DATA = {"cifar10": "real CIFAR-10", "drawn": "drawn data"}
+SHOWN_DATA = {"cifar10": "CIFAR-10", "drawn": "drawn data", "camvid-voc": "CamVid"}
+"""Names of data in words."""
 
 
 def groups(lines: pd.DataFrame) -> list[pd.DataFrame]:

@@ -14,7 +14,7 @@ from ..experiments.records import VERSION, now, write_json
 from ..machine import hardware
 from ..paths import BUILD, LOCAL, ROOT, SHIPPED
 from ..studies import trained as studies
-from . import coverage, section53, statements
+from . import answers, coverage, section53, statements
 from . import times as benchmarks
 from .frame import GROUP, Record, age, by_seed, groups, measured, one_per_seed, runs
 from .paper import TABLES, command, paper_table
@@ -366,6 +366,37 @@ def _compare(pair: Pair, relation: statements.Relation, groups: Iterable[pd.Data
     return max(map(within, groups), key=weight)
 
 
+def effect_entries(made: pd.DataFrame) -> list[Entry]:
+    """Mean differences over filters, paired by seed, of the profile with the most seeds."""
+    found: dict[str, list[answers.Effect]] = {}
+    for effect in answers.effects(made):
+        found.setdefault(effect.id, []).append(effect)
+    return [_effect(item, found.get(item["id"], [])) for item in listed("effects")]
+
+
+def _effect(item: Mapping[str, Any], found: Sequence[answers.Effect]) -> Entry:
+    entry = Entry(
+        item["id"], "ordering", item["place"], item["statement"], None, None,
+        f"mean over the pairs of rows, then over at least {MIN_SEEDS} seeds: the 95 % interval on the paper's side of "
+        "zero; below the paper's scale direction only at most",
+        "not run", "", command=command(f"{item['compare'][0]['table']}/*"), page=item["page"],
+    )  # fmt: skip
+    if not found:
+        return entry
+    most = max(found, key=lambda effect: effect.n)
+    known: dict[str, Verdict] = {"seen": "holds" if most.full else "direction only"}
+    if most.full:
+        known["the other way round"] = "fails"
+    return replace(
+        entry,
+        paper=f"{most.paper:+.2f}",
+        ours=f"{most.interval.value:+.2f} (n = {most.n}, {most.scale})",
+        verdict=known.get(most.outcome, "undecided"),
+        evidence=f"{most.outcome}: " + "; ".join(f"{effect}, {effect.scale}" for effect in found),
+        run=most.runs,
+    )
+
+
 # Consistencies and sentences ---------------------------------------------------------------------------------
 
 
@@ -446,20 +477,23 @@ def _sentence(item: Mapping[str, str], studied: Sequence[Record], timed: Sequenc
 def ledger(theory: bool = True, folders: Sequence[Path] = (SHIPPED, LOCAL)) -> dict[str, Any]:
     """All entries by the records below ``folders``, with counts by verdict and where they were judged."""
     made, timed = runs(*folders), benchmarks.read(*folders)
+    studied = studies.read(*folders)
     entries = [
         *(theorem_entries() if theory else []),
         *cell_entries(made, timed),
         *ordering_entries(made, timed),
+        *effect_entries(made),
         *consistency_entries(made),
-        *sentence_entries(studies.read(*folders), timed),
+        *sentence_entries(studied, timed),
     ]
-    about = hardware()
+    about, found = hardware(), [asdict(entry) for entry in entries]
     return {
         "generated": now(),
         "code": VERSION,
         "machine": f"{about['cpu']}, {about['cores']} cores, torch {torch.__version__}",
         "counts": dict(Counter(entry.verdict for entry in entries)),
-        "entries": [asdict(entry) for entry in entries],
+        "answers": [asdict(answer) for answer in answers.answers(made, found, studied, timed)],
+        "entries": found,
     }
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 from urllib.parse import unquote, urldefrag
 
 import pytest
@@ -22,6 +22,7 @@ from lps.experiments.profiles import load_profile
 from lps.experiments.rows import matching
 from lps.paths import ROOT
 from lps.report import coverage, paper
+from lps.report.answers import Outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -135,7 +136,11 @@ def sample_results(tree: Path) -> None:
         for i, verdict in enumerate(VERDICTS)
     ]
     counts = dict.fromkeys(VERDICTS, 1)
-    about = {"generated": "2026-01-01T00:00:00", "code": "0", "machine": "a machine"}
+    answers = [
+        {"question": f"Is it {o}?", "outcome": o, "text": "By 1 of 2.", "scale": "a scale", "page": "notebooks/table1"}
+        for o in get_args(Outcome)
+    ]
+    about = {"answers": answers, "generated": "2026-01-01T00:00:00", "code": "0", "machine": "a machine"}
     write(tree / "build" / "claims.json", {**about, "counts": counts, "entries": entries})
     value = {"mean": 94.45, "std": 0.05, "n": 5}
     row = {

@@ -151,8 +151,8 @@ def test_records_of_other_data_share_no_mean() -> None:
     means = [row["ours"]["acc"]["mean"] for group in groups for row in group["rows"] if row["ours"]]
     assert means == pytest.approx([76.91, 10.0])
     assert [group["label"] for group in groups] == [
-        "real CIFAR-10, profile reduced, data f (here)",
-        "real CIFAR-10, profile reduced, data other (here)",
+        "CIFAR-10, profile reduced, data f (here)",
+        "CIFAR-10, profile reduced, data other (here)",
     ]
     labels = {line["label"]: line["difference"] for line in tables.seeds_table(frame([few, *shipped]))}
     assert len(labels) == 2

@@ -70,5 +70,5 @@ def test_other_data_stand_apart_and_todays_code_comes_first() -> None:
     first, second = frame.groups(runs)
     assert tables.accuracies(first)[lps].to_dict() == {0: 70.0, 1: 71.0}
     assert tables.accuracies(second)[lps].to_dict() == {2: 10.0}
-    words = "real CIFAR-10, profile reduced, data "
+    words = "CIFAR-10, profile reduced, data "
     assert set(frame.labels(runs)) == {words + "00000000", words + "01234567"}

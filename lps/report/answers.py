@@ -1,0 +1,227 @@
+"""The front page's questions, answered from the records: what was seen, how sure, and at what scale."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any, Literal
+
+import pandas as pd
+
+from . import section53, times
+from .frame import Record, groups, images, labels, one_per_seed
+from .paper import paper_number
+from .statements import listed, pairs, printed
+from .statistics import Interval, mean_interval
+
+Outcome = Literal["seen", "leans", "not settled", "not seen", "the other way round", "not tested"]
+MIN_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The mean difference between two kinds of rows, over filters and then over ``n`` seeds, in one profile's runs.
+
+    ``paper`` is the same mean of the paper's printed values, and ``scale`` says which runs were compared.
+    """
+
+    id: str
+    statement: str
+    interval: Interval
+    n: int
+    pairs: int
+    paper: float
+    profile: str
+    scale: str
+    runs: list[str]
+    full: bool
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whether the paper's direction is seen: in the whole interval, in the mean alone, or not."""
+        same = self.interval.value * self.paper > 0
+        if self.n >= MIN_SEEDS and self.interval.decides:
+            return "seen" if same else "the other way round"
+        return "leans" if same else "not settled"
+
+    def __str__(self) -> str:
+        bounds = f" [{self.interval.low:+.2f}, {self.interval.high:+.2f}]" if self.n > 1 else ""
+        return f"{self.interval.value:+.2f}{bounds} (n = {self.n}; paper {self.paper:+.2f})"
+
+
+def effects(made: pd.DataFrame) -> list[Effect]:
+    """The effects of ``claims.yml`` in every group of runs on real images that holds a seed of all their pairs."""
+    real = made[~made["data"].str.startswith("drawn") & made["as_profile"]]
+    found = [one_per_seed(members) for members in groups(real)]
+    return [effect for item in listed("effects") for members in found for effect in _effect(item, members)]
+
+
+def _effect(item: Mapping[str, Any], made: pd.DataFrame) -> list[Effect]:
+    known = set(made["row"])
+    compared = [pair for pair in pairs(item) if {pair.better, pair.worse} <= known]
+    if not compared:
+        return []
+    lines = made[made["metric"] == compared[0].metric]
+    wide = lines.pivot(index="seed", columns="row", values="value")
+    gaps = pd.DataFrame({pair: wide[pair.better] - wide[pair.worse] for pair in compared}).dropna().mean(axis=1)
+    behind = lines[lines["row"].isin({row for pair in compared for row in (pair.better, pair.worse)})]
+    paper = mean(value for pair in compared if (value := printed(pair)) is not None)
+    return [
+        Effect(
+            item["id"], item["statement"], mean_interval(gaps), len(gaps), len(compared), paper,
+            behind["profile"].iloc[0], labels(behind).iloc[0], list(behind["id"].unique()),
+            bool(behind["full"].all()),
+        )
+    ] if len(gaps) else []  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question of the front page, its answer in a line, the scale of what it rests on, and the page behind it."""
+
+    question: str
+    outcome: Outcome
+    text: str
+    scale: str
+    page: str
+
+
+def answers(
+    made: pd.DataFrame, entries: Sequence[Mapping[str, Any]], studied: Sequence[Record], timed: Sequence[Record]
+) -> list[Answer]:
+    """The eight questions in the order of the front page."""
+    by_id: dict[str, list[Effect]] = {}
+    for effect in effects(made):
+        by_id.setdefault(effect.id, []).append(effect)
+    return [
+        _theory(entries),
+        _consistent(made),
+        _compared("Is LPS better than APS?", by_id.get("lps-over-aps", []), "notebooks/statistics"),
+        _price(by_id),
+        _learned(studied),
+        _segmentation(made, by_id),
+        _cost(entries, timed),
+        _scale(made),
+    ]
+
+
+def _theory(entries: Sequence[Mapping[str, Any]]) -> Answer:
+    tried = [entry for entry in entries if entry["kind"] == "theorem"]
+    held = sum(entry["verdict"] == "holds" for entry in tried)
+    text = f"{held} of {len(tried)} are derived and hold at every shift tried; every broken variant fails."
+    outcome: Outcome = "not tested" if not tried else "seen" if held == len(tried) else "the other way round"
+    return Answer(
+        "Do Lemma 1 and Claims 1 to 4 hold?", outcome, text, "random maps; a proof has no scale", "book/theory"
+    )
+
+
+def _runs(lines: pd.DataFrame) -> str:
+    """Which runs lines come from: ``CIFAR-10 as JPEG, profile reduced``."""
+    return _joined(labels(lines))
+
+
+def _consistent(made: pd.DataFrame) -> Answer:
+    question, page = "Is a prediction the same under every circular shift?", "notebooks/table1"
+    guaranteed = made["guaranteed"].astype(bool)
+    lines = made[guaranteed & made["metric"].isin(["c_cons", "c_cons_original", "c_cons_all"])]
+    if lines.empty:
+        return Answer(question, "not tested", "No network with APS or LPS is recorded.", "", page)
+    count = f"{lines['run'].nunique()} trained networks with APS or LPS, {lines['total'].sum():,.0f} pairs of shifts"
+    if len(differ := lines[lines["agree"] < lines["total"]]["id"].unique()):
+        text = f"{count}: pairs differ in {', '.join(differ)}."
+        return Answer(question, "the other way round", text, _runs(lines), page)
+    loose = made[~guaranteed & (made["metric"] == "c_cons")]["value"]
+    rest = f" Without a guarantee {loose.min():.1f} to {loose.max():.1f} % agree." if len(loose) else ""
+    return Answer(question, "seen", f"{count}: none differs.{rest}", _runs(lines), page)
+
+
+def _told(found: Sequence[Effect]) -> str:
+    """Effects in words, with their profiles where there are several."""
+    return ", ".join(f"{effect}" + (f" in {effect.profile}" if len(found) > 1 else "") for effect in found)
+
+
+def _joined(scales: Iterable[str]) -> str:
+    """Scales of the same images named together: ``CIFAR-10 as JPEG, profiles reduced, short``."""
+    found: dict[str, set[str]] = {}
+    for scale in scales:
+        data, _, profile = scale.rpartition(", profile ")
+        found.setdefault(data, set()).add(profile)
+    return "; ".join(
+        f"{data}, profile{'s' * (len(names) > 1)} {', '.join(sorted(names))}" for data, names in sorted(found.items())
+    )
+
+
+def _compared(question: str, found: Sequence[Effect], page: str) -> Answer:
+    if not found:
+        return Answer(question, "not tested", "No pair of runs on real images is recorded.", "", page)
+    most, scale = max(found, key=lambda effect: effect.n), _joined(effect.scale for effect in found)
+    return Answer(question, most.outcome, f"Points of accuracy, mean over filters: {_told(found)}.", scale, page)
+
+
+def _price(by_id: Mapping[str, Sequence[Effect]]) -> Answer:
+    question, page = "Does the guarantee cost accuracy?", "notebooks/table1"
+    found = {name: by_id.get(key, []) for name, key in (("LPS", "lps-over-fixed"), ("APS", "aps-over-fixed"))}
+    every = [effect for of in found.values() for effect in of]
+    if not every:
+        return Answer(question, "not tested", "No pair of runs on real images is recorded.", "", page)
+    signs = {effect.interval.value > 0 for effect in every}
+    judged: set[Outcome] = {effect.outcome for effect in every if effect.n >= MIN_SEEDS}
+    outcome: Outcome = "not settled" if len(signs) > 1 or len(judged) != 1 else judged.pop()
+    words = "; ".join(f"{name} {_told(of)}" for name, of in found.items() if of)
+    scale = _joined(effect.scale for effect in every)
+    return Answer(question, outcome, f"Points gained over rows that keep phase 0: {words}.", scale, page)
+
+
+def _learned(studied: Sequence[Record]) -> Answer:
+    question, page = "Does LPD learn something that APS lacks (Sec. 5.3)?", "notebooks/section53"
+    real = [record for record in section53.one_per_run(studied) if record["data"]["name"] != "drawn"]
+    if not real:
+        return Answer(question, "not tested", "No study of a network trained on real images is recorded.", "", page)
+    falls = sum(section53.direction("replaced", record["metrics"]) for record in real)
+    text = (
+        f"Accuracy falls in {falls} of {len(real)} networks when APS takes LPD's place (paper: from "
+        f"{paper_number('replaced-before'):g} to {paper_number('replaced-after'):g} %)."
+    )
+    outcome: Outcome = "seen" if falls == len(real) else "leans" if 2 * falls > len(real) else "not seen"
+    scale = _joined(f"{images(record['data'])}, profile {record['profile']}" for record in real)
+    return Answer(question, outcome, text, scale, page)
+
+
+SEGMENTATION = ("lpd-only-over-ddac", "aps-over-ddac", "lps-over-lpf-miou")
+
+
+def _segmentation(made: pd.DataFrame, by_id: Mapping[str, Sequence[Effect]]) -> Answer:
+    question, page = "Is segmentation equivariant?", "notebooks/table5"
+    lines = made[made["guaranteed"].astype(bool) & (made["metric"] == "mascc")]
+    if lines.empty:
+        return Answer(question, "not tested", "No DeepLabV3+ with LPD and LPU is recorded.", "", page)
+    agree, total = lines["agree"].sum(), lines["total"].sum()
+    text = f"{lines['run'].nunique()} networks with LPD and LPU: {agree:,.0f} of {total:,.0f} pixels keep their label."
+    if against := [e for key in SEGMENTATION for e in by_id.get(key, []) if e.outcome == "the other way round"]:
+        words = "; ".join(f"{e.statement.rstrip('.')}: {e}" for e in against)
+        text += f" The other way round than in the paper: {words}."
+    return Answer(question, "seen" if agree == total else "the other way round", text, _runs(lines), page)
+
+
+def _cost(entries: Sequence[Mapping[str, Any]], timed: Sequence[Record]) -> Answer:
+    share = next(entry for entry in entries if entry["id"] == "table4/lps-tri-3:pooling_share")
+    paper = 100 * (times.paper_ratios()["lps-tri-3"] - 1)
+    text = f"Parameters: {share['ours']} % more (paper: {share['paper']} %). Time over LPF: "
+    if record := times.newest(timed, times.TABLE4, "cpu"):
+        took = times.frame(record).loc["lps-tri-3"]
+        low, middle, high = (100 * (took[name] - 1) for name in ("low", "time", "high"))
+        text += (
+            f"{middle:.0f} % more on a processor, quartiles {low:.0f} to {high:.0f} (paper: {paper:.0f} % on a GPU)."
+        )
+    else:
+        text += f"not measured (paper: {paper:.0f} % on a GPU)."
+    outcome: Outcome = "seen" if share["verdict"] == "holds" else "not settled"
+    return Answer("What does it cost in parameters and time?", outcome, text, "the paper's network", "notebooks/table4")
+
+
+def _scale(made: pd.DataFrame) -> Answer:
+    full = made[made["full"].astype(bool) & made["table"].isin(["table2", "table3", "table5", "table6"])]
+    question = "Does it hold on ImageNet and PASCAL VOC?"
+    if full.empty:
+        text = "No network was trained there; the commands stand ready."
+        return Answer(question, "not tested", text, "", "book/scale")
+    return Answer(question, "not settled", f"{full['run'].nunique()} runs are recorded.", _runs(full), "book/claims")

@@ -1,0 +1,89 @@
+"""The front page's answers follow the records, and say so when they contradict the paper."""
+
+from statistics import mean, stdev
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from lps.experiments.records import read_records
+from lps.paths import SHIPPED
+from lps.report.answers import Effect, answers, effects
+from lps.report.frame import COLUMNS, frame
+from lps.report.statistics import Interval
+
+STUDENT = 4.302652729911275
+"""The 97.5 % quantile of Student's t with two degrees of freedom."""
+
+
+def effect(low: float, value: float, high: float, n: int = 3, paper: float = 1.0) -> Effect:
+    return Effect("e", "s", Interval(value, low, high), n, 5, paper, "reduced", "drawn, profile reduced", [], False)
+
+
+@pytest.mark.parametrize(
+    ("found", "outcome"),
+    [
+        (effect(0.1, 0.5, 0.9), "seen"),
+        (effect(-0.9, -0.5, -0.1), "the other way round"),
+        (effect(-0.9, -0.5, -0.1, paper=-2.0), "seen"),
+        (effect(-0.1, 0.5, 1.1), "leans"),
+        (effect(-1.1, -0.5, 0.1), "not settled"),
+        (effect(0.1, 0.5, 0.9, n=2), "leans"),
+    ],
+)
+def test_the_outcome_says_what_the_interval_says(found: Effect, outcome: str) -> None:
+    assert found.outcome == outcome
+
+
+@pytest.fixture(scope="module")
+def shipped() -> list[Any]:
+    return read_records(SHIPPED)
+
+
+def test_lps_over_aps_is_the_mean_over_filters_paired_by_seed(shipped: list[Any]) -> None:
+    reduced = {
+        (r["experiment"], r["seed"]): r["metrics"]["acc"]["value"]
+        for r in shipped
+        if "acc" in r["metrics"] and r["profile"] == "reduced"
+    }
+    tails = ("", "-rect-2", "-tri-3", "-bin-5", "-adapt-3")
+    gaps = [
+        mean(reduced[f"table1/lps{tail}", seed] - reduced[f"table1/aps{tail}", seed] for tail in tails)
+        for seed in range(3)
+    ]
+    (found,) = (e for e in effects(frame(shipped)) if e.id == "lps-over-aps" and e.profile == "reduced")
+    half = STUDENT * stdev(gaps) / 3**0.5
+    assert found.interval == pytest.approx((mean(gaps), mean(gaps) - half, mean(gaps) + half))
+    assert (found.n, found.pairs) == (3, 5)
+
+
+ENTRIES = [
+    {"id": "lemma-1", "kind": "theorem", "verdict": "holds"},
+    {"id": "table4/lps-tri-3:pooling_share", "kind": "cell", "verdict": "holds", "ours": "1.049", "paper": "1.05"},
+]
+
+
+def test_without_records_nothing_is_claimed() -> None:
+    nothing = pd.DataFrame(columns=COLUMNS)
+    found = answers(nothing, ENTRIES, [], [])
+    assert [a.outcome for a in found] == ["seen", *["not tested"] * 5, "seen", "not tested"]
+
+
+def test_one_differing_pair_turns_the_answer(shipped: list[Any]) -> None:
+    made = frame(shipped)
+    question = "Is a prediction the same under every circular shift?"
+    before, after = ({a.question: a for a in answers(m, ENTRIES, [], [])}[question] for m in (made, _less_one(made)))
+    assert before.outcome == "seen" and "none differs" in before.text
+    assert after.outcome == "the other way round" and "pairs differ in table1/lps" in after.text
+
+
+def _less_one(made: pd.DataFrame) -> pd.DataFrame:
+    made = made.copy()
+    chosen = made[(made["row"] == "table1/lps") & (made["metric"] == "c_cons")].index[0]
+    made.loc[chosen, "agree"] -= 1
+    return made
+
+
+def test_contrary_results_stand_in_the_answer(shipped: list[Any]) -> None:
+    (found,) = (a for a in answers(frame(shipped), ENTRIES, [], []) if a.page == "notebooks/table5")
+    assert "The other way round than in the paper: LPD without LPU" in found.text
