@@ -176,7 +176,8 @@ def _abreast(turns: Turns, orders: Orders, jobs: int, stop: Stop) -> Ends:
                 try:
                     outcome = future.result()
                 except BrokenProcessPool:
-                    outcome = Outcome("failed", "its process was ended; was it out of memory?")
+                    reason = "out of memory, or called by a script without `if __name__ == '__main__':`?"
+                    outcome = Outcome("failed", f"its process was ended: {reason}")
                     lanes[place] = lane()
                 over = over or outcome.state == "stopped"  # those that go on may still fit into the budget
                 yield run, outcome

@@ -115,7 +115,8 @@ def train(
     """Train what is not recorded yet, and return all of it: ``train("table1/lps-*", profile="quick", seeds=range(3))``.
 
     ``rows`` are names or patterns, ``changes`` settings by their dotted names, ``{"train.epochs": 2}``. A run that was
-    stopped goes on where it was. ``jobs``, ``threads`` and ``budget`` are as in :func:`~lps.experiments.jobs.run_all`.
+    stopped goes on where it was. ``jobs``, ``threads`` and ``budget`` are as in :func:`~lps.experiments.jobs.run_all`,
+    but on a CPU there is by default a job for each core: a script then calls this under ``if __name__ == "__main__":``.
 
     With ``sampling``, ``rows`` is the name of a row of your own, as in ``mine/min-norm``: it is trained ``like`` a row
     of the paper, with that sampling in place of its own. Its record holds the source of the sampling, and another
