@@ -70,8 +70,8 @@ class AdaptiveLowPass(nn.Module):
     (torch.Size([2, 16, 12, 12]), torch.Size([2, 16, 6, 6]))
 
     ``(N, C, *space)`` to ``(N, C, *ceil(space / stride))``. As in the original, one softmax runs over the taps of
-    all groups, so their average gain is ``1 / groups``. By default there are 8 groups, or as many as divide 8 and the
-    channels. Raises ``ValueError`` for an even ``size`` and for ``groups`` that do not divide the channels.
+    all groups, so their average gain is ``1 / groups``. By default there are ``gcd(8, channels)``.
+    Raises ``ValueError`` for an even ``size`` and for ``groups`` that do not divide the channels.
     """
 
     def __init__(

@@ -130,7 +130,7 @@ def mix(x: Tensor, z: Tensor, stride: int = 2) -> Tensor:
     Eq. (17): ``y = sum_k z_k Poly(x)_k``.
     """
     dims = x.dim() - 2
-    weights = z.to(x.dtype).unflatten(1, (stride,) * dims)[(...,) + (None,) * (dims + 1)]
+    weights = z.to(x.dtype).unflatten(1, (stride,) * dims)[(...,) + (None,) * (dims + 1)]  # (N, s, ..., s, 1, 1, ...)
     return (phase_view(x, stride) * weights).sum(tuple(range(1, 1 + dims)))
 
 
@@ -141,7 +141,7 @@ def place(y: Tensor, z: Tensor, stride: int = 2) -> Tensor:
     """
     dims = y.dim() - 2
     weights = z.to(y.dtype).unflatten(1, (stride,) * dims)[:, None]
-    for axis in range(dims):
+    for axis in range(dims):  # y as (N, C, H, 1, W, 1), weights as (N, 1, 1, s, 1, s)
         y, weights = y.unsqueeze(3 + 2 * axis), weights.unsqueeze(2 + 2 * axis)
     u = y * weights
     for axis in range(dims):

@@ -64,7 +64,7 @@ class Downsample(nn.Module):
     def forward(
         self, x: Tensor, selection: Selection | None = None, origin: Origin | None = None
     ) -> tuple[Tensor, Selection | None]:
-        """Return the kept component and the selection behind it (``None`` for phase 0 without a choice)."""
+        """Return the kept component and the selection behind it (``None`` where phase 0 is kept without a choice)."""
         require_maps(x)
         h = self.antialias
         if selection is None and self.select is None:
@@ -104,6 +104,7 @@ class Downsample(nn.Module):
 
 
 def _arguments(select: nn.Module) -> tuple[str, ...]:
+    """Names of the arguments that its ``forward`` takes."""
     code = getattr(type(select).forward, "__code__", None)
     return () if code is None else code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 

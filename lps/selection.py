@@ -24,7 +24,7 @@ class Selection(NamedTuple):
     ``scores`` ``(N, P)`` are the logits (LPD) or norms (APS) behind it and ``z`` ``(N, P)`` the selection variable
     of Eq. (17). For a hard choice, ``phase`` ``(N,)`` is ``k*`` of Eq. (7), ``z`` is one-hot or equal over phases that
     stay tied, and ``lag`` ``(N, P, dims)`` says how far their components are moved from that of ``k*``. ``origin`` says
-    where the kept positions come from, for the next choice to break its ties by. For a mixture all three are ``None``.
+    where the kept positions come from, for the next choice to break its ties by. A mixture has the first two only.
     """
 
     scores: Tensor
@@ -43,8 +43,9 @@ def choose(scores: Tensor, x: Tensor, stride: int, origin: Origin | None = None)
     """Hard selection ``k* = argmax_k scores_k`` (Eq. 7), ``scores`` ``(N, P)``, of the phases of ``x``.
 
     Equal scores are told apart by the content of the image that ``x`` comes from (``origin``), so that the choice moves
-    with every shift of it, and all maps with the choice. Without ``origin``, ``x`` is taken for the image: what is kept
-    of ``x`` moves with its shifts, but maps that differ where ``x`` does not need not follow. An ONNX graph takes the
+    with every shift of it, and so does what other maps of the image keep by it. Without ``origin``, ``x`` stands for
+    the image. What is kept of ``x`` then still moves with its shifts; but where components of ``x`` are equal, those of
+    another map that shares the choice may not be, and what that map keeps need not move along. An ONNX graph takes the
     first of equal scores. Raises ``ValueError`` where a score is NaN.
     """
     origin = Origin(x) if origin is None else origin
