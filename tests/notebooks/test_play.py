@@ -13,6 +13,8 @@ import lps
 from lps.notebooks.parameters import declared_parameters
 from lps.paths import NOTEBOOKS, ROOT
 
+pytestmark = pytest.mark.slow
+
 SHOWN = "return document.getElementById('lps-drag').dataset.shown"
 CARDS = "return [...document.querySelectorAll('.lps-cards section')].map((card) => ({...card.dataset}))"
 
