@@ -7,7 +7,7 @@ from typing import Any
 
 from ..experiments.profiles import profile_names
 from ..experiments.records import read_records
-from ..paths import LOCAL, SHIPPED
+from ..paths import LOCAL, ROOT, SHIPPED
 from .paper import TABLES, paper_table
 from .tables import CONSISTENCIES
 
@@ -59,18 +59,22 @@ def main(options: argparse.Namespace) -> int:
     )
     if not local:
         print(f"no runs of your own with profile {options.profile}: make reproduce PROFILE={options.profile}")
-        return 0
+        if shipped:
+            print(f"What is shipped, in {SHIPPED.relative_to(ROOT)}, with its records:")
     paper = {row["row"]: row for name in TABLES for row in paper_table(name)}
     lost = False
     environment: set[str] = set()
-    print(f"{'run':<34} {'metric':<8} {'yours':>7}  {'against the shipped':<36} paper (full scale)")
-    for record in (record for record in local if record["experiment"] in paper):
+    shown = [record for record in local or shipped if record["experiment"] in paper]
+    width = max((len(record["id"]) for record in shown), default=0)
+    if shown:
+        whose, against = ("yours", "against the shipped") if local else ("shipped", "")
+        print(f"{'record':<{width}} {'metric':<8} {whose:>7}  {against:<36} paper (full scale)")
+    for record in shown:
         for metric, title in TABLES[record["experiment"].partition("/")[0]].metrics.items():
             value = record["metrics"][metric]["value"]
             printed = paper[record["experiment"]][metric] or "not in the text copy"
-            against = relation(record, shipped, metric)
-            run = f"{record['experiment']} seed {record['seed']}"
-            print(f"{run:<34} {title:<8} {value:7.2f}  {against:<36} {printed}")
+            against = relation(record, shipped, metric) if local else ""
+            print(f"{record['id']:<{width}} {title:<8} {value:7.2f}  {against:<36} {printed}")
             lost |= metric in CONSISTENCIES and printed == "100" and value < 100
         environment.update(environment_differences(record, shipped))
     if others := sorted({record["experiment"] for record in local} - paper.keys()):
