@@ -20,8 +20,7 @@ from torch import distributed as dist
 from ..watch import watch
 from . import weights
 from .learner import Learner, Tally
-from .run import Report
-from .signals import Stop, kept_back, release
+from .signals import Report, Stop, kept_back, release
 
 CHECKPOINT = "last.ckpt"
 _DAMAGED = "{} is not a readable checkpoint; remove it to start over"

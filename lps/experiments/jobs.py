@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from tqdm import tqdm
 
-from .run import DataCache, Report, Run, leads, perform
-from .signals import Stop, any_stops, kept_back, stop_on_signal
+from .run import DataCache, Run, leads, perform
+from .signals import Report, Stop, any_stops, kept_back, stop_on_signal
 
 
 class Outcome(NamedTuple):

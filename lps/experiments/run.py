@@ -20,12 +20,9 @@ from .config import SECTIONS, Data, Experiment, Photographs, Seed
 from .records import code_version, command, determinism, now, read_record, run_id, short_hash, write_json
 from .rows import Row, by_value
 from .schema import conform
-from .signals import Stop
+from .signals import Report, Stop
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
-
-Report = Callable[[int, int], None]
-"""Told of the steps that are done, and of all steps."""
 
 
 @dataclass(frozen=True)

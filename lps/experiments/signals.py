@@ -11,6 +11,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Stop = Callable[[], bool]
 
+Report = Callable[[int, int], None]
+"""Told of the steps that are done, and of all steps."""
+
 
 @contextmanager
 def stop_on_signal() -> Iterator[Stop]:
