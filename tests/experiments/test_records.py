@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,8 @@ def numbers(kind: str, record: Any) -> dict[str, Any]:
     for lines in groups(made):
         found |= {f"accuracy, {name}": list(seeds) for name, seeds in tables.accuracies(lines).items()}
     for line in claims.best_runs(made).itertuples():
-        found[f"best, {line.row}, {line.metric}"] = line.value, line.agree, line.total
+        counts = line.agree, line.total  # a mean of shares, like mIoU, has none
+        found[f"best, {line.row}, {line.metric}"] = line.value, *(n for n in counts if not isnan(n))
     compare.relation(record, [record], next(iter(paper.TABLES[table].metrics)))
     compare.environment_differences(record, [record])
     return found
