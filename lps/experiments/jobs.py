@@ -86,9 +86,14 @@ class Orders(NamedTuple):
 
 
 def default_jobs() -> int:
-    """A run for each core that this process may use, or one at a time where there is a GPU."""
+    """A run for each core that this process may use, or one at a time where there is a GPU.
+
+    ``LPS_JOBS`` says otherwise: notebooks that are executed beside others share the cores with them.
+    """
     if torch.cuda.is_available():
         return 1
+    if given := os.environ.get("LPS_JOBS", ""):
+        return max(1, int(given))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -191,8 +191,8 @@ def start_worker(job: Job, jobs: int) -> subprocess.Popen[str]:
     """A process that executes `job` on its share of the cores, and ends when this one does."""
     log = Path(job.log)
     log.parent.mkdir(parents=True, exist_ok=True)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    share = str(max(1, (os.cpu_count() or 1) // jobs))
+    environment = {"OMP_NUM_THREADS": share, "LPS_JOBS": share, **os.environ}
     with log.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(
             [sys.executable, "-P", worker.__file__],

@@ -132,7 +132,9 @@ def pad_with_zeros(x: Tensor, before: int, after: int, padding: str) -> Tensor:
     [
         pytest.param("lemma-1", "lps.polyphase", column_major, "# Eq. (8)", id="phases numbered by columns"),
         pytest.param("claim-1", "lps.selection.choose", first_phase, "# Eq. (15)", id="always the first phase"),
-        pytest.param("claim-1", "lps.sampling.keep", keep_next, "# Eq. (7)", id="another phase than the selected one"),
+        pytest.param(
+            "claim-1", "lps.exact.fused.keep", keep_next, "# Eq. (7)", id="another phase than the selected one"
+        ),
         pytest.param("claim-2", "lps.selection.choose", first_phase, "# Eq. (19)", id="APS takes the first phase"),
         pytest.param("claim-3", "lps.selection.pad", pad_with_zeros, "# Eq. (11)", id="logits with zero padding"),
         pytest.param("claim-4", "lps.exact.ties.place", place_at_zero, "# Eq. (24)", id="features put back to phase 0"),
