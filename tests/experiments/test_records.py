@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from itertools import islice
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,10 @@ def numbers(kind: str, record: Any) -> dict[str, Any]:
     return found
 
 
+EVERY = 1 if os.environ.get("LPS_EXHAUSTIVE") else 5
+"""One edit of so many is tried; all of them in the weekly tests."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_edit_is_refused_or_changes_no_number(kind: str, tmp_path: Path) -> None:
@@ -144,7 +149,7 @@ def test_an_edit_is_refused_or_changes_no_number(kind: str, tmp_path: Path) -> N
     path.write_text(json.dumps(whole), encoding="utf-8")
     expected = numbers(kind, read(kind, path))
     refused = accepted = 0
-    for way, changed in edits(whole):
+    for way, changed in islice(edits(whole), 0, None, EVERY):
         path.write_text(json.dumps(changed), encoding="utf-8")
         try:
             record = read(kind, path)
