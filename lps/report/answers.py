@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from . import section53, times
-from .frame import Record, groups, images, labels, one_per_seed
+from .frame import Record, drawn, groups, images, labels, one_per_seed
 from .paper import paper_number
 from .statements import listed, pairs, printed
 from .statistics import Interval, mean_interval
@@ -50,9 +50,17 @@ class Effect:
 
 def effects(made: pd.DataFrame) -> list[Effect]:
     """The effects of ``claims.yml`` in every group of runs on real images that holds a seed of all their pairs."""
-    real = made[~made["data"].str.startswith("drawn") & made["as_profile"]]
+    real = made[~drawn(made) & made["as_profile"]]
     found = [one_per_seed(members) for members in groups(real)]
     return [effect for item in listed("effects") for members in found for effect in _effect(item, members)]
+
+
+def by_id(made: pd.DataFrame) -> dict[str, list[Effect]]:
+    """:func:`effects` under their ids."""
+    found: dict[str, list[Effect]] = {}
+    for effect in effects(made):
+        found.setdefault(effect.id, []).append(effect)
+    return found
 
 
 def _effect(item: Mapping[str, Any], made: pd.DataFrame) -> list[Effect]:
@@ -89,16 +97,14 @@ def answers(
     made: pd.DataFrame, entries: Sequence[Mapping[str, Any]], studied: Sequence[Record], timed: Sequence[Record]
 ) -> list[Answer]:
     """The eight questions in the order of the front page."""
-    by_id: dict[str, list[Effect]] = {}
-    for effect in effects(made):
-        by_id.setdefault(effect.id, []).append(effect)
+    found = by_id(made)
     return [
         _theory(entries),
         _consistent(made),
-        _compared("Is LPS better than APS?", by_id.get("lps-over-aps", []), "notebooks/statistics"),
-        _price(by_id),
+        _compared("Is LPS better than APS?", found.get("lps-over-aps", []), "notebooks/statistics"),
+        _price(found),
         _learned(studied),
-        _segmentation(made, by_id),
+        _segmentation(made, found),
         _cost(entries, timed),
         _scale(made),
     ]
@@ -157,9 +163,9 @@ def _compared(question: str, found: Sequence[Effect], page: str) -> Answer:
     return Answer(question, most.outcome, f"Points of accuracy, mean over filters: {_told(found)}.", scale, page)
 
 
-def _price(by_id: Mapping[str, Sequence[Effect]]) -> Answer:
+def _price(known: Mapping[str, Sequence[Effect]]) -> Answer:
     question, page = "Does the guarantee cost accuracy?", "notebooks/table1"
-    found = {name: by_id.get(key, []) for name, key in (("LPS", "lps-over-fixed"), ("APS", "aps-over-fixed"))}
+    found = {name: known.get(key, []) for name, key in (("LPS", "lps-over-fixed"), ("APS", "aps-over-fixed"))}
     every = [effect for of in found.values() for effect in of]
     if not every:
         return Answer(question, "not tested", "No pair of runs on real images is recorded.", "", page)
@@ -189,14 +195,14 @@ def _learned(studied: Sequence[Record]) -> Answer:
 SEGMENTATION = ("lpd-only-over-ddac", "aps-over-ddac", "lps-over-lpf-miou")
 
 
-def _segmentation(made: pd.DataFrame, by_id: Mapping[str, Sequence[Effect]]) -> Answer:
+def _segmentation(made: pd.DataFrame, known: Mapping[str, Sequence[Effect]]) -> Answer:
     question, page = "Is segmentation equivariant?", "notebooks/table5"
     lines = made[made["guaranteed"].astype(bool) & (made["metric"] == "mascc")]
     if lines.empty:
         return Answer(question, "not tested", "No DeepLabV3+ with LPD and LPU is recorded.", "", page)
     agree, total = lines["agree"].sum(), lines["total"].sum()
     text = f"{lines['run'].nunique()} networks with LPD and LPU: {agree:,.0f} of {total:,.0f} pixels keep their label."
-    if against := [e for key in SEGMENTATION for e in by_id.get(key, []) if e.outcome == "the other way round"]:
+    if against := [e for key in SEGMENTATION for e in known.get(key, []) if e.outcome == "the other way round"]:
         words = "; ".join(f"{e.statement.rstrip('.')}: {e}" for e in against)
         text += f" The other way round than in the paper: {words}."
     return Answer(question, "seen" if agree == total else "the other way round", text, _runs(lines), page)

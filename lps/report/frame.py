@@ -144,6 +144,11 @@ SHOWN_DATA = {"cifar10": "CIFAR-10", "drawn": "drawn data", "camvid-voc": "CamVi
 """Names of data in words."""
 
 
+def drawn(lines: pd.DataFrame) -> pd.Series:
+    """Which lines are of runs on drawn data."""
+    return lines["data"].str.startswith("drawn")
+
+
 def groups(lines: pd.DataFrame) -> list[pd.DataFrame]:
     """Lines of one profile and data together, the groups with the most runs first."""
     found = [members for _, members in lines.groupby(GROUP, sort=False)]

@@ -16,7 +16,8 @@ from ..paths import BUILD, LOCAL, ROOT, SHIPPED
 from ..studies import trained as studies
 from . import answers, coverage, section53, statements
 from . import times as benchmarks
-from .frame import GROUP, Record, age, by_seed, groups, measured, one_per_seed, runs
+from .answers import MIN_SEEDS
+from .frame import GROUP, Record, age, by_seed, drawn, groups, measured, one_per_seed, runs
 from .paper import TABLES, command, paper_table
 from .statements import EVIDENCE, Pair, agrees, listed, pairs, printed, select
 from .statistics import Interval, failure_bound, paired
@@ -25,7 +26,6 @@ from .theory import Check, check
 
 README = ROOT / "README.md"
 HERE = "python -m lps claims"
-MIN_SEEDS = 3
 COUNTED = ("parameters", "pooling_parameters", "pooling_share")
 
 
@@ -175,7 +175,7 @@ def comparable(made: pd.DataFrame) -> list[pd.DataFrame]:
 
     Those of one profile and data are together, for nothing else is compared: full scale first, then the most.
     """
-    real = made[~_drawn(made)]
+    real = made[~drawn(made)]
     small = real[real["profile"].isin(SMALL) & real["as_profile"] & ~real["full"]]
     return [one_per_seed(members) for scale in (real[real["full"]], small) for members in groups(scale)]
 
@@ -183,10 +183,6 @@ def comparable(made: pd.DataFrame) -> list[pd.DataFrame]:
 SMALL = ("reduced", "full")
 """Profiles whose runs are judged as reduced ones where they are not of full scale, the paper's settings on fewer images
 among them."""
-
-
-def _drawn(lines: pd.DataFrame) -> pd.Series:
-    return lines["data"].str.startswith("drawn")
 
 
 def best_runs(made: pd.DataFrame) -> pd.DataFrame:
@@ -240,7 +236,7 @@ def _other_protocols(metric: str, found: pd.DataFrame) -> str:
 def _apart(found: pd.DataFrame, every: pd.DataFrame) -> str:
     """A remark on runs of the same profile that saw other data, and so have no part in a mean."""
     profile, *data = found.iloc[0][GROUP]
-    others = every[(every["profile"] == profile) & ~_drawn(every)].drop_duplicates("run")
+    others = every[(every["profile"] == profile) & ~drawn(every)].drop_duplicates("run")
     number = (others[GROUP[1:]] != data).any(axis=1).sum()
     return f"; runs of this profile on other data, which stand apart: {number}" if number else ""
 
@@ -368,9 +364,7 @@ def _compare(pair: Pair, relation: statements.Relation, groups: Iterable[pd.Data
 
 def effect_entries(made: pd.DataFrame) -> list[Entry]:
     """Mean differences over filters, paired by seed, of the profile with the most seeds."""
-    found: dict[str, list[answers.Effect]] = {}
-    for effect in answers.effects(made):
-        found.setdefault(effect.id, []).append(effect)
+    found = answers.by_id(made)
     return [_effect(item, found.get(item["id"], [])) for item in listed("effects")]
 
 
