@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -507,16 +508,46 @@ class SourceLine(ResultRole):
 
 
 class PaperValue(ResultRole):
-    """``{paper}`table1:lps-tri-3:acc` ``: a value of the paper, with its spread if it has one."""
+    """A value of the paper with its spread, if it has one, or its lead over that of another row.
+
+    ``{paper}`table1:lps-tri-3:acc` ``, ``{paper}`table1:lps-tri-3:acc:aps-tri-3` ``.
+    """
 
     def shown(self) -> str:
-        file, key, column = self.text.split(":")
+        file, key, column, *other = self.text.split(":")
         path = Path(self.env.srcdir, "results", "paper", f"{file}.csv")
         self.env.note_dependency(str(path))
         with path.open(encoding="utf-8", newline="") as stream:
-            row = next(row for row in csv.DictReader(stream) if row["row"].rpartition("/")[2] == key)
-        value, deviation = row[column], row.get(f"{column}_std")
+            rows = {row["row"].rpartition("/")[2]: row for row in csv.DictReader(stream)}
+        value, deviation = rows[key][column], rows[key].get(f"{column}_std")
+        if other:
+            return span(f"{float(value) - float(rows[other[0]][column]):+.2f}", "lps-paper-value")
         return span(f"{value} ± {deviation}" if deviation else value, "lps-paper-value")
+
+
+class Price(ResultRole):
+    """``{price}`families-behind` ``: what conversion cost in a record of ``python -m lps convert``, in words."""
+
+    def shown(self) -> str:
+        path = Path(self.env.srcdir, "results", "shipped", "convert", f"{self.text}.json")
+        self.env.note_dependency(str(path))
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        return text(fall(rows) if self.text == "finetuning" else ratios(rows))
+
+
+def ratios(rows: dict[str, dict[str, Any]]) -> str:
+    """Time of the converted networks over the originals'."""
+    times = [row["time_ratio"] for row in rows.values() if "time_ratio" in row]
+    return f"{median(times):.1f} times the time in the median of {len(times)} networks, {min(times):.1f} to {max(times):.1f}"
+
+
+def fall(rows: dict[str, list[dict[str, float]]]) -> str:
+    """Accuracy of the plain network, after conversion to APS, and fine-tuned."""
+    plain, converted, tuned = rows["plain"][0], rows["APS"][0], rows["APS"][-1]
+    return (
+        f"from {plain['accuracy']:.1f} to {converted['accuracy']:.1f} % by the conversion, and to "
+        f"{tuned['accuracy']:.1f} % by fine-tuning, with which the plain network reached {rows['plain'][-1]['accuracy']:.1f} %"
+    )
 
 
 class Provenance(ResultDirective):
@@ -652,6 +683,7 @@ DIRECTIVES = {
 def setup(app: Sphinx) -> None:
     """Called by the extension ``lps_book``."""
     app.add_role("paper", PaperValue())
+    app.add_role("price", Price())
     app.add_role("line", SourceLine())
     for name, directive in DIRECTIVES.items():
         app.add_directive(f"lps-{name}", directive)

@@ -131,7 +131,9 @@ def _consistent(made: pd.DataFrame) -> Answer:
     lines = made[guaranteed & made["metric"].isin(["c_cons", "c_cons_original", "c_cons_all"])]
     if lines.empty:
         return Answer(question, "not tested", "No network with APS or LPS is recorded.", "", page)
-    count = f"{lines['run'].nunique()} trained networks with APS or LPS, {lines['total'].sum():,.0f} pairs of shifts"
+    totals = lines.groupby("run")["total"].sum()  # the same images and shifts: pairs of networks do not add up
+    each = f"{totals.min():,.0f} to {totals.max():,.0f}" if totals.nunique() > 1 else f"{totals.min():,.0f}"
+    count = f"{len(totals)} trained networks with APS or LPS, each on {each} pairs of shifts"
     if len(differ := lines[lines["agree"] < lines["total"]]["id"].unique()):
         text = f"{count}: pairs differ in {', '.join(differ)}."
         return Answer(question, "the other way round", text, _runs(lines), page)
@@ -201,7 +203,10 @@ def _segmentation(made: pd.DataFrame, known: Mapping[str, Sequence[Effect]]) -> 
     if lines.empty:
         return Answer(question, "not tested", "No DeepLabV3+ with LPD and LPU is recorded.", "", page)
     agree, total = lines["agree"].sum(), lines["total"].sum()
-    text = f"{lines['run'].nunique()} networks with LPD and LPU: {agree:,.0f} of {total:,.0f} pixels keep their label."
+    kept = (
+        "in each every pixel keeps its label" if agree == total else f"{total - agree:,.0f} pixels change their label"
+    )
+    text = f"{lines['run'].nunique()} networks with LPD and LPU: {kept}."
     if against := [e for key in SEGMENTATION for e in known.get(key, []) if e.outcome == "the other way round"]:
         words = "; ".join(f"{e.statement.rstrip('.')}: {e}" for e in against)
         text += f" The other way round than in the paper: {words}."

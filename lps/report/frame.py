@@ -117,7 +117,7 @@ def differences(record: Record) -> list[str]:
     """What sets a run apart from the paper's experiment, in words."""
     paper = _settings(record["experiment"], "full").as_dict()
     words = [
-        f"{section}.{name} is {_word(name, value)} (the paper's setting: {_word(name, paper[section][name])})"
+        f"{section}.{name} is {_word(name, value)} (at full scale: {_word(name, paper[section][name])})"
         for section in ("data", "model", "train")
         for name, value in record["config"][section].items()
         if value != paper[section][name]

@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from statistics import NormalDist, mean, stdev
 from typing import NamedTuple
@@ -89,6 +89,18 @@ def average_difference(pairs: Sequence[tuple[Sample, Sample]], confidence: float
     variance = sum(part for part, _ in parts)
     half = t_quantile((1 + confidence) / 2, variance**2 / sum(p**2 / n for p, n in parts)) * math.sqrt(variance)
     return Interval(centre, centre - half, centre + half)
+
+
+def settled(pairs: Mapping[str, tuple[Sample, Sample]], confidence: float = CONFIDENCE) -> list[str]:
+    """Names of the differences that are settled together: Holm's correction for asking of several at once."""
+    open_ = dict(pairs)
+    while open_:
+        level = 1 - (1 - confidence) / len(open_)
+        found = [name for name, pair in open_.items() if difference(*pair, level).decides]
+        if not found:
+            break
+        open_ = {name: pair for name, pair in open_.items() if name not in found}
+    return [name for name in pairs if name not in open_]
 
 
 def power(gap: float, std_a: float, std_b: float, seeds: int, confidence: float = CONFIDENCE) -> float:

@@ -104,7 +104,7 @@ def test_an_overridden_run_is_not_full_scale_and_not_in_the_table() -> None:
     changed = record()
     changed["config"]["train"] = changed["config"]["train"] | {"epochs": 2}
     assert not is_full_scale(changed) and not as_profile(changed)
-    assert "train.epochs is 2 (the paper's setting: 250)" in differences(changed)
+    assert "train.epochs is 2 (at full scale: 250)" in differences(changed)
     assert tables.table_groups("table1", frame([changed]), "here") == []
 
 

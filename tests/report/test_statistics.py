@@ -38,6 +38,17 @@ def test_welch_agrees_with_a_worked_example() -> None:
     assert twice.value == 1.0 and twice.high - twice.low < interval.high - interval.low
 
 
+def test_asking_five_questions_settles_less_than_asking_one() -> None:
+    clear, close, none = (Sample(gap, 1.0, 5) for gap in (4.0, 1.5, 0.1))
+    zero = Sample(0.0, 1.0, 5)
+    assert statistics.difference(close, zero).decides  # p is about .045
+    assert statistics.settled({"close": (close, zero)}) == ["close"]
+    assert statistics.settled({"clear": (clear, zero), "close": (close, zero)}) == ["clear", "close"]
+    assert statistics.settled({"close": (close, zero), "none": (none, zero)}) == []
+    paper_gains = paper.printed_samples("LPS", "APS")
+    assert statistics.settled(paper_gains) == ["Tri-3"]
+
+
 def test_seventeen_a_group_find_one_deviation() -> None:
     """The textbook number for a power of 80 % at 5 %, two sides."""
     assert statistics.seeds_needed(1.0, 1.0, 1.0) == 17
