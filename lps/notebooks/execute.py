@@ -5,19 +5,21 @@ its parameters, the sources and profiles of ``lps``, the installed versions, and
 ``lps: {records: true}`` for the paper's values and all run records, or patterns below ``results``, as in
 ``lps: {records: [paper/*]}``. Time stamps play no part.
 
-Each notebook runs through papermill in a process of its own, :mod:`.worker`.
+Each notebook runs through papermill in a process of its own, which :mod:`.worker` forks.
 """
 
 import argparse
+import asyncio
 import hashlib
 import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 import time
+from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,9 @@ from .worker import Job, files_hash
 
 SOURCES = ("lps/**/*.py", "lps/profiles/*.yml")
 RECORDED_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "matplotlib", "papermill")
+IMPORTED = ("pandas", "seaborn", "torchvision", "pytorch_lightning")
+"""What most notebooks import: takes seconds, once for several of them."""
+
 RECORDS = ("results/local/**/*.json", "results/shipped/**/*.json", "results/paper/*")
 
 
@@ -151,74 +156,65 @@ def execute(requested: Sequence[Job], jobs: int = 1) -> list[Failure]:
 
 
 def run_jobs(outstanding: Sequence[Job], jobs: int) -> list[Failure]:
-    """Run every job in a process of its own, `jobs` at a time, under one progress bar."""
+    """Run every job, `jobs` at a time, under one progress bar."""
     from tqdm import tqdm
 
     waiting = list(reversed(outstanding))
-    running: list[tuple[Job, subprocess.Popen[str], float]] = []
-    failures = []
+    running: list[str] = []
+    failures: list[Failure] = []
     # Without a terminal the bar would be a line each time: the lines that it leaves behind say enough there.
     bar = tqdm(total=len(outstanding), unit="notebook", disable=not sys.stderr.isatty(), leave=False)
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                job = waiting.pop()
-                running.append((job, start_worker(job, jobs), time.monotonic()))
-            bar.set_postfix_str(", ".join(job.name for job, _, _ in running))
-            time.sleep(0.05)
-            for entry in list(running):
-                job, process, started = entry
-                if process.poll() is None:
-                    continue
-                running.remove(entry)
-                seconds = time.monotonic() - started
-                with process:  # closes its pipes
-                    if process.returncode == 0:
-                        bar.write(f"{job.name}: executed in {seconds:.0f} s")
-                    else:
-                        failures.append(read_failure(job, process))
-                        bar.write(f"{job.name}: FAILED after {seconds:.0f} s")
-                bar.update()
-    finally:
-        for _, process, _ in running:
-            with process:
-                process.kill()
-        bar.close()
+
+    async def in_turn() -> None:
+        while waiting:
+            process = await start_worker(jobs, IMPORTED if len(waiting) > 2 * jobs else ())
+            try:
+                while waiting and process.returncode is None:
+                    job, started = waiting.pop(), time.monotonic()
+                    running.append(job.name)
+                    bar.set_postfix_str(", ".join(running))
+                    failure = await ask(process, job)
+                    running.remove(job.name)
+                    failures.extend([failure] if failure else [])
+                    how = "FAILED after" if failure else "executed in"
+                    bar.write(f"{job.name}: {how} {time.monotonic() - started:.0f} s")
+                    bar.update()
+            finally:
+                with suppress(ProcessLookupError):
+                    process.kill()
+                await process.communicate()  # closes its pipes, at which what it has started ends
+
+    async def all_in_turn() -> None:
+        await asyncio.gather(*(in_turn() for _ in range(jobs)))
+
+    with bar:
+        asyncio.run(all_in_turn())
     return failures
 
 
-def start_worker(job: Job, jobs: int) -> subprocess.Popen[str]:
-    """A process that executes `job` on its share of the cores, and ends when this one does."""
-    log = Path(job.log)
-    log.parent.mkdir(parents=True, exist_ok=True)
+async def start_worker(jobs: int, imported: Sequence[str]) -> Process:
+    """A process that executes notebooks on its share of the cores, and ends when this one does."""
     share = str(max(1, (os.cpu_count() or 1) // jobs))
-    environment = {"OMP_NUM_THREADS": share, "LPS_JOBS": share, **os.environ}
-    with log.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-P", worker.__file__],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stream,
-            encoding="utf-8",
-            start_new_session=True,  # Ctrl-C reaches this process alone, which ends the worker
-        )
-    assert process.stdin is not None
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", worker.__file__, *imported),
+        cwd=ROOT,
+        env={"OMP_NUM_THREADS": share, "LPS_JOBS": share, **os.environ},
+        stdin=PIPE,
+        stdout=PIPE,
+        start_new_session=True,  # Ctrl-C reaches this process alone, which ends the worker
+    )
+
+
+async def ask(process: Process, job: Job) -> Failure | None:
+    """Let a worker execute a job: what failed, if anything."""
+    Path(job.log).parent.mkdir(parents=True, exist_ok=True)
     machine = {"versions": versions(RECORDED_PACKAGES), "hardware": hardware()}
-    process.stdin.write(json.dumps({"job": asdict(job), "machine": machine}) + "\n")
-    process.stdin.flush()
-    return process
-
-
-def read_failure(job: Job, process: subprocess.Popen[str]) -> Failure:
-    """What the worker said of its failure, or that it died without a word."""
-    assert process.stdout is not None
-    said = process.stdout.read()
-    log = Path(job.log).relative_to(job.root).as_posix()
-    if said:
-        return Failure(job.name, log=log, **json.loads(said))
-    return Failure(job.name, "", f"the process ended with code {process.returncode}; out of memory, perhaps?", log)
+    assert process.stdin and process.stdout
+    process.stdin.write(json.dumps({"job": asdict(job), "machine": machine}).encode() + b"\n")
+    said = await process.stdout.readline() or b'{"cell": "", "error": "its worker was killed"}'
+    if not (failure := json.loads(said)):
+        return None
+    return Failure(job.name, log=Path(job.log).relative_to(job.root).as_posix(), **failure)
 
 
 # --- command line -------------------------------------------------------------------------------------------

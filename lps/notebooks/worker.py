@@ -1,9 +1,12 @@
-"""Execute one notebook and move its files into place: the process that :mod:`.notebooks` starts for each.
+"""Execute notebooks, one after another, and move their files into place: the process that :mod:`.execute` starts.
 
-A script, for ``lps`` would bring torch along, which only the kernel needs. The job comes as JSON on standard input. The
-process dies with its parent, and being killed at any moment leaves either the old result or the new one.
+A script, for ``lps`` is each kernel's own to import. Jobs come as lines of JSON on standard input; a line of standard
+output says of each how it ended. What notebooks import is imported once: each runs in a fork of this process, and its
+kernel is a fork of that. They die with their parent, and being killed at any moment leaves either the old result or
+the new one.
 """
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -14,8 +17,10 @@ import tempfile
 import threading
 import time
 from base64 import b64decode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +138,6 @@ def isolate_kernel(folder: Path, root: Path) -> None:
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
         "IPYTHONDIR": str(folder / "ipython"),
         "PYTHONPATH": str(root),
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
 
 
@@ -185,22 +189,74 @@ def write_whole(path: Path, content: str | bytes) -> None:
     partial.replace(path)
 
 
+class KernelProcess(ForkProcess):
+    """A kernel that starts with the imports of this process. Jupyter handles it like a ``subprocess.Popen``."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, command: Sequence[str], **ignored: Any) -> None:
+        super().__init__(target=serve_kernel, args=(command[command.index("-f") :], os.getpid()))
+        self.start()
+        assert self.pid is not None
+        os.setpgid(self.pid, self.pid)  # Jupyter signals the group
+
+    def poll(self) -> int | None:
+        return self.exitcode
+
+    def wait(self) -> int | None:
+        self.join()
+        return self.exitcode
+
+
+def serve_kernel(arguments: Sequence[str], parent: int) -> None:
+    """Be a kernel, in the checkout that ``PYTHONPATH`` names, until its client or `parent` ends."""
+    from ipykernel.kernelapp import IPKernelApp
+
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # jobs and their answers are the worker's
+    os.dup2(2, 1)
+    asyncio.set_event_loop(asyncio.new_event_loop())  # the one that it was forked in is the client's
+    sys.path.insert(0, os.environ["PYTHONPATH"])
+    IPKernelApp.launch_instance([*arguments, f"--IPKernelApp.parent_handle={parent}"])
+
+
 def end_with_parent() -> None:
     """Wait until the parent's end of standard input closes, as its death does, and end this process."""
     os.read(0, 1)  # not sys.stdin, whose lock would be missed when the interpreter shuts down
     os._exit(1)
 
 
-def main() -> int:
-    """Read a job and what the machine is, execute it, and say on standard output what failed."""
+def answer(request: Mapping[str, Any]) -> dict[str, str] | None:
+    """What came of a job, executed in a fork: None, or what failed."""
+    job = Job(**request["job"])
+    ours, its = os.pipe()
+    process = os.fork()
+    if not process:
+        threading.Thread(target=end_with_parent, daemon=True).start()
+        os.dup2(os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), 2)
+        os.write(its, json.dumps(work(job, request["machine"])).encode())
+        os._exit(0)
+    os.close(its)
+    _, status = os.waitpid(process, 0)
+    if code := os.waitstatus_to_exitcode(status):
+        return {"cell": "", "error": f"the process ended with code {code}; out of memory, perhaps?"}
+    with os.fdopen(ours) as pipe:
+        failure: dict[str, str] | None = json.load(pipe)
+    return failure
+
+
+def main() -> None:
+    """Execute the jobs of standard input; the arguments name what notebooks import."""
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+    if sys.platform == "linux":  # elsewhere libraries start threads as they are imported, which no fork has
+        from jupyter_client.provisioning import local_provisioner
+
+        local_provisioner.launch_kernel = KernelProcess  # type: ignore[assignment]
+        for name in ("papermill", "nbconvert", "ipykernel.kernelapp", *sys.argv[1:]):
+            import_module(name)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    request = json.loads(sys.stdin.readline())
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    failure = work(Job(**request["job"]), request["machine"])
-    if failure is not None:
-        print(json.dumps(failure))
-    return 0 if failure is None else 1
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

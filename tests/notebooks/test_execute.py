@@ -156,10 +156,14 @@ def test_one_failure_does_not_stop_the_others(root: Path) -> None:
     assert not Path(request(root)[1].target).exists()
 
 
-def test_a_kernel_that_dies_is_a_failure(root: Path) -> None:
+def test_a_kernel_or_a_client_that_dies_is_a_failure(root: Path) -> None:
     write_notebook(root, "a", "import os; os._exit(3)")
-    (failure,) = execute(request(root))
-    assert "DeadKernelError" in failure.error
+    write_notebook(root, "b", "import os, signal; os.kill(os.getppid(), signal.SIGKILL)")
+    write_notebook(root, "c", "print('fine')")
+    died, killed = execute(request(root))
+    assert "DeadKernelError" in died.error
+    assert "ended with code -9; out of memory" in killed.error
+    assert request(root)[2].is_current()
 
 
 def test_two_jobs_overlap(root: Path) -> None:
