@@ -104,6 +104,7 @@ def convert(
     training = "asks whether it is training: it was followed in evaluation, and of the rest only dropout is kept"
     plan.notes += [f"{name} {training}" for name in followed_in_evaluation(network, graph)]
     apply_rules(plan)
+    places = plan.outputs()
     require_any_size(plan, example)
     before = {id(parameter) for parameter in network.parameters()}
     channels, dims = example.shape[1], example.dim() - 2
@@ -122,7 +123,7 @@ def convert(
     size, notes = require_sameness(model, converted, plan.otherwise, example, stride)
     plan.notes += [f"{part} is left out: evaluation does not use all of it" for part in sorted(unused)] + notes
     circular = padding == "circular"
-    checked = require_invariance(converted, channels, stride, dims, given) if circular else None
+    checked = require_invariance(converted, channels, stride, dims, places, given) if circular else None
     entry.report = Conversion(
         type(model).__name__,
         method,

@@ -2,16 +2,18 @@
 
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
-from typing import Any, Literal, NamedTuple
+from math import prod
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..verify import verify
+from .grids import Map, total
 from .plan import Plan
 from .report import ConvertError
 from .values import tensors
@@ -32,12 +34,12 @@ class _EveryPosition(fx.Interpreter):
         try:
             out = super().run_node(n)
         except Exception as error:
-            self.plan.refuse(n, f"on images twice as large, in a larger batch, it fails: {error}".partition("\n")[0])
+            self.plan.refuse(n, f"on larger images, in a larger batch, it fails: {error}".partition("\n")[0])
         place = self.plan.places.get(n)
-        found = tuple(tensors(out)[0].shape[axis] for axis in place.axes) if place else self.size
-        if found != self.size:
-            reason = f"its code holds a size, {found} where images have {self.size}, and there is no proof at another"
-            self.plan.refuse(n, reason)
+        for along, size in zip(place.axes, tensors(out)[0].shape, strict=True) if place else ():
+            if along and size != prod(self.size[axis] for axis in along):
+                held = f"its code holds a size, {size} where images have {self.size}"
+                self.plan.refuse(n, f"{held}, and there is no proof at another")
         # constants of the code lie elsewhere
         return fx.node.map_aggregate(out, lambda value: value.to("meta") if isinstance(value, Tensor) else value)
 
@@ -45,9 +47,9 @@ class _EveryPosition(fx.Interpreter):
 def require_any_size(plan: Plan, example: Tensor) -> None:
     """Raise :class:`ConvertError` at the first call that knows the size of ``example``, or the number of images."""
     count, channels, *size = example.shape
-    twice = tuple(2 * n for n in size)
+    larger = tuple((2 + axis) * n for axis, n in enumerate(size))
     with torch.no_grad():
-        _EveryPosition(plan, twice).run(example.new_empty(count + 1, channels, *twice, device="meta"))
+        _EveryPosition(plan, larger).run(example.new_empty(count + 1, channels, *larger, device="meta"))
 
 
 def _sizes(stride: int, dims: int) -> tuple[Size, Size]:
@@ -115,13 +117,18 @@ def _laid_out(x: Tensor, layout: Layout) -> Tensor:
 
 
 def require_invariance(
-    network: nn.Module, channels: int, stride: int, dims: int, example: Size | None = None
+    network: nn.Module,
+    channels: int,
+    stride: int,
+    dims: int,
+    places: Sequence[Map | None],
+    example: Size | None = None,
 ) -> tuple[tuple[Size, ...], int]:
     """Sizes of images and number of circular shifts for which all outputs of ``network`` are equal.
 
-    Vectors have to be equal, bit for bit; maps of the size of the images to move with them, and smaller ones to move by
-    some shift. The size of ``example``, where there is one, is tried as well. Raises :class:`ConvertError` that names
-    the first layer that breaks the guarantee.
+    Outputs that are no maps by ``places`` have to be equal, bit for bit, those of the size of the images to move with
+    them, and smaller ones to move by some shift. The size of ``example``, where there is one, is tried as well. Raises
+    :class:`ConvertError` that names the first layer that breaks the guarantee.
     """
     generator = torch.Generator().manual_seed(0)
     trials = list(_trials(stride, dims, example))
@@ -133,7 +140,7 @@ def require_invariance(
         for trial in trials:
             size = trial.size
             with _threads(trial.threads):
-                _require_invariance(given if trial.given else untrained, trial, channels, generator)
+                _require_invariance(given if trial.given else untrained, trial, channels, places, generator)
     except ConvertError:
         raise
     except Exception as error:
@@ -152,7 +159,9 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _require_invariance(network: nn.Module, trial: Trial, channels: int, generator: torch.Generator) -> None:
+def _require_invariance(
+    network: nn.Module, trial: Trial, channels: int, places: Sequence[Map | None], generator: torch.Generator
+) -> None:
     image = _image(trial, channels, generator)
     image = image.to(next((p.dtype for p in network.parameters()), image.dtype))
     axes = tuple(range(2, image.dim()))
@@ -162,11 +171,11 @@ def _require_invariance(network: nn.Module, trial: Trial, channels: int, generat
     runs = copies if trial.alone else [_laid_out(torch.cat(copies), trial.layout)]
     with torch.inference_mode():
         outputs = [torch.cat(parts) for parts in zip(*(tensors(network(run)) for run in runs), strict=True)]
-    for y in outputs:
+    for y, place in zip(outputs, places, strict=True):
         if not y.isfinite().all():
             raise ConvertError("the network", "its outputs on random images are not finite, so nothing can be checked")
         for shift, moved in zip(shifts, y[1:], strict=True):
-            if not _moves(y[0], moved, shift, trial.size):
+            if not _moves(y[0], moved, place, shift, trial.size):
                 raise ConvertError(*_blame(network, copies[0], shift))
 
 
@@ -217,15 +226,21 @@ def _alike(values: Tensor) -> bool:
     return all(bool((part == flat[0]).all()) for part in (flat[:100], flat))
 
 
-def _moves(y: Tensor, moved: Tensor, shift: list[int], size: tuple[int, ...]) -> bool:
+def _moves(y: Tensor, moved: Tensor, place: Map | None, shift: list[int], size: Size) -> bool:
+    """Is ``moved`` what the output ``y`` at ``place`` is, or becomes by a ``shift`` of the images?"""
     if torch.equal(y, moved):
         return True
-    space = tuple(y.shape[1:])
-    axes = tuple(range(1, y.dim()))
-    if space == size:
-        return torch.equal(y.roll(shift, axes), moved)
+    if place is None or place.grid is None:
+        return False
+    space = [n // total(place.grid) for n in size]
+    for axis, along in reversed(list(enumerate(place.axes[1:]))):
+        if len(along) > 1:
+            y, moved = (part.unflatten(axis, [space[a] for a in along]) for part in (y, moved))
+    images = [axis for along in place.axes[1:] for axis in along or (None,)]
+    axes = [i for i, axis in enumerate(images) if axis is not None]
     # a map of another size moves by as much as its phases say: some whole number of samples
-    return bool(space) and any(torch.equal(y.roll(by, axes), moved) for by in product(*map(range, space)))
+    every = [shift] if total(place.grid) == 1 else product(*map(range, space))
+    return any(torch.equal(y.roll([by[cast(int, images[i])] for i in axes], axes), moved) for by in every)
 
 
 def _blame(network: nn.Module, image: Tensor, shift: list[int]) -> tuple[str, str]:

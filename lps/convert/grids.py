@@ -32,11 +32,30 @@ class Step:
 Grid = tuple[Step, ...]
 
 
+Axes = tuple[tuple[int, ...], ...]
+"""For each axis of a tensor, the axes of the images that it runs along: none for channels, several for a row of all
+positions."""
+
+
 class Map(NamedTuple):
-    """Where a tensor has its spatial ``axes``, and on which ``grid``; ``None`` for a map that is constant in space."""
+    """A tensor that moves with the images: on which ``grid``, ``None`` where it is constant in space, and along which
+    ``axes``.
+
+    ``((), (), (0,), (1,))`` are those of maps ``(N, C, H, W)``, and ``((), (0, 1), ())`` those of ``(N, H * W, C)``.
+    """
 
     grid: Grid | None
-    axes: tuple[int, ...]
+    axes: Axes
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The axes of the tensor that run along some of the images."""
+        return tuple(axis for axis, along in enumerate(self.axes) if along)
+
+
+def as_images(dims: int) -> Axes:
+    """The axes of maps ``(N, C, *space)``."""
+    return ((), (), *((axis,) for axis in range(dims)))
 
 
 def resolve(grid: Grid) -> Grid:

@@ -12,6 +12,7 @@ from ..exact.convolution import CONVOLVE, Padding, linear_rows, pad
 from ..exact.cpu import evened, widened
 from ..exact.fused import Filtered
 from ..exact.mean import exact_mean
+from ..exact.sums import EXACT, exact_einsum, softmax
 from ..exact.ties import Origin
 from ..polyphase import components, offset_of, offsets
 from ..sampling import Downsample
@@ -220,14 +221,14 @@ class AcrossChannels(Layer):
     On a CPU a sum over other axes than the last takes several positions at a time, and the last few otherwise.
     """
 
-    def __init__(self, method: str, dims: Sequence[int], keepdim: bool) -> None:
+    def __init__(self, method: str, dims: Sequence[int], keepdim: bool, **settings: Any) -> None:
         super().__init__()
-        self.method, self.dims, self.keepdim = method, tuple(dims), keepdim
+        self.method, self.dims, self.keepdim, self.settings = method, tuple(dims), keepdim, settings
 
     def forward(self, x: Tensor) -> Tensor:
         last = tuple(range(-len(self.dims), 0))
         rows = x.movedim(self.dims, last).flatten(-len(last)).contiguous()
-        y = (-rows).softmax(-1) if self.method == "softmin" else getattr(rows, self.method)(-1)
+        y = (-rows).softmax(-1) if self.method == "softmin" else getattr(rows, self.method)(dim=-1, **self.settings)
         if y.dim() == rows.dim():
             return y.unflatten(-1, [x.shape[d] for d in self.dims]).movedim(last, self.dims).contiguous()
         for axis in sorted(self.dims) if self.keepdim else ():
@@ -235,28 +236,63 @@ class AcrossChannels(Layer):
         return cast(Tensor, y)
 
 
-class SpatialMean(Layer):
-    """Mean over ``dims``; in evaluation it does not depend on the order of summation."""
+class OverPositions(Layer):
+    """A reduction over positions by its name; in evaluation it does not depend on their order."""
 
-    def __init__(self, dims: Sequence[int], keepdim: bool) -> None:
+    METHODS = (*EXACT, "amax")
+
+    def __init__(self, method: str, dims: Sequence[int], keepdim: bool, **settings: Any) -> None:
         super().__init__()
-        self.dims, self.keepdim = tuple(dims), keepdim
+        self.method, self.dims, self.keepdim, self.settings = method, tuple(dims), keepdim, settings
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training or self.method == "amax":
+            return cast(Tensor, getattr(torch, self.method)(x, dim=self.dims, keepdim=self.keepdim, **self.settings))
+        y = EXACT[self.method](x, self.dims, **self.settings).to(x.dtype)
+        return y if self.keepdim else y.squeeze(self.dims)
+
+
+class Normalize(OverPositions):
+    """A map divided by its norm over an axis."""
+
+    def __init__(self, p: float, dim: int, eps: float) -> None:
+        super().__init__("norm", (dim,), keepdim=True, p=p)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / super().forward(x).clamp_min(self.eps)
+
+
+class SoftmaxOverPositions(Layer):
+    """A softmax over an axis of positions, or its logarithm; in evaluation it does not depend on their order."""
+
+    def __init__(self, method: str, dim: int) -> None:
+        super().__init__()
+        self.method, self.dim = method, dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = -x if self.method == "softmin" else x
+        if self.method == "log_softmax":
+            return x.log_softmax(self.dim) if self.training else x - EXACT["logsumexp"](x, (self.dim,)).to(x.dtype)
+        return x.softmax(self.dim) if self.training else softmax(x, self.dim)
+
+
+class Contraction(Layer):
+    """A sum of products; in evaluation it depends neither on the order of its terms nor on where a result lies."""
+
+    def __init__(self, equation: str) -> None:
+        super().__init__()
+        self.equation = equation
+
+    def forward(self, a: Tensor, b: Tensor | None = None) -> Tensor:
+        if b is None:
+            a, b = a, a.new_ones(())
+            equation = self.equation.replace("->", ",->")
+        else:
+            equation = self.equation
         if self.training:
-            return x.mean(self.dims, self.keepdim)
-        mean = exact_mean(x, self.dims).to(x.dtype)
-        for axis in self.dims if self.keepdim else ():
-            mean = mean.unsqueeze(axis)
-        return mean
-
-
-class SpatialNorm(SpatialMean):
-    """l2 norm over ``dims``, likewise."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        count = torch.Size([x.shape[axis] for axis in self.dims]).numel()
-        return (super().forward(x.square()) * count).sqrt()
+            return torch.einsum(equation, a, b)
+        return exact_einsum(equation, a, b).to(torch.result_type(a, b))
 
 
 class GroupNorm(Weighted):

@@ -1,17 +1,19 @@
 """What is to be done to a network: filled in by the rules, one call of its graph after the other."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from typing import Any, NoReturn, cast
 
 from torch import Tensor, fx, nn
 
 from ..exact.convolution import Padding
 from .borders import Pad
-from .grids import Grid, Map, Step, meet, resolve
+from .grids import Axes, Grid, Map, Step, meet, resolve
 from .report import ConvertError
 from .trace import kind_of, known
+from .values import tensors
 from .writes import name_of
 
 
@@ -29,6 +31,7 @@ class Plan:
     graph: fx.Graph
     padding: Padding
     pool_head: bool
+    dims: int = 0
     places: dict[fx.Node, Map | None] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     raised: list[tuple[fx.Node, Grid]] = field(default_factory=list)
@@ -62,6 +65,12 @@ class Plan:
             if place is not None:
                 yield source, place
 
+    def outputs(self) -> list[Map | None]:
+        """Where each tensor that the network gives stands."""
+        nodes: list[fx.Node] = []
+        fx.node.map_arg(next(node for node in reversed(self.graph.nodes)).args, nodes.append)
+        return [self.places[node] for node in nodes for _ in tensors(node.meta["value"])]
+
     def meet(self, node: fx.Node) -> Grid | None:
         """The one grid of all maps that a call reads."""
         grid: Grid | None = None
@@ -92,6 +101,10 @@ class Plan:
 
 def _settings(module: nn.Module) -> tuple[str, Any]:
     return repr(module), getattr(module, "border", None)
+
+
+NAMES = {"axis": "dim", "keepdims": "keepdim"}
+"""Names that torch takes from numpy."""
 
 
 class Call:
@@ -129,7 +142,8 @@ class Call:
         return () if self.layer is not None else tuple(self._arguments().get(name) for name in names)
 
     def _arguments(self) -> dict[str, Any]:
-        return {**dict(zip(self.names, self.node.args[1:], strict=False)), **self.node.kwargs}
+        named = {NAMES.get(name, name): value for name, value in self.node.kwargs.items()}
+        return {**dict(zip(self.names, self.node.args[1:], strict=False)), **named}
 
     def refuse(self, reason: str) -> NoReturn:
         self.plan.refuse(self.node, reason)
@@ -144,6 +158,10 @@ class Call:
         step = Step(self.node, stride, smooth)
         self.plan.steps.append(step)
         return Map((*place.grid, step), place.axes)
+
+    def over_positions(self, dims: Sequence[int]) -> bool:
+        """Do some of ``dims`` of the first argument run along the images?"""
+        return not set(dims).isdisjoint(self.place.positions)
 
     def feed(self, op: str, target: str, place: Map | None) -> fx.Node:
         """Let a module or a method in between the call and its input; ``place`` is where what it gives stands."""
@@ -161,11 +179,31 @@ class Call:
 Rule = Callable[[Call], Map | None]
 
 
-def layout(x: Tensor) -> list[tuple[int, int]]:
-    return list(zip(x.shape, x.stride(), strict=True))
+def follow(view: Tensor, whole: Tensor, axes: Axes) -> Axes | None:
+    """What the axes of a ``view`` run along, where ``whole``, unpacked in memory, runs along ``axes``.
 
-
-def axes_in(view: Tensor, whole: Tensor, place: Map) -> tuple[int, ...] | None:
-    """The axes of a ``view`` of ``whole`` that are its positions; ``None`` where it has not all of them."""
-    wanted, found = [layout(whole)[axis] for axis in place.axes], layout(view)
-    return tuple(map(found.index, wanted)) if all(found.count(axis) == 1 for axis in wanted) else None
+    ``None`` where the view has not all positions, or mixes them with something else. A row of positions is cut into the
+    axes that it was made of, whose sizes :func:`~lps.convert.check.require_any_size` compares.
+    """
+    left: dict[int, tuple[int, tuple[int, ...]]] = {}
+    found = list(zip(view.shape, view.stride(), strict=True))
+    for size, step, along in zip(whole.shape, whole.stride(), axes, strict=True):
+        inside = sorted({(s, n) for n, s in found if step <= s and s * n <= step * size and n > 1}, reverse=True)
+        if along and size == 1:
+            return None
+        if len(along) > 1 and len(inside) == len(along) and prod(n for _, n in inside) == size:
+            left |= {s: (n, (axis,)) for (s, n), axis in zip(inside, along, strict=True)}
+        elif along:
+            left[step] = size, along
+    runs = [(step, step * size) for step, (size, _) in left.items()]
+    result = []
+    for size, step in found:
+        along, end = (), step
+        while end < size * step and end in left:
+            length, these = left.pop(end)
+            along, end = these + along, end * length
+        crosses = end != size * step if along else any(step < last and first < size * step for first, last in runs)
+        if crosses and size > 1:
+            return None
+        result.append(along)
+    return None if left else tuple(result)

@@ -6,9 +6,11 @@ A layer and the function that does the same share a rule.
 """
 
 import inspect
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from functools import partial
 from math import inf, prod
+from string import ascii_letters, ascii_lowercase
 from typing import Any, cast
 
 import torch
@@ -16,23 +18,25 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from .borders import Border, Pad
-from .grids import Grid, Map, Step, total
+from .grids import Axes, Grid, Map, Step, as_images, total
 from .layers import (
     SUMS,
     AcrossChannels,
+    Contraction,
     Convolution,
     Every,
     GroupNorm,
     Interpolation,
     Linear,
+    Normalize,
+    OverPositions,
     Pooling,
     Shift,
-    SpatialMean,
-    SpatialNorm,
+    SoftmaxOverPositions,
     Spread,
     TransposedConvolution,
 )
-from .plan import Call, Plan, Rule, axes_in
+from .plan import Call, Plan, Rule, follow
 from .pointwise import Elementwise, Pointwise
 from .report import ConvertError
 from .trace import called, kind_of, known, rounds_by_place
@@ -48,14 +52,24 @@ def _each(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
 # windows
 
 
-def _window(call: Call, stride: tuple[int, ...], pad: Pad, smooth: bool) -> tuple[tuple[Pad, ...], Map]:
+def _require_maps(call: Call, dims: int) -> None:
+    """Refuse a call that looks at positions as they lie in ``(N, C, *space)`` where its input has them elsewhere."""
+    if call.place.axes != as_images(dims):
+        found = call.place.positions
+        call.refuse(f"its input has its positions on the axes {found}; it looks at axes {tuple(range(2, 2 + dims))}")
+
+
+def _window(
+    call: Call, reach: set[int], stride: tuple[int, ...], pad: Pad, smooth: bool
+) -> tuple[tuple[Pad, ...], Map]:
     """All paddings in front of windows, and where the output of a call that has them stands."""
-    axes = tuple(range(2, 2 + len(stride)))
-    if call.place.axes != axes or call.x.dim() != 2 + len(axes):
-        call.refuse(f"its input has its positions on the axes {call.place.axes}; its windows span the axes {axes}")
+    lead = call.plan.lead.get(call.node, ())
+    if reach == set(stride) == {1} and not any((*pad.before, *pad.after)) and not call.place.axes[1]:
+        return (*lead, pad), call.place
+    _require_maps(call, len(stride))
     if len(set(stride)) > 1:
         call.refuse(f"its strides {stride} differ along the axes, and a polyphase split has one")
-    return (*call.plan.lead.get(call.node, ()), pad), call.step(call.place, stride[0], smooth)
+    return (*lead, pad), call.step(call.place, stride[0], smooth)
 
 
 def convolution(call: Call) -> Map | None:
@@ -72,7 +86,7 @@ def convolution(call: Call) -> Map | None:
         before = after = _each(0 if valid else given.get("padding", 0), dims)
     mode = given.get("padding_mode", "zeros")
     pad = Pad(before, after, "constant" if mode == "zeros" else mode)
-    pads, out = _window(call, _each(given.get("stride", 1), dims), pad, blurs)
+    pads, out = _window(call, {*kernel}, _each(given.get("stride", 1), dims), pad, blurs)
     if max(kernel) > 1:
         call.plan.padded.append(call.name)
     settings = dilation, given.get("groups", 1), call.plan.padding
@@ -87,13 +101,17 @@ def pooling(call: Call) -> Map | None:
         call.refuse("it hands out the positions of its maxima")
     if given.get("divisor_override") is not None:
         call.refuse("it divides by another number than that of its window's positions (divisor_override)")
-    if not largest and kernel == call.x.shape[2:] and not any(before) and call.node not in call.plan.lead:
-        call.plan.notes.append(f"{call.name} spans the map of the example: it became global pooling")
-        return _global_mean(call, tuple(range(2, call.x.dim())), keepdim=True)
-    dilation, stride = _each(given.get("dilation", 1), dims), _each(given["stride"], dims)
+    dilation = _each(given.get("dilation", 1), dims)
+    stride = _each(given.get("stride") or given["kernel_size"], dims)
+    whole = [axis for axis, size in enumerate(kernel, 2) if size == call.x.shape[axis] > 1]
+    apart = {(size, step) for axis, (size, step) in enumerate(zip(kernel, stride, strict=True), 2) if axis not in whole}
+    if whole and apart <= {(1, 1)} and not any(before) and call.node not in call.plan.lead:
+        if call.layer is not None:
+            call.plan.notes.append(f"{call.name} spans the map of the example: it became global pooling")
+        return _pool(call, "amax" if largest else "mean", whole, keepdim=True)
     beyond = -inf if largest else 0.0  # never the largest
     pad = Pad(before, before, value=beyond, counts=given.get("count_include_pad", True))
-    pads, out = _window(call, stride, pad, smooth=not largest)
+    pads, out = _window(call, {*kernel}, stride, pad, smooth=not largest)
     call.plan.padded.append(call.name)
     border = Border(pads, beyond, stride[0] if given["ceil_mode"] else 0)
     call.swap(Pooling(largest, kernel, dilation, call.plan.padding, border))
@@ -109,7 +127,7 @@ def padding(call: Call) -> Map | None:
     amounts = list(given["pad" if call.layer is None else "padding"])
     amounts += [0] * (2 * dims - len(amounts))
     before, after = amounts[-2::-2], amounts[-1::-2]
-    if not any(before[axis] or after[axis] for axis in call.place.axes):
+    if not any(before[axis] or after[axis] for axis in call.place.positions):
         return keep(call)
     if min(amounts) < 0 or any(before[:2]) or any(after[:2]):
         call.refuse("it crops the map, or pads positions and channels at once")
@@ -127,6 +145,7 @@ def padding(call: Call) -> Map | None:
 
 
 def upsampling(call: Call) -> Map | None:
+    _require_maps(call, call.x.dim() - 2)
     sizes, finer, given = tuple(call.x.shape[2:]), tuple(call.node.meta["value"].shape[2:]), call.given
     mode, aligned = given.get("mode", "nearest"), given.get("align_corners")
     factors = {m / n for n, m in zip(sizes, finer, strict=True)}
@@ -152,11 +171,14 @@ def spreading(call: Call) -> Map | None:
     value = call.node.meta["value"]
     if call.kind == "interpolate":
         call.swap(Spread(), *call.operands("size"))
-    return Map(None, tuple(range(2, value.dim()))) if value.dim() > 2 and prod(value.shape[2:]) > 1 else None
+    given = call.x.shape[max(call.x.dim() - call.plan.dims, 0) :]
+    spread = value.dim() == 2 + call.plan.dims and prod(value.shape[2:]) > 1 == prod(given)
+    return Map(None, as_images(call.plan.dims)) if spread else None
 
 
 def transposed_convolution(call: Call) -> Map | None:
     given, weight, dims = call.given, call.given["weight"], call.x.dim() - 2
+    _require_maps(call, dims)
     stride, dilation = (_each(given.get(name, 1), dims) for name in ("stride", "dilation"))
     if len(set(stride)) > 1 or call.place.grid is None:
         call.refuse(f"its strides {stride} differ, or it reads no map of the images")
@@ -187,17 +209,32 @@ def _back(call: Call, factor: int) -> Map:
 # positions that go
 
 
-def _global_mean(call: Call, dims: Sequence[int], keepdim: bool) -> Map | None:
+def _without(place: Map, dims: Iterable[int], keepdim: bool) -> Map | None:
+    """What is left of a map behind a reduction over ``dims``."""
+    axes = tuple(() if d in dims else along for d, along in enumerate(place.axes) if keepdim or d not in dims)
+    return Map(place.grid, axes) if any(axes) else None
+
+
+def _pool(call: Call, method: str, dims: Sequence[int], keepdim: bool, **settings: Any) -> Map | None:
+    """A reduction over positions."""
     call.plan.pooled.append(call.name)
-    call.swap(SpatialMean(dims, keepdim))
-    return None
+    call.swap(OverPositions(method, dims, keepdim, **settings))
+    return _without(call.place, dims, keepdim)
 
 
 def adaptive_pooling(call: Call) -> Map | None:
     largest, dims = call.kind == "adaptivemaxpool", call.x.dim() - 2
     size = _each(call.given["output_size"], dims)
-    if size == (1,) * dims:
-        return None if largest else _global_mean(call, call.place.axes, keepdim=True)
+    (asked,) = call.operands("output_size") or (size,)
+    asked = _each(asked, dims) if isinstance(asked, int | tuple | list) else (asked,) * dims
+    open_ended = {axis for axis, n in enumerate(asked, 2) if n is None or isinstance(n, fx.Node)}
+    kept = {axis for axis in open_ended if size[axis - 2] in (None, call.x.shape[axis])}
+    ones = [axis for axis, n in enumerate(size, 2) if n == 1 and axis not in kept]
+    if len(ones) + len(kept) == dims:
+        if ones:
+            return _pool(call, "amax" if largest else "mean", ones, keepdim=True)
+        call.pass_by()
+        return None
     if largest or not call.plan.pool_head:
         call.refuse(f"it pools to {size} windows whose borders stay where they are under a shift; {REMEDY}")
     call.swap(nn.Identity())
@@ -206,41 +243,120 @@ def adaptive_pooling(call: Call) -> Map | None:
 
 
 def reduction(call: Call) -> Map | None:
-    given, place = call.given, call.place
-    dims = given.get("dim")
+    given, place, value = call.given, call.place, call.node.meta["value"]
+    dims, kind = given.get("dim"), call.kind.removeprefix("linalgvector").removeprefix("linalg")
+    if isinstance(dims, Tensor):  # the larger of two maps
+        return keep(call)
     dims = tuple(d % call.x.dim() for d in ([dims] if isinstance(dims, int) else dims or range(call.x.dim())))
     keepdim = bool(given.get("keepdim", False))
-    over = set(dims) & set(place.axes)
-    if not over:
-        if call.kind in SUMS:
-            call.swap(AcrossChannels(call.kind, dims, keepdim))
-        return Map(place.grid, place.axes if keepdim else tuple(a - sum(d < a for d in dims) for a in place.axes))
-    if over != set(place.axes) or 0 in dims:
-        call.refuse(f"it reduces over the axes {dims}; over positions, all of them or none")
-    if call.kind == "mean":
-        _global_mean(call, dims, keepdim)
-    elif call.kind == "norm" and given.get("p", 2) == 2:
-        call.plan.pooled.append(call.name)
-        call.swap(SpatialNorm(dims, keepdim))
-    elif call.kind not in ("amax", "amin"):
-        call.refuse("a sum over positions whose rounding depends on their order; mean, norm and amax do not")
-    return None
+    settings: dict[str, Any] = {}
+    if kind in ("var", "std"):
+        settings["correction"] = given.get("correction", int(given.get("unbiased", True)))
+    elif kind == "norm":
+        p = given.get("p")
+        settings["p"] = 2 if p in (None, "fro") else p
+        if call.kind == "linalgnorm" and len(dims) == 2 and p not in (None, "fro"):
+            call.refuse("it is the norm of a matrix")
+    if not call.over_positions(dims):
+        if kind in (*SUMS, "var", "std", "norm", "prod"):
+            call.swap(AcrossChannels(kind, dims, keepdim, **settings))
+        return _without(place, dims, keepdim)
+    if 0 in dims:
+        call.refuse(f"it reduces over the axes {dims}, and so over the images")
+    if kind in OverPositions.METHODS:
+        return _pool(call, kind, dims, keepdim, **settings)
+    if kind not in ORDERLESS:
+        call.refuse("a result over positions that depends on their order, or rounds by it")
+    if not isinstance(value, Tensor):
+        for reader in call.node.users:
+            if not (Call(call.plan, reader).kind in ("getitem", "getattr") and reader.args[1] in (0, "values")):
+                call.refuse("it hands out the positions of its maxima")
+    return _without(place, dims, keepdim)
 
 
 def softmax(call: Call) -> Map | None:
-    place = call.plan.places[call.source]
-    dim = -3 if isinstance(call.layer, nn.Softmax2d) else call.given.get("dim")
-    if dim is None or (place and dim % call.x.dim() in place.axes):
-        call.refuse("over positions it weighs them against each other; over channels it has to name their axis")
+    place, dim = call.plan.places[call.source], call.given.get("dim")
+    dim = -3 if isinstance(call.layer, nn.Softmax2d) else dim
+    if dim is None:
+        call.refuse("it has to name its axis")
+    dim %= call.x.dim()
     method = {"logsoftmax": "log_softmax"}.get(call.kind, call.kind)
-    call.swap(AcrossChannels(method, (dim % call.x.dim(),), keepdim=True))
+    if place and place.axes[dim]:
+        call.plan.pooled.append(call.name)
+        call.swap(SoftmaxOverPositions(method, dim))
+    else:
+        call.swap(AcrossChannels(method, (dim,), keepdim=True))
     return place
+
+
+def normalize(call: Call) -> Map | None:
+    given = call.given
+    dim = given.get("dim", 1) % call.x.dim()
+    call.swap(Normalize(given.get("p", 2), dim, given.get("eps", 1e-12)))
+    return call.place
+
+
+def contraction(call: Call) -> Map | None:
+    """A product of two tensors, with a sum over channels or over positions."""
+    plan, node = call.plan, call.node
+    equation, *operands = node.args if call.kind == "einsum" else (None, *node.args)
+    if operands and isinstance(operands[0], list | tuple):
+        operands = list(operands[0])
+    if not 1 <= len(operands) <= 2 or not all(isinstance(operand, fx.Node) for operand in operands):
+        call.refuse("a product of two tensors is expected")
+    nodes = cast(list[fx.Node], operands)
+    shapes = [operand.meta["value"].shape for operand in nodes]
+    dims = [len(shape) for shape in shapes]
+    equation = _product(*dims) if equation is None else _spelled_out(str(equation), dims)
+    terms, out = equation.split("->")
+    along: dict[str, tuple[int, ...]] = {}
+    for operand, term in zip(nodes, terms.split(","), strict=True):
+        if len(set(term)) < len(term):
+            call.refuse("it takes a diagonal")
+        for letter, these in zip(term, _axes_of(plan, operand), strict=True):
+            if these and along.get(letter) not in (None, (), these):
+                call.refuse("it pairs positions along axes of the images that differ")
+            along[letter] = these or along.get(letter, ())
+    axes = tuple(along[letter] for letter in out)
+    for operand, term in zip(nodes, terms.split(","), strict=True):
+        _require_no_position(call, operand, tuple(along[letter] for letter in term))
+    if any(along[letter] for letter in along if letter not in out):
+        plan.pooled.append(call.name)
+    grid = plan.meet(node)
+    node.args = tuple(nodes)
+    call.swap(Contraction(equation), *nodes[1:])
+    return Map(grid, axes) if any(axes) else None
+
+
+def _product(left: int, right: int) -> str:
+    """``matmul`` of tensors of so many axes, as an equation."""
+    batch = ascii_lowercase[: max(left, right, 2) - 2]
+    a, b = f"{batch}xy"[-left:], f"{batch}yz"[-right:] if right > 1 else "y"
+    return f"{a},{b}->{batch}{'x' * (left > 1)}{'z' * (right > 1)}"
+
+
+def _spelled_out(equation: str, dims: Sequence[int]) -> str:
+    """An equation of ``einsum`` with its output, and with letters for its dots."""
+    terms, arrow, out = equation.replace(" ", "").partition("->")
+    counts = [n - len(term.replace("...", "")) for n, term in zip(dims, terms.split(","), strict=True)]
+    dots = "".join(letter for letter in ascii_letters if letter not in equation)[: max(counts)]
+    if not arrow:
+        out = "..." * ("..." in terms) + "".join(sorted(x for x in {*terms} - {*",."} if terms.count(x) == 1))
+    named = [term.replace("...", dots[len(dots) - n :]) for n, term in zip(counts, terms.split(","), strict=True)]
+    return f"{','.join(named)}->{out.replace('...', dots)}"
+
+
+def _axes_of(plan: Plan, node: fx.Node) -> Axes:
+    place = plan.places[node]
+    return ((),) * node.meta["value"].dim() if place is None else place.axes
 
 
 def view(call: Call) -> Map | None:
     """Follow the axes through a change of shape by the strides of an unpacked tensor."""
-    if not isinstance(call.node.meta["value"], Tensor):  # a number that belongs to a map
+    if not tensors(call.node.meta["value"]):  # a number that belongs to a map
         return None
+    if call.kind in SPREADING and call.plan.places[call.source] is None:
+        return spreading(call)
     probe = torch.empty(call.x.shape, device="meta")
     args, kwargs = known((call.node.args[1:], call.node.kwargs))
     if call.layer is not None:
@@ -249,23 +365,31 @@ def view(call: Call) -> Map | None:
         found = getattr(probe, str(call.node.target))(*args, **kwargs)
     else:
         found = cast(Any, call.node.target)(probe, *args, **kwargs)
-    axes = axes_in(found, probe, call.place)
-    return _flatten(call) if axes is None else Map(call.place.grid, axes)
+    if call.node.target == "view" and not isinstance(args[0], torch.dtype):  # what is kept of a map has gaps
+        call.node.target = "reshape"
+    axes, *others = {follow(part, probe, call.place.axes) for part in tensors(found)}
+    if axes is None or others:
+        return _flatten(call)
+    if call.kind in SPREADING and len(axes) == 2 + call.plan.dims:  # constant along what it is spread over
+        images = as_images(call.plan.dims)
+        axes = tuple(images[i] if found.stride(i) == 0 else along for i, along in enumerate(axes))
+    return Map(call.place.grid, axes)
 
 
 def _flatten(call: Call) -> Map | None:
     """Pool the map before its positions turn into features, where that is the same or was asked for."""
-    plan, node, x, axes = call.plan, call.node, call.x, call.place.axes
+    plan, node, x, axes = call.plan, call.node, call.x, call.place.positions
     space = prod(x.shape[axis] for axis in axes)
     head = _linear_behind(plan, node)
-    if axes != tuple(range(2, x.dim())) or (space > 1 and (head is None or not plan.pool_head)):
+    standard = call.place.axes == as_images(x.dim() - 2)
+    if not standard or (tensors(node.meta["value"])[0].dim() > 2 and space > 1):
+        call.refuse(f"it cuts the positions of a map {tuple(x.shape[1:])} into pieces, or takes some of them")
+    if space > 1 and (head is None or not plan.pool_head):
         made = f"features; {REMEDY}"
-        if node.meta["value"].dim() > 2:
-            made = "tokens, and what mixes those is no convolution"
-        elif head is None:
+        if head is None:
             made = "features that no linear layer reads alone, be it through dropout and activations"
         call.refuse(f"it turns the {'x'.join(str(x.shape[axis]) for axis in axes)} positions of a map into {made}")
-    path = plan.install(f"{call.name}_pool", SpatialMean(axes, keepdim=True))
+    path = plan.install(f"{call.name}_pool", OverPositions("mean", axes, keepdim=True))
     plan.pooled.append(path)
     pooled = call.feed("call_module", path, None)
     if space > 1 and head is not None:
@@ -300,13 +424,13 @@ def item(call: Call) -> Map | None:
     if not isinstance(x, Tensor):
         return place
     probe, index = torch.empty(x.shape, device="meta"), known(call.node.args[1])
-    axes = axes_in(probe[index], probe, place)
+    axes = follow(probe[index], probe, place.axes)
     if axes is not None:
         return Map(place.grid, axes)
     slices = list(index) if isinstance(index, tuple) else [index]
     at = slices.index(Ellipsis) if Ellipsis in slices else len(slices)
     slices[at : at + 1] = [slice(None)] * (x.dim() - len(slices) + (Ellipsis in slices))
-    if not all(isinstance(part, slice) for part in slices) or place.axes != tuple(range(2, x.dim())):
+    if not all(isinstance(part, slice) for part in slices) or place.axes != as_images(x.dim() - 2):
         call.refuse("it takes positions out of a map")
     sizes = x.shape[2:]
     ranges = [range(*part.indices(size)) for part, size in zip(slices[2:], sizes, strict=True)]
@@ -323,36 +447,68 @@ def item(call: Call) -> Map | None:
 
 ACTIVATIONS = {"relu", "relu6", "gelu", "hardswish", "leakyrelu", "elu", "selu", "hardsigmoid", "tanh"}
 ELEMENTWISE = ACTIVATIONS | {"identity", "dropout", "alphadropout", "featurealphadropout"}
-POINTWISE = {"add", "sub", "mul", "truediv", "div", "maximum", "minimum", "where", "cat", "concat", "stack"}
+POINTWISE = {
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "div",
+    "maximum",
+    "minimum",
+    "where",
+    "cat",
+    "concat",
+    "stack",
+    "max",
+    "min",
+}
+PER_CHANNEL = {"batchnorm", "syncbatchnorm", "prelu"}
+ORDERLESS = {"amax", "amin", "max", "min", "any", "all", "median", "quantile", "countnonzero"}
+"""Reductions over positions whose result depends neither on their order nor on how it rounds."""
 
 
 def keep(call: Call) -> Map | None:
-    """Everything else: each map keeps its size, and maps that meet share their grid."""
+    """Everything else: each map keeps its size, and maps that meet share their grid and their axes."""
     plan, node = call.plan, call.node
     outputs = tensors(node.meta["value"])
     if not outputs:
         return None
-    source, place = max(plan.maps(node), key=lambda pair: tensors(pair[0].meta["value"])[0].dim())
-    x = tensors(source.meta["value"])[0]
-    extra = outputs[0].dim() - x.dim() if call.kind == "stack" else 0
-    for out in outputs:
-        if out.dim() != x.dim() + extra or any(out.shape[axis + extra] != x.shape[axis] for axis in place.axes):
-            before, after = tuple(x.shape[1:]), tuple(out.shape[1:])
-            call.refuse(f"it turns a map {before} into {after}, which no rule explains")
-    for _, where in plan.maps(node):
-        if where.axes != place.axes:
-            call.refuse(f"maps with their positions on the axes {where.axes} and {place.axes} meet")
+    shape = outputs[0].shape
+    new = call.given.get("dim", 0) % len(shape) if call.kind == "stack" else None
+    axes: list[tuple[int, ...]] = [()] * len(shape)
+    for source, place in plan.maps(node):
+        x = tensors(source.meta["value"])[0]
+        runs = list(zip(place.axes, x.shape, strict=True))
+        if new is not None:
+            runs.insert(new, ((), 1))
+        first = len(shape) - len(runs)
+        fits = first >= 0 and all(
+            out.dim() == len(shape) and out.shape[axis] == size
+            for out in outputs
+            for axis, (along, size) in enumerate(runs, first)
+            if along
+        )
+        if not fits:
+            before, after = tuple(x.shape[1:]), tuple(shape[1:])
+            what = "puts others among the positions of" if call.kind in ("cat", "concat", "concatenate") else "turns"
+            call.refuse(f"it {what} a map {before} into {after}, which no rule explains")
+        for axis, (along, _) in enumerate(runs, first):
+            if along and axes[axis] not in ((), along):
+                call.refuse("maps with their positions on different axes meet")
+            axes[axis] = along or axes[axis]
     if call.kind in POINTWISE:
         for other in node.all_input_nodes:
-            if plan.places[other] is None and isinstance(other.meta["value"], Tensor):
-                _require_no_position(call, other, [axis - x.dim() for axis in place.axes])
-    return Map(plan.meet(node), tuple(axis + extra for axis in place.axes))
+            if isinstance(other.meta["value"], Tensor):
+                _require_no_position(call, other, axes if new is None else [*axes[:new], *axes[new + 1 :]])
+    if call.kind in PER_CHANNEL and axes[1] and call.given["weight"] is not None and call.given["weight"].numel() > 1:
+        call.refuse("it has weights of its own at each position")
+    return Map(plan.meet(node), tuple(axes))
 
 
 def constant(call: Call) -> Map | None:
     """A constant of the type of a map, and of its size or without positions."""
     made, x, place = call.node.meta["value"], call.x, call.place
-    fits = made.dim() == x.dim() and all(made.shape[axis] == x.shape[axis] for axis in place.axes)
+    fits = made.dim() == x.dim() and all(made.shape[axis] == x.shape[axis] for axis in place.positions)
     return place if fits else None
 
 
@@ -364,29 +520,26 @@ def written(call: Call) -> Map | None:
         call.refuse("it writes to positions that another tensor picks")
     for name, args, kwargs in known(views):
         part = getattr(part, name)(*args, **kwargs)
-    found = axes_in(part, probe, call.place)
+    found = follow(part, probe, call.place.axes)
     if found is None or part.untyped_storage()._cdata != probe.untyped_storage()._cdata:
         call.refuse("it writes to some positions of a map and not to others")
-    back = [axis - part.dim() for axis in found]
     if isinstance(value, fx.Node) and isinstance(value.meta["value"], Tensor):
-        where = call.plan.places[value]
-        if where is None:
-            _require_no_position(call, value, back)
-        elif [axis - value.meta["value"].dim() for axis in where.axes] != back:
-            call.refuse("it writes a map to other axes than those of its positions")
+        _require_no_position(call, value, found)
     return Map(call.plan.meet(call.node), call.place.axes)
 
 
-def _require_no_position(call: Call, other: fx.Node, back: Sequence[int]) -> None:
-    """Refuse a tensor with several values along the axes ``back``, counted from the last."""
-    fixed = other.meta["value"]
-    if any(fixed.dim() >= -axis and fixed.shape[axis] > 1 for axis in back):
-        call.refuse(f"it meets {other.name}, which has values of its own at each position")
+def _require_no_position(call: Call, other: fx.Node, axes: Sequence[tuple[int, ...]]) -> None:
+    """Refuse a tensor that meets one that runs along ``axes``, counted from the last, and has values there that do not
+    move with the images."""
+    sizes = reversed(list(zip(_axes_of(call.plan, other), other.meta["value"].shape, strict=True)))
+    for along, (these, size) in zip(reversed(axes), sizes, strict=False):
+        if along != these and size > 1:
+            call.refuse(f"it meets {other.name}, which has values of its own at each position")
 
 
 def _over_channels(call: Call, axes: int) -> None:
     """Refuse a layer over the last ``axes`` where they are positions."""
-    if any(axis >= call.x.dim() - axes for axis in call.place.axes):
+    if any(call.place.axes[call.x.dim() - axes :]):
         call.refuse("it mixes positions with weights of their own")
 
 
@@ -411,6 +564,8 @@ def layer_norm(call: Call) -> Map | None:
 def norm_over_space(call: Call) -> Map | None:
     """Group or instance norm; one with statistics of its own treats each position by itself."""
     given = call.given
+    if call.place.axes[1]:
+        call.refuse("it has weights of its own at each position")
     fixed = given.get("running_mean") is not None if call.layer else not given.get("use_input_stats", True)
     if not fixed:
         call.plan.pooled.append(call.name)
@@ -442,14 +597,22 @@ _RULES: tuple[tuple[str, Rule, str], ...] = (
     ("layernorm rmsnorm", layer_norm, "normalized_shape"),
     ("linear", linear, "weight bias"),
     ("softmax logsoftmax softmin", softmax, "dim"),
-    (" ".join((*SUMS, "amax amin prod")), reduction, "dim keepdim"),
-    ("norm", reduction, "p dim keepdim"),
+    (" ".join((*SUMS, "amax amin max min any all median countnonzero argmax argmin prod")), reduction, "dim keepdim"),
+    ("quantile", reduction, "q dim keepdim"),
+    ("norm linalgnorm linalgvectornorm", reduction, "p dim keepdim"),
     ("var std", reduction, "dim unbiased keepdim"),
-    ("flatten unflatten reshape view permute transpose movedim swapaxes squeeze unsqueeze getattr", view, ""),
+    ("normalize", normalize, "p dim eps"),
+    (
+        "flatten unflatten reshape view viewas permute transpose movedim moveaxis swapaxes swapdims squeeze unsqueeze",
+        view,
+        "",
+    ),
+    ("expand expandas getattr select narrow unbind chunk split tensorsplit", view, ""),
     ("getitem", item, ""),
     ("writeinto", written, ""),
     ("newempty newfull newones newzeros", constant, ""),
-    ("matmul bmm einsum scaleddotproductattention multiheadattentionforward", partial(refused, reason=MIXES), ""),
+    ("matmul bmm mm einsum", contraction, ""),
+    ("scaleddotproductattention multiheadattentionforward", partial(refused, reason=MIXES), ""),
     ("multiheadattention transformerencoder transformerencoderlayer", partial(refused, reason=MIXES), ""),
     ("pixelshuffle pixelunshuffle unfold fold", partial(refused, reason=SHUFFLES), ""),
     ("atan2 ldexp igamma igammac floatpower cosinesimilarity renorm", partial(refused, reason=ROUNDS), ""),
@@ -538,12 +701,17 @@ def _rounding_alike(module: nn.Module) -> Pointwise | None:
 def apply_rules(plan: Plan) -> None:
     """Walk through the graph, follow the maps and put converted layers in the place of those that need it."""
     for node in plan.graph.nodes:
+        if node.target is getattr and isinstance(node.args[0].meta["value"], tuple) and tensors(node.meta["value"]):
+            parts = node.args[0].meta["value"]  # one of several by its name, which no copy of them knows
+            index = next(i for i, part in enumerate(parts) if part is node.meta["value"])
+            node.target, node.args = operator.getitem, (node.args[0], index)
         if node.op in ("call_function", "call_method"):
             _as_layer(plan, node)
     for node in list(plan.graph.nodes):
         value = node.meta.get("value")
         if node.op == "placeholder":
-            plan.places[node] = Map((), tuple(range(2, value.dim()))) if isinstance(value, Tensor) else None
+            plan.dims = value.dim() - 2
+            plan.places[node] = Map((), as_images(plan.dims))
             continue
         plan.places[node] = None
         reads_maps = node.op != "output" and any(plan.maps(node))
@@ -570,12 +738,7 @@ def _each_row_alike(plan: Plan, node: fx.Node, from_images: set[fx.Node]) -> Non
     call, rule = call_of(plan, node)
     if rule is softmax and value.dim() > 2:
         softmax(call)
-    elif rule is linear and value.dim() == 2:
+    elif rule is linear:
         _row_by_row(call)
-    elif value.dim() == 2 and call.kind in ("matmul", "mm") and node.args[0] in from_images:
-        weight = cast(fx.Node, node.args[1])
-        if weight not in from_images:
-            with plan.graph.inserting_before(node):
-                rows = plan.graph.call_method("t", (weight,))
-            rows.meta["value"], plan.places[rows] = weight.meta["value"].t(), None
-            call.swap(Linear(None), rows)
+    elif rule is contraction:
+        contraction(call)

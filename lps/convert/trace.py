@@ -30,7 +30,7 @@ MANY, FEW = 211, 2
 """Images to follow the code with: a prime, so that it shows in each number that is made from it; and for comparison."""
 
 SIZED = {make.__name__: make for make in (torch.empty, torch.ones, torch.rand, torch.randn, torch.zeros)}
-FACTORIES = (*SIZED.values(), torch.arange, torch.eye, torch.full)
+FACTORIES = (*SIZED.values(), torch.arange, torch.eye, torch.full, torch.linspace, torch.logspace)
 """Functions that make tensors of sizes that may be those of a map; ``SIZED`` take them one by one too."""
 
 ALIASES = {

@@ -1,0 +1,222 @@
+"""``lps.convert`` and whole kinds of code: each spelling of what keeps shifts, exact by a test of its own."""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import lps
+from lps.convert.grids import as_images
+from lps.convert.plan import follow
+from lps.exact.sums import EXACT, exact_einsum, softmax
+
+Function = Callable[[Any], Any]
+SMALL = torch.zeros(1, 3, 32, 32)
+
+
+class Do(nn.Module):
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
+
+
+def images(*size: int, seed: int = 0) -> Tensor:
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_exact(network: nn.Module, x: Tensor, factor: int | None = None, **settings: Any) -> nn.Module:
+    """Converted, outputs are equal under shifts, in a batch and alone, or move by ``factor`` times the shift."""
+    settings = {"method": "aps", "antialias": "none", **settings}
+    converted = lps.convert(network, **settings).eval()
+    axes = tuple(range(2, x.dim()))
+    with torch.no_grad():
+        for batch in (x, x[1:]):
+            y = converted(batch)
+            for i in (1, 2, 3, 6, 7):
+                shift = [(i * (2 + axis) + 1) % x.shape[axis] for axis in axes]
+                moved = y if factor is None else y.roll([factor * by for by in shift], axes)
+                assert torch.equal(converted(batch.roll(shift, axes)), moved)
+    return converted
+
+
+def strided(*layers: nn.Module, features: int = 8) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), *layers, nn.Linear(features, 5))
+
+
+def attended(x: Tensor) -> Tensor:
+    """Global context: a mean weighed by a softmax over all positions."""
+    weights = x.mean(1, keepdim=True).flatten(2).softmax(2)
+    return torch.matmul(x.flatten(2), weights.transpose(1, 2)).squeeze(2)
+
+
+POOLINGS: dict[str, Function] = {
+    "mean, axis by axis": lambda x: x.mean(3).mean(2),
+    "mean, kept": lambda x: x.mean(2, keepdim=True).mean(3, True).flatten(1),
+    "mean, numpy's names": lambda x: x.mean(axis=(2, 3), keepdims=True)[..., 0, 0],
+    "mean of a view": lambda x: x.view(*x.shape[:2], -1).mean(2),
+    "mean of rows": lambda x: x.permute(0, 2, 3, 1).reshape(len(x), -1, x.shape[1]).mean(dim=1),
+    "mean by pooling": lambda x: F.avg_pool2d(x, x.shape[2:]).flatten(1),
+    "mean by pooling rows": lambda x: F.avg_pool2d(x, (x.shape[2], 1)).mean(3)[..., 0],
+    "mean by adaptive pooling": lambda x: F.adaptive_avg_pool2d(x, (1, None)).mean(3).squeeze(2),
+    "mean by a sum": lambda x: x.sum((-2, -1)) / (x.shape[2] * x.shape[3]),
+    "mean by einsum": lambda x: torch.einsum("nchw->nc", x) / x[0, 0].numel(),
+    "maximum": lambda x: x.amax((2, 3)),
+    "maximum, axis by axis": lambda x: x.max(3).values.max(dim=2)[0],
+    "maximum of a view": lambda x: x.flatten(2).max(-1)[0],
+    "maximum by pooling": lambda x: F.max_pool2d(x, x.size()[2:]).flatten(1),
+    "maximum by adaptive pooling": lambda x: F.adaptive_max_pool2d(x, 1).flatten(1),
+    "both": lambda x: torch.maximum(x.mean((2, 3)), x.flatten(2).amin(2)),
+    "variance": lambda x: x.var((2, 3)),
+    "variance of a view": lambda x: torch.var(x.flatten(2), dim=2, unbiased=False),
+    "deviation": lambda x: torch.std(x, (2, 3), correction=0),
+    "norm": lambda x: x.norm(dim=(2, 3)),
+    "norm of a view": lambda x: torch.linalg.vector_norm(x.flatten(2), 3, dim=-1),
+    "norm of order 1": lambda x: x.flatten(2).norm(1, 2),
+    "normalized": lambda x: F.normalize(x.flatten(2), dim=2).amax(2),
+    "generalized mean": lambda x: F.avg_pool2d(x.clamp(min=1e-6).pow(3), x.shape[-2:]).pow(1 / 3).flatten(1),
+    "logsumexp": lambda x: x.logsumexp((2, 3)),
+    "median": lambda x: x.flatten(2).median(2).values,
+    "softmax-weighted": lambda x: (x * x.mean(1, True).flatten(2).softmax(2).view(len(x), 1, *x.shape[2:])).sum((2, 3)),
+    "softmax, axis by axis": lambda x: (x * x.softmax(2).log_softmax(3)).sum((2, 3)),
+    "attended": attended,
+    "covariance": lambda x: (x.flatten(2) @ x.flatten(2).transpose(1, 2)).diagonal(dim1=1, dim2=2) / 100,
+    "strips": lambda x: (x * x.mean(2, True).sigmoid() * x.mean(3, True).sigmoid()).mean((2, 3)),
+    "standardized": lambda x: ((x - x.mean((2, 3), True)) / (x.var((2, 3), keepdim=True) + 1e-5).sqrt()).amax((2, 3)),
+}
+
+CHANNELS: dict[str, Function] = {
+    "largest": lambda x: x * x.max(1)[0][:, None].sigmoid(),
+    "largest and mean": lambda x: x * torch.cat([x.mean(1, True), x.max(1, keepdim=True).values], 1).amax(1, True),
+    "maxout": lambda x: x.view(len(x), 4, 2, *x.shape[2:]).max(2)[0].repeat(1, 2, 1, 1),
+    "stacked": lambda x: torch.stack([x, x.relu(), x.sigmoid()], 1).sum(1),
+    "stacked last": lambda x: torch.stack([x, x.tanh()], dim=-1).amax(-1),
+    "unbound": lambda x: torch.stack(x.unbind(1)[::-1], 1),
+    "variance": lambda x: x / (x.var(1, keepdim=True) + 1e-3).sqrt(),
+    "norm": lambda x: x / x.norm(dim=1, keepdim=True).clamp_min(1e-6),
+    "normalized": lambda x: F.normalize(x),
+    "einsum": lambda x: torch.einsum("nchw,nchw->nhw", x, x.relu())[:, None] * x,
+    "einsum of a matrix": lambda x: torch.einsum("oc,n...->n...", x.new_ones(1, 1), x),
+    "matmul": lambda x: (x.permute(0, 2, 3, 1) @ x.new_ones(8, 8)).permute(0, 3, 1, 2) - x,
+    "argmax": lambda x: x * x.argmax(1, keepdim=True),
+    "softmax": lambda x: x.softmax(1) * x.flatten(2).softmax(1).view_as(x),
+    "picked": lambda x: x[:, [3, 1, 0, 2, 4, 7, 6, 5]] + x[:, :1],
+    "of one position": lambda x: torch.matmul(x.mean((2, 3))[:, None], x.flatten(2)).view(len(x), 1, *x.shape[2:]) * x,
+}
+
+
+@pytest.mark.parametrize("name", POOLINGS)
+def test_every_spelling_of_a_reduction_over_all_positions(name: str) -> None:
+    assert_exact(strided(Do(POOLINGS[name])), images(2, 3, 24, 40), example=SMALL)
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_what_reads_channels_at_each_position(name: str) -> None:
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert_exact(strided(Do(CHANNELS[name]), pool), images(2, 3, 24, 40), example=SMALL)
+
+
+OUTPUTS: dict[str, Function] = {
+    "squeezed": lambda x: x[:, 0],
+    "labels": lambda x: x.argmax(1),
+    "rows": lambda x: x.flatten(2),
+    "channels last": lambda x: x.movedim(1, -1),
+    "all": lambda x: {"map": x, "means": (x.mean((2, 3)), [x[:, 1]])},
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_outputs_move_along_their_own_axes(name: str) -> None:
+    torch.manual_seed(0)
+    up = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.ConvTranspose2d(8, 4, 4, 2, 1))
+    network = lps.convert(nn.Sequential(up, Do(OUTPUTS[name])), "aps", example=SMALL).eval()
+    x = images(2, 3, 16, 24)
+    with torch.no_grad():
+        plain = lps.convert(up, "aps", example=SMALL).eval()
+        expected, found = OUTPUTS[name](plain(x)), network(x)
+    torch.testing.assert_close(found, expected)
+
+
+REFUSED: dict[str, tuple[Function, str]] = {
+    "over images": (lambda x: x.mean((2, 3)) + x.mean((0, 2, 3)), "so over the images"),
+    "indices": (lambda x: x.flatten(2).max(2)[1].float(), "hands out the positions of its maxima"),
+    "product": (lambda x: x.prod(3).prod(2), "depends on their order, or rounds by it"),
+    "class token": (
+        lambda x: torch.cat([x.flatten(2), x.new_zeros(len(x), 8, 1)], 2).mean(2),
+        r"puts others among the positions of a map \(8, 64\)",
+    ),
+    "windows": (lambda x: x.unflatten(2, (2, -1)).mean((2, 3, 4)), "cuts the positions of a map"),
+    "embedding": (lambda x: (x.flatten(2) + torch.linspace(0, 1, 64)).mean(2), "has values of its own at each"),
+    "matrix": (lambda x: (x.flatten(2) @ x.new_ones(64, 2)).flatten(1)[:, :8], "has values of its own at each"),
+    "crossed": (lambda x: (x + x.transpose(2, 3)).mean((2, 3)), "on different axes meet"),
+    "coordinates": (
+        lambda x: torch.cat([x, torch.linspace(0, 1, x.shape[3]).expand_as(x[:, :1])], 1).mean((2, 3))[:, :8],
+        "has values of its own at each position",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_proof_is_refused_with_the_true_reason(name: str) -> None:
+    function, words = REFUSED[name]
+    with pytest.raises(lps.ConvertError, match=words):
+        lps.convert(strided(Do(function)), "aps", example=SMALL)
+
+
+VIEWS: list[tuple[Function, Any]] = [
+    (lambda x: x.flatten(2), ((), (), (0, 1))),
+    (lambda x: x.permute(0, 2, 3, 1).flatten(1, 2), ((), (0, 1), ())),
+    (lambda x: x.transpose(2, 3)[:, :2], ((), (), (1,), (0,))),
+    (lambda x: x.view(3, 2, 2, 5, 7), ((), (), (), (0,), (1,))),
+    (lambda x: x.flatten(0, 1), ((), (0,), (1,))),
+    (lambda x: x[:, None, 1:3], ((), (), (), (0,), (1,))),
+    (lambda x: x.flatten(1), None),
+    (lambda x: x.flatten(1, 2), None),
+    (lambda x: x[:, :, 1:], None),
+    (lambda x: x[:, :, 0], None),
+    (lambda x: x.view(3, 4, 7, 5), None),
+]
+
+
+@pytest.mark.parametrize("view", range(len(VIEWS)))
+def test_axes_are_followed_through_views(view: int) -> None:
+    function, axes = VIEWS[view]
+    x = torch.empty(3, 4, 5, 7)
+    assert follow(function(x), x, as_images(2)) == axes
+
+
+def test_a_row_of_positions_is_cut_into_the_axes_it_was_made_of() -> None:
+    row, x = torch.empty(3, 4, 35), torch.empty(3, 4, 7, 5)
+    assert follow(row.view(3, 4, 7, 5), row, ((), (), (1, 0))) == ((), (), (1,), (0,))
+    assert follow(x.flatten(2), x, ((), (), (1,), (0,))) == ((), (), (1, 0))
+    assert follow(row.view(3, 4, 5, 7, 1), row, ((), (), (0,))) is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 49, 3136])
+def test_sums_over_positions_have_no_order(count: int) -> None:
+    for seed in range(10):
+        x, y = 3 * images(2, 3, count, seed=seed), images(2, count, 5, seed=seed + 100) ** 3
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+        for name, reduce in EXACT.items():
+            a, b = reduce(x, (2,)), reduce(x[..., order], (2,))
+            assert torch.equal(a.nan_to_num(-1.0), b.nan_to_num(-1.0))
+            assert not a.isnan().any() or (count == 1 and name in ("var", "std"))
+        assert torch.equal(softmax(x, 2)[..., order], softmax(x[..., order], 2))
+        product = exact_einsum("nct,ntd->ncd", x, y)
+        assert torch.equal(product, exact_einsum("nct,ntd->ncd", x[..., order], y[:, order]))
+        torch.testing.assert_close(product, x.double() @ y.double(), rtol=1e-10, atol=1e-9 * prod(product.shape))
+    torch.testing.assert_close(softmax(x, 2), x.softmax(2))
+
+
+def test_an_exact_product_has_the_gradients_of_a_product() -> None:
+    a, b = images(2, 3, 4).double().requires_grad_(), images(2, 4, 5).double().requires_grad_()
+    ours = torch.autograd.grad(exact_einsum("nij,njk->nki", a, b).square().sum(), (a, b))
+    theirs = torch.autograd.grad(torch.einsum("nij,njk->nki", a, b).square().sum(), (a, b))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
