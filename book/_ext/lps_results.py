@@ -538,7 +538,8 @@ class Price(ResultRole):
 def ratios(rows: dict[str, dict[str, Any]]) -> str:
     """Time of the converted networks over the originals'."""
     times = [row["time_ratio"] for row in rows.values() if "time_ratio" in row]
-    return f"{median(times):.1f} times the time in the median of {len(times)} networks, {min(times):.1f} to {max(times):.1f}"
+    spread = f"{min(times):.1f} to {max(times):.1f}"
+    return f"{median(times):.1f} times the time in the median of {len(times)} networks, {spread}"
 
 
 def fall(rows: dict[str, list[dict[str, float]]]) -> str:
@@ -546,7 +547,8 @@ def fall(rows: dict[str, list[dict[str, float]]]) -> str:
     plain, converted, tuned = rows["plain"][0], rows["APS"][0], rows["APS"][-1]
     return (
         f"from {plain['accuracy']:.1f} to {converted['accuracy']:.1f} % by the conversion, and to "
-        f"{tuned['accuracy']:.1f} % by fine-tuning, with which the plain network reached {rows['plain'][-1]['accuracy']:.1f} %"
+        f"{tuned['accuracy']:.1f} % by fine-tuning, with which the plain network reached "
+        f"{rows['plain'][-1]['accuracy']:.1f} %"
     )
 
 
