@@ -142,6 +142,11 @@ def _consistent(made: pd.DataFrame) -> Answer:
     return Answer(question, "seen", f"{count}: none differs.{rest}", _runs(lines), page)
 
 
+def best(found: Sequence[Effect]) -> Effect:
+    """Of the same effect at several scales, the largest first: the first over enough seeds, else over the most."""
+    return max(found, key=lambda effect: min(effect.n, MIN_SEEDS))
+
+
 def _told(found: Sequence[Effect]) -> str:
     """Effects in words, with their profiles where there are several."""
     return ", ".join(f"{effect}" + (f" in {effect.profile}" if len(found) > 1 else "") for effect in found)
@@ -161,7 +166,7 @@ def _joined(scales: Iterable[str]) -> str:
 def _compared(question: str, found: Sequence[Effect], page: str) -> Answer:
     if not found:
         return Answer(question, "not tested", "No pair of runs on real images is recorded.", "", page)
-    most, scale = max(found, key=lambda effect: effect.n), _joined(effect.scale for effect in found)
+    most, scale = best(found), _joined(effect.scale for effect in found)
     return Answer(question, most.outcome, f"Points of accuracy, mean over filters: {_told(found)}.", scale, page)
 
 
@@ -171,9 +176,8 @@ def _price(known: Mapping[str, Sequence[Effect]]) -> Answer:
     every = [effect for of in found.values() for effect in of]
     if not every:
         return Answer(question, "not tested", "No pair of runs on real images is recorded.", "", page)
-    signs = {effect.interval.value > 0 for effect in every}
-    judged: set[Outcome] = {effect.outcome for effect in every if effect.n >= MIN_SEEDS}
-    outcome: Outcome = "not settled" if len(signs) > 1 or len(judged) != 1 else judged.pop()
+    judged: set[Outcome] = {best(of).outcome for of in found.values() if of}
+    outcome: Outcome = judged.pop() if len(judged) == 1 else "not settled"
     words = "; ".join(f"{name} {_told(of)}" for name, of in found.items() if of)
     scale = _joined(effect.scale for effect in every)
     return Answer(question, outcome, f"Points gained over rows that keep phase 0: {words}.", scale, page)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..data import Size, other_size
 from ..experiments.config import Experiment
-from ..experiments.profiles import changed, load_profile
+from ..experiments.profiles import changed, load_profile, profile_names
 from ..experiments.records import is_current, read_records
 from ..experiments.rows import Row, matching
 from ..paths import LOCAL, SHIPPED
@@ -150,18 +150,23 @@ def drawn(lines: pd.DataFrame) -> pd.Series:
 
 
 def groups(lines: pd.DataFrame) -> list[pd.DataFrame]:
-    """Lines of one profile and data together, the groups with the most runs first."""
+    """Lines of one profile and data together: the largest profile first, then the groups with the most runs."""
     found = [members for _, members in lines.groupby(GROUP, sort=False)]
-    return sorted(found, key=lambda members: -members["run"].nunique())
+    return sorted(found, key=lambda members: (_rank(members["profile"].iloc[0]), -members["run"].nunique()))
+
+
+def _rank(profile: str) -> int:
+    return -profile_names().index(profile)
 
 
 def grouped(records: Iterable[Record]) -> dict[tuple[str, str, str], list[Record]]:
-    """Records of studies by profile, name and fingerprint of their data, the largest groups first."""
+    """Records of studies by profile, name and fingerprint of their data: the largest profile first, then the groups
+    with the most of them."""
     found: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         key = record["profile"], record["data"]["name"], record["data"]["fingerprint"]
         found.setdefault(key, []).append(record)
-    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+    return dict(sorted(found.items(), key=lambda item: (_rank(item[0][0]), -len(item[1]))))
 
 
 def one_per_seed(lines: pd.DataFrame) -> pd.DataFrame:

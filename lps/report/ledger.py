@@ -171,18 +171,13 @@ def _at_any_scale(entry: Entry, metric: str, every: pd.DataFrame) -> Entry:
 
 
 def comparable(made: pd.DataFrame) -> list[pd.DataFrame]:
-    """Runs that the ledger judges by, of full scale or of the reduced schedule on real images, one for each seed.
+    """Runs that the ledger judges by, those of a profile on real images, one for each seed.
 
-    Those of one profile and data are together, for nothing else is compared: full scale first, then the most.
+    Those of one profile and data are together, for nothing else is compared: full scale first, then the larger profile.
     """
     real = made[~drawn(made)]
-    small = real[real["profile"].isin(SMALL) & real["as_profile"] & ~real["full"]]
+    small = real[real["as_profile"] & ~real["full"]]  # the paper's settings on fewer images among them
     return [one_per_seed(members) for scale in (real[real["full"]], small) for members in groups(scale)]
-
-
-SMALL = ("reduced", "full")
-"""Profiles whose runs are judged as reduced ones where they are not of full scale, the paper's settings on fewer images
-among them."""
 
 
 def best_runs(made: pd.DataFrame) -> pd.DataFrame:
@@ -217,7 +212,8 @@ IMAGES = ("c_cons", "s_cons")
 def _scale(found: pd.DataFrame) -> str:
     if found["full"].all():
         return "at the paper's scale"
-    return f"at reduced scale on {', '.join(sorted(found['data'].unique()))}"
+    scales = sorted({f"{data} in profile {profile}" for profile, data in zip(found["profile"], found["data"], strict=True)})
+    return f"at reduced scale, {', '.join(scales)}"
 
 
 PROTOCOLS = {"original": "by the original code's protocol", "all": "over all pairs of shifts of the first images"}
@@ -363,7 +359,7 @@ def _compare(pair: Pair, relation: statements.Relation, groups: Iterable[pd.Data
 
 
 def effect_entries(made: pd.DataFrame) -> list[Entry]:
-    """Mean differences over filters, paired by seed, of the profile with the most seeds."""
+    """Mean differences over filters, paired by seed, of the largest profile with enough seeds."""
     found = answers.by_id(made)
     return [_effect(item, found.get(item["id"], [])) for item in listed("effects")]
 
@@ -377,7 +373,7 @@ def _effect(item: Mapping[str, Any], found: Sequence[answers.Effect]) -> Entry:
     )  # fmt: skip
     if not found:
         return entry
-    most = max(found, key=lambda effect: effect.n)
+    most = answers.best(found)
     known: dict[str, Verdict] = {"seen": "holds" if most.full else "direction only"}
     if most.full:
         known["the other way round"] = "fails"
