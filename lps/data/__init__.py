@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..metrics import Batches
+from ..metrics import Batches, Shifts, shift_each
 
 
 class Size(NamedTuple):
@@ -102,6 +102,18 @@ class ImageSet:
                 digest.update(content)
         return digest.hexdigest()
 
+    def at_random_parity(self) -> "ImageSet":
+        """Each image circularly moved by 0 or 1 pixel along each axis, once and for all: what a grid of two pixels in
+        the files, such as that of JPEG's colours, may tell of a position is no longer the same in all images."""
+        generator = torch.Generator().manual_seed(0)
+        parity = Shifts(0, 1)
+        moved = (
+            Split(shift_each(split.images, parity.draw(len(split), generator)), split.labels)
+            for split in (self.train, self.test)
+        )
+        source = f"{self.source}, each moved by a random parity"
+        return ImageSet(f"{self.name}-parity", source, self.classes, *moved)
+
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel of the training images, in units of 0 to 1, ``(3,)`` each."""
         return channel_statistics([self.train.images])
@@ -146,17 +158,21 @@ DRAWN = "procedurally drawn in memory from seed {}"
 
 
 def load(name: str, train: int | None, test: int | None, seed: int, root: Path | None = None) -> ImageSet:
-    """The data set ``drawn`` or ``cifar10``, limited to ``train`` and ``test`` images chosen by ``seed``.
+    """The data set ``drawn``, ``cifar10`` or ``cifar10-parity``, limited to ``train`` and ``test`` images chosen by
+    ``seed``.
 
-    The drawn set is made in memory and needs both numbers; CIFAR-10 is looked for in :func:`data_root`.
+    The drawn set is made in memory and needs both numbers; CIFAR-10 is looked for in :func:`data_root`, and in
+    ``cifar10-parity`` each of its images is first moved by a random parity (:meth:`ImageSet.at_random_parity`).
     """
     if name == "drawn":
         from .drawn import CLASSES
 
         return ImageSet(name, DRAWN.format(seed), CLASSES, *draw(train, test, seed))
-    if name == "cifar10":
+    if name in ("cifar10", "cifar10-parity"):
         from . import cifar10
 
         full = cifar10.load(data_root(root))
+        if name == "cifar10-parity":
+            full = full.at_random_parity()
         return ImageSet(name, full.source, full.classes, full.train.subset(train, seed), full.test.subset(test, seed))
-    raise ValueError(f"unknown data set {name!r}; known: drawn, cifar10")
+    raise ValueError(f"unknown data set {name!r}; known: drawn, cifar10, cifar10-parity")

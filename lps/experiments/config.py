@@ -68,7 +68,7 @@ class Data(Section):
 class Small(Data):
     """Small images of one size, all of them in memory."""
 
-    name: Literal["drawn", "cifar10"]
+    name: Literal["drawn", "cifar10", "cifar10-parity"]
 
 
 @dataclass(frozen=True)

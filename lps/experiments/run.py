@@ -118,7 +118,7 @@ class DataCache:
     def _load(self, data: Data) -> Any:
         if not isinstance(data, Photographs):
             images = load(data.name, data.train, data.test, data.seed, self.root)
-            if data.name == "cifar10":
+            if data.name.startswith("cifar10"):
                 from ..data import cifar10
 
                 all_of = (part for part in ("train", "test") if getattr(data, part) is None)

@@ -87,7 +87,7 @@ def machine(hardware: Mapping[str, Any]) -> str:
 def images(data: Mapping[str, Any]) -> str:
     """The images of a record in words: a copy of CIFAR-10 in JPEG is not called CIFAR-10."""
     name = SHOWN_DATA.get(data["name"], data["name"])
-    return f"{name} as JPEG" if data["name"] == "cifar10" and "re-encoded" in data["source"] else name
+    return f"{name} as JPEG" if data["name"].startswith("cifar10") and "re-encoded" in data["source"] else name
 
 
 def size_of(record: Record) -> Size:
@@ -140,7 +140,12 @@ def labels(lines: pd.DataFrame) -> pd.Series:
     return words.where(~several, words + ", data " + lines["fingerprint"].str[:8])
 
 
-SHOWN_DATA = {"cifar10": "CIFAR-10", "drawn": "drawn data", "camvid-voc": "CamVid"}
+SHOWN_DATA = {
+    "cifar10": "CIFAR-10",
+    "cifar10-parity": "CIFAR-10 at random parities",
+    "drawn": "drawn data",
+    "camvid-voc": "CamVid",
+}
 """Names of data in words."""
 
 

@@ -212,7 +212,9 @@ IMAGES = ("c_cons", "s_cons")
 def _scale(found: pd.DataFrame) -> str:
     if found["full"].all():
         return "at the paper's scale"
-    scales = sorted({f"{data} in profile {profile}" for profile, data in zip(found["profile"], found["data"], strict=True)})
+    scales = sorted(
+        {f"{data} in profile {profile}" for profile, data in zip(found["profile"], found["data"], strict=True)}
+    )
     return f"at reduced scale, {', '.join(scales)}"
 
 

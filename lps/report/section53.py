@@ -19,7 +19,7 @@ LIMITS = "in every network; direction only at most, and undecided below full sca
 
 
 def judge(name: str, studied: Sequence[Record]) -> dict[str, Any]:
-    """Fields of a ledger entry, each network counted once, of the largest profile, and of the data with the most of them.
+    """Fields of a ledger entry, each network counted once: those of the largest profile and of one data set.
 
     A study of other networks than the paper's earns *direction only* at most. Where the direction is absent it is
     *undecided*, and *fails* only where it is absent from a network trained at full scale.

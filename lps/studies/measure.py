@@ -11,11 +11,13 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from ..exact.ties import Origin
 from ..filters import LowPass
 from ..metrics import Count, Predict
 from ..polyphase import polyphase
+from ..resnet import Shortcut
 from ..sampling import Downsample
-from ..selection import LearnedPhase, MaxNorm
+from ..selection import LearnedPhase, MaxNorm, Selection, choose
 from ..watch import Choice, watch
 
 DIRECTIONS = {"diagonal": (1, 1), "rows": (1, 0), "columns": (0, 1)}
@@ -76,6 +78,47 @@ def with_max_norm(network: nn.Module) -> nn.Module:
     for layer in changed.modules():
         if isinstance(layer, Downsample) and isinstance(layer.select, LearnedPhase):
             layer.select = MaxNorm(layer.stride)
+    return changed.eval()
+
+
+class RandomPhase(nn.Module):
+    """Keep any component, whatever the image: the control of :func:`with_max_norm`."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor, origin: Origin | None = None) -> Selection:
+        return choose(torch.rand(len(x), self.stride ** (x.dim() - 2), device=x.device), x, self.stride, origin)
+
+
+def with_random_phase(network: nn.Module) -> nn.Module:
+    """A copy of a trained network in which the phase is drawn from torch's global generator wherever one was chosen;
+    shortcuts still take the phase of their block."""
+    changed = deepcopy(network)
+    for layer in changed.modules():
+        if isinstance(layer, Downsample) and layer.select is not None:
+            layer.select = RandomPhase(layer.stride)
+    return changed.eval()
+
+
+def with_lone_shortcuts(network: nn.Module) -> nn.Module:
+    """A copy of a trained network in which each shortcut keeps the component with its own largest norm, where it took
+    the phase of its block."""
+    changed = deepcopy(network)
+    for block in changed.modules():
+        if isinstance(block, Shortcut) and block.downsample is not None:
+            block.downsample.select = MaxNorm(block.downsample.stride)
+            block.downsample.register_forward_pre_hook(lambda layer, given: given[:1])
+    return changed.eval()
+
+
+def untrained(network: nn.Module) -> nn.Module:
+    """A copy with new weights, drawn from torch's global generator, and without statistics of batches."""
+    changed = deepcopy(network)
+    for layer in changed.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+            layer.reset_parameters()
     return changed.eval()
 
 

@@ -20,7 +20,9 @@ from ..experiments.schema import COUNT, REAL, Shape, conform
 from ..experiments.training import Trained
 from ..experiments.weights import about
 from ..machine import hardware, versions
-from ..metrics import Count, accuracy
+from ..metrics import Count, accuracy, circular_consistency
+from ..sampling import Downsample
+from ..selection import MaxNorm
 from .measure import (
     BINS,
     DIRECTIONS,
@@ -33,7 +35,10 @@ from .measure import (
     margins,
     max_norm_counts,
     summary,
+    untrained,
+    with_lone_shortcuts,
     with_max_norm,
+    with_random_phase,
 )
 
 IMAGES = 1000
@@ -41,6 +46,8 @@ IMAGES = 1000
 SHOWN = 2
 """Images, the first ones, of which a record keeps the maps of Figure 4."""
 BATCH = 250
+DRAWS = 4
+"""Consistency is counted again with shifts drawn from as many other seeds."""
 
 
 def _section53(network: nn.Module, test: Split, device: torch.device) -> dict[str, Any]:
@@ -86,6 +93,27 @@ def _shifts_held(record: Any, where: str) -> None:
             raise ValueError(f"kept.{name} does not make the metric of that name")
 
 
+def _controls(network: nn.Module, test: Split, device: torch.device) -> dict[str, Any]:
+    torch.manual_seed(0)
+    predict = predictor(network, device)
+    metrics = {"acc": accuracy(predict, test.batches(BATCH))}
+    for seed in range(1, DRAWS + 1):
+        metrics[f"c_cons, shifts {seed}"] = circular_consistency(predict, test.batches(BATCH), seed=seed)
+    fresh = predictor(untrained(network), device)
+    labels = torch.cat([fresh(images) for images, _ in test.batches(BATCH)])
+    metrics["c_cons, untrained"] = circular_consistency(fresh, test.batches(BATCH))
+    metrics["commonest label, untrained"] = Count(int(labels.bincount().max()), len(labels))
+    selects = [layer.select for layer in network.modules() if isinstance(layer, Downsample) and layer.select]
+    changed = {"random phase": with_random_phase} if selects else {}
+    if any(isinstance(select, MaxNorm) for select in selects):
+        changed["lone shortcuts"] = with_lone_shortcuts
+    for name, change in changed.items():
+        other = predictor(change(network), device)
+        metrics[f"acc, {name}"] = accuracy(other, test.batches(BATCH))
+        metrics[f"c_cons, {name}"] = circular_consistency(other, test.batches(BATCH))
+    return {"metrics": metrics}
+
+
 def _margins(network: nn.Module, test: Split, device: torch.device) -> dict[str, Any]:
     metrics, layers = summary(margins(network, (x.to(device) for x in test.images.split(BATCH))))
     return {"metrics": metrics, "powers_of_ten": [LOW, HIGH], "layers": layers}
@@ -115,6 +143,7 @@ STUDIES = {
     "section53": Study(("lps",), True, _section53, _section53_held),
     "figure4": Study(("lps",), False, _figure4, MAPS),
     "shifts": Study(("baseline", "lpf", "ddac", "aps", "lps"), False, _shifts, _shifts_held),
+    "controls": Study(("baseline", "lpf", "ddac", "aps", "lps"), True, _controls, {}),
     "margins": Study(("aps", "lps"), False, _margins, _margins_held),
 }
 """By the folder of its records."""

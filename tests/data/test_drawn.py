@@ -3,7 +3,7 @@ from hashlib import sha256
 import pytest
 import torch
 
-from lps.data import drawn
+from lps.data import drawn, load
 from lps.data.drawn import CLASSES, Drawn, draw
 
 FINGERPRINT = "318f4085c75c078ddf120d6d87cb18e43bf137142157d5938d7a1fdf914b6d43"
@@ -38,6 +38,17 @@ def test_an_image_does_not_depend_on_the_count(data: Drawn, count: int) -> None:
 def test_an_image_does_not_depend_on_the_chunks(data: Drawn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drawn, "_CHUNK", 30)
     assert torch.equal(draw(130, seed=7).images, data.images[:130])
+
+
+def test_every_image_has_a_random_parity_of_its_own() -> None:
+    plain = load("drawn", 400, 100, 0)
+    moved = plain.at_random_parity()
+    parities = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for before, after in ((plain.train, moved.train), (plain.test, moved.test)):
+        assert torch.equal(before.labels, after.labels)
+        same = torch.stack([(before.images.roll(p, (2, 3)) == after.images).flatten(1).all(1) for p in parities])
+        assert (same.sum(0) == 1).all() and (same.sum(1) > len(before) / 8).all()
+    assert moved.name == "drawn-parity" and moved.fingerprint() != plain.fingerprint()
 
 
 def test_bytes_are_pinned() -> None:

@@ -55,6 +55,22 @@ def test_a_network_that_learned_another_rule_changes() -> None:
         assert not torch.equal(trained(IMAGES), measure.with_max_norm(trained)(IMAGES))
 
 
+def test_controls_lose_what_the_choice_gave() -> None:
+    trained = network(lambda channels: lps.MaxNorm())
+    moved = IMAGES.roll((1, 1), (2, 3))
+    with torch.no_grad():
+        assert torch.equal(trained(IMAGES), trained(moved))
+        for change in (measure.with_random_phase, measure.with_lone_shortcuts):
+            torch.manual_seed(0)
+            changed = change(trained)
+            assert not torch.equal(changed(IMAGES), trained(IMAGES)), change
+            assert not torch.equal(changed(IMAGES), changed(moved)), change
+        fresh = measure.untrained(trained)
+        assert torch.equal(fresh(IMAGES), fresh(moved)), "the guarantee needs no training"
+    before, after = (dict(net.named_parameters()) for net in (trained, fresh))
+    assert not any(torch.equal(before[name], after[name]) for name in before if name.endswith("conv1.weight"))
+
+
 def test_figure_4_shows_what_the_last_layer_chose_from() -> None:
     trained = network(lambda channels: lps.LearnedPhase(channels, 4))
     maps, kept, largest = measure.components(trained, IMAGES[:1], channels=5)
