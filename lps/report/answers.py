@@ -94,16 +94,21 @@ class Answer:
 
 
 def answers(
-    made: pd.DataFrame, entries: Sequence[Mapping[str, Any]], studied: Sequence[Record], timed: Sequence[Record]
+    made: pd.DataFrame,
+    entries: Sequence[Mapping[str, Any]],
+    studied: Sequence[Record],
+    controls: Sequence[Record],
+    timed: Sequence[Record],
 ) -> list[Answer]:
-    """The eight questions in the order of the front page."""
+    """The eight questions in the order of the front page, from runs, the ledger, the studies of Sec. 5.3, their
+    controls, and benchmarks."""
     found = by_id(made)
     return [
         _theory(entries),
         _consistent(made),
         _compared("Is LPS better than APS?", found.get("lps-over-aps", []), "notebooks/statistics"),
         _price(found),
-        _learned(studied),
+        _learned(studied, controls),
         _segmentation(made, found),
         _cost(entries, timed),
         _scale(made),
@@ -183,9 +188,9 @@ def _price(known: Mapping[str, Sequence[Effect]]) -> Answer:
     return Answer(question, outcome, f"Points gained over rows that keep phase 0: {words}.", scale, page)
 
 
-def _learned(studied: Sequence[Record]) -> Answer:
+def _learned(studied: Sequence[Record], controls: Sequence[Record]) -> Answer:
     question, page = "Does LPD learn something that APS lacks (Sec. 5.3)?", "notebooks/section53"
-    real = [record for record in section53.one_per_run(studied) if record["data"]["name"] != "drawn"]
+    real = [record for record in section53.one_per_run(studied) if not _drawn(record)]
     if not real:
         return Answer(question, "not tested", "No study of a network trained on real images is recorded.", "", page)
     falls = sum(section53.direction("replaced", record["metrics"]) for record in real)
@@ -193,9 +198,20 @@ def _learned(studied: Sequence[Record]) -> Answer:
         f"Accuracy falls in {falls} of {len(real)} networks when APS takes LPD's place (paper: from "
         f"{paper_number('replaced-before'):g} to {paper_number('replaced-after'):g} %)."
     )
+    drawn = [r["metrics"] for r in section53.one_per_run(controls) if "lps" in r["experiment"] and not _drawn(r)]
+    if drawn:
+        fall = sum(section53.falls(metrics, RANDOM) for metrics in drawn)
+        text += f" With phases drawn at random it falls in {fall} of {len(drawn)}."
     outcome: Outcome = "seen" if falls == len(real) else "leans" if 2 * falls > len(real) else "not seen"
     scale = _joined(f"{images(record['data'])}, profile {record['profile']}" for record in real)
     return Answer(question, outcome, text, scale, page)
+
+
+RANDOM = "acc, random phase"
+
+
+def _drawn(record: Record) -> bool:
+    return bool(record["data"]["name"] == "drawn")
 
 
 SEGMENTATION = ("lpd-only-over-ddac", "aps-over-ddac", "lps-over-lpf-miou")

@@ -469,7 +469,7 @@ def _sentence(item: Mapping[str, str], studied: Sequence[Record], timed: Sequenc
 def ledger(theory: bool = True, folders: Sequence[Path] = (SHIPPED, LOCAL)) -> dict[str, Any]:
     """All entries by the records below ``folders``, with counts by verdict and where they were judged."""
     made, timed = runs(*folders), benchmarks.read(*folders)
-    studied = studies.read(*folders)
+    studied, controls = (studies.read(*folders, kind=kind) for kind in ("section53", "controls"))
     entries = [
         *(theorem_entries() if theory else []),
         *cell_entries(made, timed),
@@ -484,7 +484,7 @@ def ledger(theory: bool = True, folders: Sequence[Path] = (SHIPPED, LOCAL)) -> d
         "code": VERSION,
         "machine": f"{about['cpu']}, {about['cores']} cores, torch {torch.__version__}",
         "counts": dict(Counter(entry.verdict for entry in entries)),
-        "answers": [asdict(answer) for answer in answers.answers(made, found, studied, timed)],
+        "answers": [asdict(answer) for answer in answers.answers(made, found, studied, controls, timed)],
         "entries": found,
     }
 

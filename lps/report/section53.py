@@ -65,6 +65,12 @@ def _last_layer(metrics: Mapping[str, Any]) -> str:
     return max(name for name in metrics if name.startswith("max_norm, "))
 
 
+def falls(metrics: Mapping[str, Any], changed: str) -> bool:
+    """Is the accuracy of a changed network below the network's own, the intervals apart?"""
+    before, after = (wilson(metrics[metric]["agree"], metrics[metric]["total"]) for metric in ("acc", changed))
+    return after.high < before.low
+
+
 def direction(name: str, metrics: Mapping[str, Any]) -> bool:
     """Does one network show what the rule asks for?"""
 
@@ -72,7 +78,7 @@ def direction(name: str, metrics: Mapping[str, Any]) -> bool:
         return wilson(metrics[metric]["agree"], metrics[metric]["total"])
 
     if name == "replaced":
-        return interval("acc_max_norm").high < interval("acc").low
+        return falls(metrics, "acc_max_norm")
     if name == "share":
         return interval("max_norm").high < CHANCE
     last = metrics[_last_layer(metrics)]

@@ -65,14 +65,16 @@ ENTRIES = [
 
 def test_without_records_nothing_is_claimed() -> None:
     nothing = pd.DataFrame(columns=COLUMNS)
-    found = answers(nothing, ENTRIES, [], [])
+    found = answers(nothing, ENTRIES, [], [], [])
     assert [a.outcome for a in found] == ["seen", *["not tested"] * 5, "seen", "not tested"]
 
 
 def test_one_differing_pair_turns_the_answer(shipped: list[Any]) -> None:
     made = frame(shipped)
     question = "Is a prediction the same under every circular shift?"
-    before, after = ({a.question: a for a in answers(m, ENTRIES, [], [])}[question] for m in (made, _less_one(made)))
+    before, after = (
+        {a.question: a for a in answers(m, ENTRIES, [], [], [])}[question] for m in (made, _less_one(made))
+    )
     assert before.outcome == "seen" and "none differs" in before.text
     assert after.outcome == "the other way round" and "pairs differ in table1/lps" in after.text
 
@@ -85,5 +87,5 @@ def _less_one(made: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_contrary_results_stand_in_the_answer(shipped: list[Any]) -> None:
-    (found,) = (a for a in answers(frame(shipped), ENTRIES, [], []) if a.page == "notebooks/table5")
+    (found,) = (a for a in answers(frame(shipped), ENTRIES, [], [], []) if a.page == "notebooks/table5")
     assert "The other way round than in the paper: LPD without LPU" in found.text
