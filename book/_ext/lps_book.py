@@ -7,6 +7,7 @@ outputs, and the launch, edit and download buttons point at the source. ``BOOK_P
 
 import json
 import os
+import re
 import shutil
 import sys
 from importlib.metadata import files
@@ -67,7 +68,9 @@ def register_claim() -> None:
 
 
 def substitute_executed(app: Sphinx, docname: str, content: list[str]) -> None:
-    """On ``source-read``: give Sphinx the executed copy of a notebook, and a line on how it was made."""
+    """On ``source-read``: give Sphinx the executed copy of a notebook, in a reader's order: below the title the cells
+    tagged ``lede``, a picture and its words, with the answers of the front page that this page is the evidence of, then
+    how the page was made, folded into one line, and then the rest."""
     if not docname.startswith("notebooks/"):
         return
     name = docname.removeprefix("notebooks/")
@@ -80,9 +83,31 @@ def substitute_executed(app: Sphinx, docname: str, content: list[str]) -> None:
         )  # fmt: skip
         return
     notebook = json.loads(executed.read_text(encoding="utf-8"))
-    line = "```{lps-provenance}\n```"
-    notebook["cells"].insert(1, {"cell_type": "markdown", "id": "provenance", "metadata": {}, "source": line})
-    content[0] = json.dumps(notebook)
+    title, *cells = notebook["cells"]
+    given = ("".join(line for c in cells if tagged(c, tag) for line in c["source"]) for tag in PARAMETERS)
+    answers, folded = (
+        {"cell_type": "markdown", "id": made, "metadata": {}, "source": f"```{{lps-{made}}} {of}\n```"}
+        for made, of in (("answers", docname), ("provenance", f"\n{with_values(*given)}"))
+    )
+    lede = [c for c in cells if tagged(c, "lede")]
+    pictures, words = ([c for c in lede if (c["cell_type"] == "code") == code] for code in (True, False))
+    rest = [c for c in cells if not tagged(c, "lede", *PARAMETERS)]
+    content[0] = json.dumps({**notebook, "cells": [title, *pictures, answers, *words, folded, *rest]})
+
+
+def tagged(cell: dict[str, Any], *tags: str) -> bool:
+    return not set(tags).isdisjoint(cell["metadata"].get("tags", []))
+
+
+PARAMETERS = ("parameters", "injected-parameters")
+"""Tags of the cell that declares a notebook's parameters, and of the one in which papermill sets some of them."""
+
+
+def with_values(declared: str, injected: str) -> str:
+    """The declared parameters, with their comments, at the values that were injected."""
+    for name, value in re.findall(r"^(\w+) = (.*)$", injected, re.MULTILINE):
+        declared = re.sub(rf"^{name} = .*?(?=  #|$)", lambda _: f"{name} = {value}", declared, flags=re.MULTILINE)  # noqa: B023
+    return declared
 
 
 def link_repository(app: Sphinx, config: Config) -> None:

@@ -137,13 +137,18 @@ class ResultDirective(SphinxDirective):
 
 
 class Answers(ResultDirective):
-    """The questions of a reader, each with its outcome, the scale it was seen at, and the page with the evidence."""
+    """The questions of a reader, each with its outcome, the scale it was seen at, and the page with the evidence.
+
+    Argument: a page, to have only the questions whose evidence it is, if there are any.
+    """
+
+    optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         ledger = self.load("build/claims.json")
         if ledger is None:
-            return self.absent("The answers", "make claims")
-        return [self.answer(found) for found in ledger["answers"]]
+            return [] if self.arguments else self.absent("The answers", "make claims")
+        return [self.answer(a) for a in ledger["answers"] if not self.arguments or a["page"] == self.arguments[0]]
 
     def answer(self, found: dict[str, str]) -> nodes.raw:
         outcome = span(found["outcome"], "lps-outcome", outcome_class(found["outcome"]))
@@ -553,24 +558,38 @@ def fall(rows: dict[str, list[dict[str, float]]]) -> str:
 
 
 class Provenance(ResultDirective):
-    """How the notebook of this page was executed, what that took, how to do it again, and what can be taken away."""
+    """How the notebook of this page was executed, how to do it again or otherwise, and what can be taken away: folded
+    into one line. Content: the parameters with their values."""
+
+    has_content = True
 
     def run(self) -> list[nodes.Node]:
         name, profile = self.env.docname.rpartition("/")[2], self.config.lps_profile
         executed = executed_notebook(self.config, name)
-        words = self.download(f"notebooks/{name}.ipynb", f"notebooks/{name}.ipynb")
-        words += text(f", executed with the profile `{profile}`")
+        made = self.download(f"notebooks/{name}.ipynb", f"notebooks/{name}.ipynb")
+        summary, words = f"Made with the profile `{profile}`", ""
         side = self.load(executed.with_suffix(".json").as_posix())
         if side is not None:
-            memory = f"{side['peak_memory_mb']:,.0f} MB"
-            machine = text(frame.machine(side["hardware"]))
-            words += f" in {duration(side['seconds'])}, at most {memory}, on {machine}"
-        words += text(f". Again: `make reproduce PROFILE={profile} NB={name}`")
-        lines = [words]
+            summary += f" in {duration(side['seconds'])}"
+            words = f" on {frame.machine(side['hardware'])}, with at most {side['peak_memory_mb']:,.0f} MB"
+        summary += ": parameters, commands, downloads"
         if side is not None and self.outdated(name, side):
-            note = "† `lps` or this notebook has changed since; the numbers below are those of the earlier state."
-            lines.append(text(note))
-        return [block("p", line, "lps-provenance") for line in [*lines, self.results(executed)]]
+            summary += ". † `lps` or this notebook has changed since; the numbers below are those of the earlier state"
+        again = f"{words}. Again: `make reproduce PROFILE={profile} NB={name}`"
+        given: list[nodes.Node] = []
+        if self.content:
+            given.append(nodes.literal_block("", "\n".join(self.content), language="python"))
+            other = (
+                f'`make variant NB={name} P="name=value"` executes it with other parameters, into a page of its own: '
+            )
+            given.append(block("p", text(f"{other}`build/variants/{name}/*.html`, whose name it prints.")))
+        return [
+            nodes.raw("", f'<details class="lps-provenance"><summary>{text(summary)}</summary>', format="html"),
+            block("p", made + text(again)),
+            *given,
+            block("p", self.results(executed)),
+            nodes.raw("", "</details>", format="html"),
+        ]
 
     def outdated(self, name: str, side: dict[str, Any]) -> bool:
         """Whether the executed copy was made from another notebook, other sources or other versions."""
@@ -587,6 +606,30 @@ class Provenance(ResultDirective):
         files |= {f"figure {p.stem.rpartition('-')[2]} ({p.suffix[1:].upper()})": p for p in figures}
         links = (self.download(path.relative_to(self.path("")).as_posix(), title) for title, path in files.items())
         return f"Take it away: {', '.join(links)}."
+
+
+class Picture(ResultDirective):
+    """The first figure of another page's notebook, with its words for those who cannot see it. Argument: the notebook;
+    content: the caption."""
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        executed = executed_notebook(self.config, self.arguments[0])
+        notebook = self.load(executed.as_posix())
+        if notebook is None:
+            return self.absent("This picture", f"make reproduce NB={self.arguments[0]}")
+        drawn = (
+            c for c in notebook["cells"] if any("image/svg+xml" in o.get("data", {}) for o in c.get("outputs", []))
+        )
+        alt = next(drawn)["metadata"]["mystnb"]["image"]["alt"]
+        path = executed.with_name(f"{executed.stem}-1.svg").relative_to(self.path(""))
+        picture = nodes.image("", uri=f"/{path.as_posix()}", alt=alt, width="100%")
+        caption = nodes.caption()
+        self.state.nested_parse(self.content, self.content_offset, caption)
+        words = [child for paragraph in caption.children for child in paragraph.children]
+        return [nodes.figure("", picture, nodes.caption("", "", *words), classes=["lps-picture-of"])]
 
 
 CONVERTED = {
@@ -673,6 +716,7 @@ DIRECTIVES = {
     "records": Records,
     "costs": Costs,
     "provenance": Provenance,
+    "picture": Picture,
     "coverage": Coverage,
     "downloads": Downloads,
     "items": Items,

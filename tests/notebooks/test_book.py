@@ -354,6 +354,29 @@ def test_pages_fit_and_raise_no_error(browser: Any, pages: dict[Path, Page], htm
     assert not problems
 
 
+WITHOUT_PICTURE = {"after", "audit", "retrospective"}
+
+
+def test_a_picture_stands_above_the_fold(browser: Any, html: Path) -> None:
+    script = """const picture = document.querySelector(".bd-article img"), box = picture.getBoundingClientRect();
+        return picture.complete && box.height && box.top + Math.min(box.height, 400) / 2"""
+    for name in ("book/theory", *(f"notebooks/{name}" for name in NOTEBOOKS if name not in WITHOUT_PICTURE)):
+        show(browser, html / f"{name}.html", 1400)
+        deadline = time.monotonic() + 20
+        while not (middle := browser.execute_script(script)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert middle < 780, name
+
+
+def test_parameters_stand_once_folded_with_their_values(html: Path) -> None:
+    page = (html / "notebooks" / "lemma1.html").read_text()
+    folded = page.partition('<details class="lps-provenance">')[2].partition("</details>")[0]
+    draws = load_profile("smoke").notebooks["lemma1"]["draws"]
+    assert re.search(rf">draws</span>.*>{draws}</span>.*# random maps", folded)
+    assert "# Parameters" not in page and page.count("# random maps of each size") == 1
+    assert "build/variants/lemma1" in folded
+
+
 def test_formulas_are_set_from_the_disk(browser: Any, html: Path) -> None:
     show(browser, html / "book" / "theory.html", PHONE)
     script = "return document.querySelectorAll('.math:not(:has(mjx-container))').length"
