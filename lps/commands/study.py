@@ -2,29 +2,21 @@
 
 import argparse
 import json
-from pathlib import Path
 
 import torch
 
-from ..experiments.profiles import profile_names
 from ..experiments.run import DataCache
 from ..experiments.training import Trained, planned
-from ..paths import LOCAL
 from ..studies.trained import IMAGES, STUDIES, study
-from .experiments import count
+from .experiments import add, count
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("patterns", nargs="*", default=["table1/lps*"], metavar="row", help="default: table1/lps*")
-    parser.add_argument("--profile", default="quick", choices=profile_names())
-    parser.add_argument("--seed", type=int, default=0, help="first seed")
-    parser.add_argument("--seeds", type=count, default=1, help="how many seeds, from the first on")
+    add(parser, "--profile", "--seed", "--seeds", "--threads", "--data-root", "--results")
     parser.add_argument(
         "--images", type=count, default=IMAGES, help="test images for shifts and margins; default: 1000"
     )
-    parser.add_argument("--threads", type=count, help="CPU threads; 1 is fastest where the cores are shared")
-    parser.add_argument("--data-root", type=Path, help="folder of the data; default: LPS_DATA")
-    parser.add_argument("--results", type=Path, default=LOCAL, help="where the trained weights are")
 
 
 def main(options: argparse.Namespace) -> int:

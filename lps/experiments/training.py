@@ -124,12 +124,13 @@ def train(
 
     Raises ``RunsFailed`` where runs ended in an error, and ``NotFinished`` where training was stopped.
     """
-    data = DataCache(data_root)
+    data, patterns, own = DataCache(data_root), [rows] if isinstance(rows, str) else rows, None
     given = {name: str(value) for name, value in (changes or {}).items()}
-    if sampling is None and not like:
-        runs = planned([rows] if isinstance(rows, str) else rows, profile, seeds, given, results, data)
-    else:
-        runs = _planned_own(rows, sampling, like, profile, seeds, given, results, data)
+    if sampling is not None or like:
+        own = own_row(rows, sampling, like)
+        patterns = [own[1].like]
+    runs = planned(patterns, profile, seeds, given, results, data, own)
+    if own is not None:
         if (jobs or 1) > 1:
             raise ValueError(
                 f"{jobs} jobs were asked for, but your own class exists in this process alone: give jobs=1"
@@ -151,22 +152,23 @@ def planned(
     changes: Mapping[str, str],
     results: Path,
     data: DataCache,
+    own: tuple[str, Own] | None = None,
 ) -> list[Run]:
-    """The runs of the rows that match any of the patterns, the most valuable first."""
+    """The runs of the rows that match any of the patterns, the most valuable first, or of a reader's own like these."""
     settings = load_profile(profile)
-    return plan(matching(patterns), lambda row: settings.row(row).override(changes), tuple(seeds), results, data)
+
+    def experiment_of(row: Row) -> Experiment:
+        experiment = settings.row(row)
+        if own is not None:
+            model = replace(experiment.model, method="own", antialias="none")
+            experiment = replace(experiment, name=own[0], model=model, own=own[1])
+        return experiment.override(changes)
+
+    return plan(matching(patterns), experiment_of, tuple(seeds), results, data)
 
 
-def _planned_own(
-    name: Any,
-    sampling: Sampling | None,
-    like: str,
-    profile: str,
-    seeds: Iterable[int],
-    changes: Mapping[str, str],
-    results: Path,
-    data: DataCache,
-) -> list[Run]:
+def own_row(name: Any, sampling: Sampling | None, like: str) -> tuple[str, Own]:
+    """A row of a reader's own: its name, and what it is."""
     own_name(name)
     if not isinstance(sampling, Sampling) or not like:
         raise ValueError(
@@ -176,11 +178,4 @@ def _planned_own(
     found = matching([like])
     if len(found) != 1:
         raise ValueError(f"a row of your own is like one row; {like!r} matches {len(found)}")
-    own = Own(found[0].name, source_of(sampling), sampling)
-
-    def experiment_of(row: Row) -> Experiment:
-        experiment = load_profile(profile).row(row)
-        model = replace(experiment.model, method="own", antialias="none")
-        return replace(experiment, name=name, model=model, own=own).override(changes)
-
-    return plan(found, experiment_of, tuple(seeds), results, data)
+    return name, Own(found[0].name, source_of(sampling), sampling)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import pandas as pd
 import torch
@@ -26,6 +26,7 @@ from .theory import Check, check
 
 README = ROOT / "README.md"
 HERE = "python -m lps claims"
+Kind = Literal["theorem", "cell", "ordering", "sentence"]
 COUNTED = ("parameters", "pooling_parameters", "pooling_share")
 
 
@@ -34,17 +35,22 @@ class Entry:
     """One line of the ledger."""
 
     id: str
-    kind: Literal["theorem", "cell", "ordering", "sentence"]
+    kind: Kind
     place: str
     statement: str
-    paper: str | None
-    ours: str | None
-    rule: str
-    verdict: Verdict
-    evidence: str
+    paper: str | None = None
+    ours: str | None = None
+    rule: str = ""
+    verdict: Verdict = "not run"
+    evidence: str = ""
     run: list[str] = field(default_factory=list)
     command: str = ""
     page: str | None = None
+
+    @classmethod
+    def of(cls, item: Mapping[str, Any], kind: Kind, **known: Any) -> Self:
+        """The line of an item of ``claims.yml``."""
+        return cls(item["id"], kind, item["place"], item["statement"], **{"page": item.get("page"), **known})
 
 
 # Lemma 1 and Claims 1 to 4 -----------------------------------------------------------------------------------
@@ -58,23 +64,13 @@ def theorem_entries() -> list[Entry]:
 def _theorem(item: Mapping[str, str], found: Check) -> Entry:
     cases, broken = found.tried.total(), sum(count[False] for count in found.broken.values())
     ties = f" {found.ties.total():,} cases with tied scores are counted apart." if found.ties else ""
-    entry = Entry(
-        item["id"],
-        "theorem",
-        item["place"],
-        item["statement"],
-        "proved",
-        f"{cases:,} of {cases:,}",
-        "every case holds and every broken variant fails",
-        "holds",
-        f"{cases:,} cases ({found.scope}), 0 failed, largest difference {found.worst:.1e}; "
-        f"{len(found.broken)} broken variants failed {broken:,} times.{ties}",
-        command=HERE,
-        page=item["page"],
-    )
-    if found.holds:
-        return entry
-    return replace(entry, ours=None, verdict="fails", evidence=found.failure or "a broken variant never fails")
+    rule = "every case holds and every broken variant fails"
+    entry = Entry.of(item, "theorem", paper="proved", rule=rule, command=HERE)
+    if not found.holds:
+        return replace(entry, verdict="fails", evidence=found.failure or "a broken variant never fails")
+    words = f"{cases:,} cases ({found.scope}), 0 failed, largest difference {found.worst:.1e}; "
+    words += f"{len(found.broken)} broken variants failed {broken:,} times.{ties}"
+    return replace(entry, ours=f"{cases:,} of {cases:,}", verdict="holds", evidence=words)
 
 
 # Cells of Tables 1 to 6 --------------------------------------------------------------------------------------
@@ -107,10 +103,8 @@ def _cell(
         f"Table {name.removeprefix('table')}",
         f"{table.metrics[metric]} of {_with_filter(row)}",
         _printed(row, metric),
-        None,
-        _rule(row, metric),
-        "not run",
-        f"no record; needs {table.data}",
+        rule=_rule(row, metric),
+        evidence=f"no record; needs {table.data}",
         command=command(row["row"]),
         page=table.page,
     )
@@ -280,17 +274,12 @@ _WORDS = {
 def _ordering(item: Mapping[str, Any], found: Sequence[pd.DataFrame], timed: Sequence[Record]) -> Entry:
     compared, relation = list(pairs(item)), item.get("relation", "above")
     tables = sorted({pair.better.split("/")[0] for pair in compared})
-    entry = Entry(
-        item["id"],
+    entry = Entry.of(
+        item,
         "ordering",
-        item["place"],
-        item["statement"],
-        item.get("paper") or _in_print(compared, relation),
-        None,
-        f"paired over at least {MIN_SEEDS} seeds, the 95 % interval of every difference {_WORDS[relation]}; below the "
-        "paper's scale direction only at most, and undecided where an interval contradicts it",
-        "not run",
-        "",
+        paper=item.get("paper") or _in_print(compared, relation),
+        rule=f"paired over at least {MIN_SEEDS} seeds, the 95 % interval of every difference {_WORDS[relation]}; below "
+        "the paper's scale direction only at most, and undecided where an interval contradicts it",
         command="\n".join(command(f"{name}/*") for name in tables if name != "table4"),
         page=TABLES[tables[0]].page if len(tables) == 1 else "notebooks/audit",
     )
@@ -367,12 +356,11 @@ def effect_entries(made: pd.DataFrame) -> list[Entry]:
 
 
 def _effect(item: Mapping[str, Any], found: Sequence[answers.Effect]) -> Entry:
-    entry = Entry(
-        item["id"], "ordering", item["place"], item["statement"], None, None,
+    rule = (
         f"mean over the pairs of rows, then over at least {MIN_SEEDS} seeds: the 95 % interval on the paper's side of "
-        "zero; below the paper's scale direction only at most",
-        "not run", "", command=command(f"{item['compare'][0]['table']}/*"), page=item["page"],
-    )  # fmt: skip
+        "zero; below the paper's scale direction only at most"
+    )
+    entry = Entry.of(item, "ordering", rule=rule, command=command(f"{item['compare'][0]['table']}/*"))
     if not found:
         return entry
     most = answers.best(found)
@@ -402,16 +390,12 @@ def _consistency(item: Mapping[str, Any], groups: Sequence[pd.DataFrame], every:
     rows, table, metric = select(item["table"], item["rows"]), TABLES[item["table"]], item["metric"]
     names, values = [row["row"] for row in rows], [float(row[metric]) for row in rows if row[metric]]
     exact = item["kind"] == "exact"
-    entry = Entry(
-        item["id"],
+    entry = Entry.of(
+        item,
         "sentence",
-        item["place"],
-        item["statement"],
-        "100 in every row" if exact else f"{min(values):g} to {max(values):g}",
-        None,
-        EVERY_PAIR if exact else "some pairs differ in every row",
-        "not run",
-        f"no record; needs {table.data}",
+        paper="100 in every row" if exact else f"{min(values):g} to {max(values):g}",
+        rule=EVERY_PAIR if exact else "some pairs differ in every row",
+        evidence=f"no record; needs {table.data}",
         command=command(f"{item['table']}/*"),
         page=table.page,
     )
@@ -447,10 +431,7 @@ def sentence_entries(studied: Sequence[Record], timed: Sequence[Record] = ()) ->
 
 
 def _sentence(item: Mapping[str, str], studied: Sequence[Record], timed: Sequence[Record]) -> Entry:
-    entry = Entry(
-        item["id"], "sentence", item["place"], item["statement"], item.get("paper"), None, "", "not run", "",
-        page=item.get("page"),
-    )  # fmt: skip
+    entry = Entry.of(item, "sentence", paper=item.get("paper"))
     if "reason" in item:
         return replace(entry, rule="none", verdict="not checkable", evidence=item["reason"])
     if "evidence" in item:

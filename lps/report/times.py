@@ -179,6 +179,10 @@ def as_in_the_paper(record: Record) -> bool:
     return all(config.get(key) == value for key, value in expected.items()) and config["precision"] != "bf16"
 
 
+def _scale(record: Record) -> str:
+    return "in the paper's setting" if as_in_the_paper(record) else "not in the paper's setting"
+
+
 def judge_time(row: str, record: Record | None) -> str:
     """Verdict on a time of Table 4 by :data:`RULE_OF_TIMES`; on another device it is at most *direction only*."""
     if record is None:
@@ -218,8 +222,7 @@ def time_cell(row: str, records: Sequence[Record], beyond: str = "") -> dict[str
     entry = {"rule": RULE_OF_TIMES, "verdict": judge_time(row, record), "command": GPU}
     if record is None:
         return {**entry, "evidence": "no record"}
-    ratio = record["cases"][row][clock(record)]
-    scale = "in the paper's setting" if as_in_the_paper(record) else "not in the paper's setting"
+    ratio, scale = record["cases"][row][clock(record)], _scale(record)
     more = "; the quartiles show no overhead" if entry["verdict"] == "undecided" else ""
     if beyond:
         other = record["cases"][beyond][clock(record)]
@@ -242,19 +245,18 @@ def slower(rows: Iterable[str], records: Sequence[Record]) -> dict[str, Any]:
     entry = {"rule": RULE_OF_ORDERS, "verdict": "not run", "evidence": "no record", "command": GPU}
     if record is None:
         return entry
-    entry["verdict"] = "undecided"
-    cases = [row.removeprefix("table4/") for row in rows]
+    cases, comparable = [row.removeprefix("table4/") for row in rows], as_in_the_paper(record)
     ratios = {case: record["cases"][case][clock(record)] for case in cases}
     order = [True if ratio["q1"] > 1 else False if ratio["q3"] < 1 else None for ratio in ratios.values()]
     if all(order):
-        entry["verdict"] = "holds" if as_in_the_paper(record) else "direction only"
-    elif False in order and as_in_the_paper(record):
-        entry["verdict"] = "fails"
+        verdict = "holds" if comparable else "direction only"
+    else:
+        verdict = "fails" if False in order and comparable else "undecided"
     words = "; ".join(f"{LABELS[case]} {spread(ratio)}" for case, ratio in ratios.items())
     where = f"{setting(record)}, {machine(record)}; record {record['id']}"
-    scale = "in the paper's setting" if as_in_the_paper(record) else "not in the paper's setting"
     return {
         **entry,
-        "ours": f"{order.count(True)} of {len(order)} take longer ({scale})",
+        "verdict": verdict,
+        "ours": f"{order.count(True)} of {len(order)} take longer ({_scale(record)})",
         "evidence": f"time over that of LPF, Tri-3: {words}; {where}",
     }
