@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lps import Downsample, LowPass, ResNet, Sampling, Selection, polyphase
+from lps.polyphase import steps
 from lps.resnet import BasicBlock, Bottleneck, Stem
 
 LPF, LPS = "lpf-tri-3", "lps-tri-3"
@@ -37,7 +38,7 @@ def filter_then_stride(network: ResNet) -> None:
         if isinstance(block, BasicBlock | Bottleneck) and block.downsample is not None:
             name = "conv1" if isinstance(block, BasicBlock) else "conv2"
             convolution = cast(nn.Conv2d, getattr(block, name))
-            convolution.stride = block.downsample.stride, block.downsample.stride
+            convolution.stride = steps(block.downsample.stride, 2)
             setattr(block, name, nn.Sequential(LowPass(convolution.in_channels, 3), convolution))
             block.downsample = None
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .metrics import shift_each
-from .polyphase import keep
+from .polyphase import Stride, keep, offset_of, steps
 from .selection import Selection
 from .watch import calls
 
@@ -83,7 +83,7 @@ def apart(y: Tensor, reference: Tensor) -> Tensor:
     return torch.where(y == reference, 0.0, difference).flatten(2).amax(2)
 
 
-def displacement(maps: Tensor, offset: Tensor | None = None, stride: int = 1) -> Tensor:
+def displacement(maps: Tensor, offset: Tensor | None = None, stride: Stride = 1) -> Tensor:
     """By how much maps are shifted against the first of them, ``(S, N, C, H, W)`` to ``(S, N, 2)`` int64.
 
     The peak of the circular cross-correlation: of maps that are not shifted copies, the shift that fits best. With
@@ -96,7 +96,7 @@ def displacement(maps: Tensor, offset: Tensor | None = None, stride: int = 1) ->
     if offset is not None:
         for axis, size in enumerate(correlation.shape[2:]):
             line = torch.arange(size, device=maps.device).view(-1, *(1,) * (1 - axis))
-            other = (line - offset[..., axis, None, None]) % stride != 0
+            other = (line - offset[..., axis, None, None]) % steps(stride, 2)[axis] != 0
             correlation = correlation.masked_fill(other, -torch.inf)
     peak = correlation.flatten(2).argmax(2)
     return torch.stack([peak // plane.shape[3], peak % plane.shape[3]], 2)
@@ -114,11 +114,12 @@ def flips(x: Tensor, selection: Selection, copies: int) -> tuple[Tensor, Tensor]
 
     Lemma 1: the content of phase ``k`` is found at phase ``(k + d) mod s`` of a map that is shifted by ``d``.
     """
-    phase, stride = cast(Tensor, selection.phase), isqrt(selection.z.shape[1])
+    phase, origin = cast(Tensor, selection.phase), selection.origin
+    stride = steps(isqrt(selection.z.shape[1]) if origin is None else origin.strides[-1], 2)
     maps = x.unflatten(0, (copies, -1))
-    digits = torch.stack([phase // stride, phase % stride], 1).unflatten(0, (copies, -1))
-    due = ((digits[:1] + displacement(maps)) % stride).flatten(0, 1)
-    due = due[:, 0] * stride + due[:, 1]
+    digits = torch.stack(offset_of(phase, stride, 2), 1).unflatten(0, (copies, -1))
+    due = ((digits[:1] + displacement(maps)) % torch.tensor(stride, device=x.device)).flatten(0, 1)
+    due = due[:, 0] * stride[1] + due[:, 1]
     flipped = phase != due
     if flipped.any():
         # on an almost constant map the peak says little: does some shift by which the choice did move fit exactly?

@@ -1,6 +1,6 @@
 """Anti-alias filters: Rect-2, Tri-3 and Bin-5 (LPF) and Adapt-3 (DDAC), Sec. 5.1."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import comb, gcd
 from typing import Literal, get_args
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .exact.adaptive import convolve_strided, softmax_of_channels, weigh_windows
 from .exact.convolution import CONV, NORM, Padding, depthwise, pad
-from .polyphase import require_maps
+from .polyphase import Stride, require_maps
 
 AntiAlias = Literal["none", "rect-2", "tri-3", "bin-5", "adapt-3"]
 """The filters of Sec. 5.1 by their names in the tables."""
@@ -28,22 +28,29 @@ class LowPass(nn.Module):
             [1., 2., 1.]])
 
     ``(N, C, *space)`` to ``(N, C, *ceil(space / stride))``. After an upsampling by ``s`` the filter carries
-    ``gain = s ** dims`` (Sec. 4.3). An even size reaches one sample further to the right and bottom. Raises
-    ``ValueError`` for a size below 1.
+    ``gain = s ** dims`` (Sec. 4.3). An even size reaches one sample further to the right and bottom. Of several axes
+    only ``along`` those given, by default all, is anything filtered. Raises ``ValueError`` for a size below 1.
     """
 
     kernel: Tensor
 
     def __init__(
-        self, channels: int, size: int, padding: Padding = "circular", gain: float = 1.0, dims: int = 2
+        self,
+        channels: int,
+        size: int,
+        padding: Padding = "circular",
+        gain: float = 1.0,
+        dims: int = 2,
+        along: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if size < 1:
             raise ValueError(f"a low-pass filter needs a size of at least 1, got {size}")
         taps = torch.tensor([comb(size - 1, k) for k in range(size)], dtype=torch.float64)
         kernel = torch.ones((), dtype=torch.float64)
-        for _ in range(dims):
-            kernel = kernel[..., None] * taps
+        for axis in range(dims):
+            filtered = along is None or axis in along
+            kernel = kernel[..., None] * (taps if filtered else torch.eye(size, dtype=taps.dtype)[(size - 1) // 2])
         kernel = (gain * kernel / kernel.sum()).to(torch.get_default_dtype())
         self.register_buffer("kernel", kernel.expand(channels, 1, *kernel.shape).clone(), persistent=False)
         self.size, self.padding = size, padding
@@ -53,7 +60,7 @@ class LowPass(nn.Module):
         """Samples to the left and to the right that a result depends on."""
         return (self.size - 1) // 2, self.size // 2
 
-    def forward(self, x: Tensor, stride: int = 1) -> Tensor:
+    def forward(self, x: Tensor, stride: Stride = 1) -> Tensor:
         """Filter ``x`` and keep every ``stride``-th sample: ``y[n] = sum_t kernel[t] x[stride n + t]``."""
         require_maps(x)
         return depthwise(pad(x, *self.reach, self.padding), self.kernel[:1].to(x.dtype), stride)
@@ -95,7 +102,7 @@ class AdaptiveLowPass(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         self.size, self.groups, self.padding, self.gain = size, groups, padding, gain
 
-    def forward(self, x: Tensor, stride: int = 1) -> Tensor:
+    def forward(self, x: Tensor, stride: Stride = 1) -> Tensor:
         """Filter ``x`` and keep every ``stride``-th sample; taps are predicted only where they are used."""
         require_maps(x)
         x, exact = pad(x, self.size // 2, self.size // 2, self.padding), not self.training
@@ -109,12 +116,23 @@ class AdaptiveLowPass(nn.Module):
 
 
 def named(
-    name: AntiAlias, *, padding: Padding = "circular", groups: int | None = None, gain: float = 1.0, dims: int = 2
+    name: AntiAlias,
+    *,
+    padding: Padding = "circular",
+    groups: int | None = None,
+    gain: float = 1.0,
+    dims: int = 2,
+    along: Sequence[int] | None = None,
 ) -> Callable[[int], nn.Module] | None:
-    """The filter ``name``, from a number of channels; ``groups`` are those of Adapt-3. ``None`` for ``"none"``."""
+    """The filter ``name``, from a number of channels; ``groups`` are those of Adapt-3, and ``along`` is for the others.
+
+    ``None`` for ``"none"``.
+    """
     sizes = {"rect-2": 2, "tri-3": 3, "bin-5": 5}
     if name not in get_args(AntiAlias):
         raise ValueError(f"no filter {name!r}: there are {', '.join(get_args(AntiAlias))}")
     if name == "adapt-3":
         return partial(AdaptiveLowPass, size=3, groups=groups, padding=padding, gain=gain, dims=dims)
-    return None if name == "none" else partial(LowPass, size=sizes[name], padding=padding, gain=gain, dims=dims)
+    if name == "none":
+        return None
+    return partial(LowPass, size=sizes[name], padding=padding, gain=gain, dims=dims, along=along)

@@ -1,19 +1,37 @@
 """Polyphase components and circular shifts (Sec. 3).
 
-Every function works on maps ``(N, C, *space)`` with one, two or three spatial axes and any integer stride ``s``.
+Every function works on maps ``(N, C, *space)`` with one, two or three spatial axes and any integer stride ``s``, or
+one for each axis; ``s ** dims`` then stands for their product.
 Phases are numbered row-major: in 2-D, phase ``k = s * row + column`` holds the samples at ``[row::s, column::s]``.
 """
 
 from collections.abc import Sequence
 from itertools import product
+from math import prod
 
 import torch
 from torch import Tensor
 
+Stride = int | Sequence[int]
+"""A stride along all axes, or one for each."""
 
-def offsets(stride: int, dims: int) -> list[tuple[int, ...]]:
+
+def steps(stride: Stride, dims: int) -> tuple[int, ...]:
+    """The stride along each of ``dims`` axes. Raises ``ValueError`` where there is another number of them."""
+    each = (stride,) * dims if isinstance(stride, int) else tuple(stride)
+    if len(each) != dims:
+        raise ValueError(f"the stride {tuple(each)} is of {len(each)} axes, and the map has {dims}")
+    return each
+
+
+def phases(stride: Stride, dims: int) -> int:
+    """Number of phases, the product of the strides."""
+    return prod(steps(stride, dims))
+
+
+def offsets(stride: Stride, dims: int) -> list[tuple[int, ...]]:
     """Offset of each phase along the ``dims`` spatial axes, in the order of the phases."""
-    return list(product(range(stride), repeat=dims))
+    return list(product(*map(range, steps(stride, dims))))
 
 
 def circular_shift(x: Tensor, shift: int | Sequence[int]) -> Tensor:
@@ -44,38 +62,40 @@ def require_maps(x: Tensor) -> None:
         )
 
 
-def require_divisible(x: Tensor, stride: int) -> None:
+def require_divisible(x: Tensor, stride: Stride) -> None:
     """Raise ``ValueError`` unless ``stride`` divides every spatial size of ``x``.
 
     Otherwise a full turn of the circle permutes the phases and no selection can be equivariant.
     """
     space = tuple(x.shape[2:])
-    if any(size % stride for size in space):
+    if any(size % s for size, s in zip(space, steps(stride, len(space)), strict=True)):
         raise ValueError(
             f"a polyphase split with stride {stride} needs spatial sizes that are multiples of {stride}, got {space}; "
             "resize or crop the input of the network, or grow it once with lps.pad_to_multiple"
         )
 
 
-def phase_view(x: Tensor, stride: int) -> Tensor:
+def phase_view(x: Tensor, stride: Stride) -> Tensor:
     """View of ``x`` ``(N, C, *space)`` as ``(N, s, ..., s, C, *space / s)``: one axis per offset, no copy."""
     require_divisible(x, stride)
     dims = x.dim() - 2
     for axis in range(dims, 0, -1):
-        x = x.unflatten(axis + 1, (x.shape[axis + 1] // stride, stride))
-    positions, steps = range(2, 2 + 2 * dims, 2), range(3, 3 + 2 * dims, 2)
-    return x.permute(0, *steps, 1, *positions)
+        s = steps(stride, dims)[axis - 1]
+        x = x.unflatten(axis + 1, (x.shape[axis + 1] // s, s))
+    positions, within = range(2, 2 + 2 * dims, 2), range(3, 3 + 2 * dims, 2)
+    return x.permute(0, *within, 1, *positions)
 
 
-def components(x: Tensor, stride: int) -> list[Tensor]:
+def components(x: Tensor, stride: Stride) -> list[Tensor]:
     """Views of the components of ``x`` ``(N, C, *space)``, in the order of the phases."""
+    each = steps(stride, x.dim() - 2)
     return [
-        x[(..., *(slice(start, None, stride) for start in offset))]  # type: ignore[index]
+        x[(..., *(slice(start, None, s) for start, s in zip(offset, each, strict=True)))]  # type: ignore[index]
         for offset in offsets(stride, x.dim() - 2)
     ]
 
 
-def polyphase(x: Tensor, stride: int = 2) -> Tensor:
+def polyphase(x: Tensor, stride: Stride = 2) -> Tensor:
     """Split ``x`` ``(N, C, *space)`` into its polyphase components ``(N, P, C, *space / s)``, ``P = s ** dims``.
 
     >>> x = torch.arange(16.0).view(1, 1, 4, 4)
@@ -90,7 +110,7 @@ def polyphase(x: Tensor, stride: int = 2) -> Tensor:
     return phase_view(x, stride).flatten(1, x.dim() - 2)
 
 
-def merge(components: Tensor, stride: int = 2) -> Tensor:
+def merge(components: Tensor, stride: Stride = 2) -> Tensor:
     """Inverse of :func:`polyphase`: ``(N, P, C, *space)`` to ``(N, C, *(s * space))``.
 
     >>> x = torch.randn(2, 3, 6, 9)
@@ -100,9 +120,10 @@ def merge(components: Tensor, stride: int = 2) -> Tensor:
     Raises ``ValueError`` where the number of components is not ``s ** dims``.
     """
     dims = components.dim() - 3
-    if components.shape[1] != stride**dims:
-        raise ValueError(f"merge with stride {stride} expects {stride**dims} components, got {components.shape[1]}")
-    grid = components.unflatten(1, (stride,) * dims)
+    count = phases(stride, dims)
+    if components.shape[1] != count:
+        raise ValueError(f"merge with stride {stride} expects {count} components, got {components.shape[1]}")
+    grid = components.unflatten(1, steps(stride, dims))
     interleaved = [axis for d in range(dims) for axis in (2 + dims + d, 1 + d)]
     x = grid.permute(0, 1 + dims, *interleaved)
     for axis in range(dims):
@@ -110,12 +131,13 @@ def merge(components: Tensor, stride: int = 2) -> Tensor:
     return x
 
 
-def offset_of(phase: Tensor, stride: int, dims: int) -> list[Tensor]:
+def offset_of(phase: Tensor, stride: Stride, dims: int) -> list[Tensor]:
     """Offset of each ``phase`` ``(N,)`` along the ``dims`` spatial axes, ``(N,)`` each."""
-    return [phase // stride**power % stride for power in reversed(range(dims))]
+    each = steps(stride, dims)
+    return [phase // prod(each[axis + 1 :]) % s for axis, s in enumerate(each)]
 
 
-def keep(x: Tensor, phase: Tensor, stride: int = 2) -> Tensor:
+def keep(x: Tensor, phase: Tensor, stride: Stride = 2) -> Tensor:
     """Keep one component per sample: ``(N, C, *space)`` and ``phase`` ``(N,)`` int64 to ``(N, C, *space / s)``.
 
     Eq. (7). Reads the kept samples only; the other components are never formed.
@@ -124,23 +146,25 @@ def keep(x: Tensor, phase: Tensor, stride: int = 2) -> Tensor:
     return view[(torch.arange(x.shape[0], device=x.device), *offset_of(phase, stride, x.dim() - 2))]
 
 
-def mix(x: Tensor, z: Tensor, stride: int = 2) -> Tensor:
+def mix(x: Tensor, z: Tensor, stride: Stride = 2) -> Tensor:
     """Weighted sum of the components of ``x`` ``(N, C, *space)`` with ``z`` ``(N, P)``: ``(N, C, *space / s)``.
 
     Eq. (17): ``y = sum_k z_k Poly(x)_k``.
     """
     dims = x.dim() - 2
-    weights = z.to(x.dtype).unflatten(1, (stride,) * dims)[(...,) + (None,) * (dims + 1)]  # (N, s, ..., s, 1, 1, ...)
+    weights = z.to(x.dtype).unflatten(1, steps(stride, dims))[
+        (...,) + (None,) * (dims + 1)
+    ]  # (N, s, ..., s, 1, 1, ...)
     return (phase_view(x, stride) * weights).sum(tuple(range(1, 1 + dims)))
 
 
-def place(y: Tensor, z: Tensor, stride: int = 2) -> Tensor:
+def place(y: Tensor, z: Tensor, stride: Stride = 2) -> Tensor:
     """Put ``y`` ``(N, C, *space)`` back with weights ``z`` ``(N, P)``: ``(N, C, *(s * space))``.
 
     Eqs. (24) and (25): ``Poly(u)_k = z_k y``; a one-hot ``z`` fills one component and leaves zeros elsewhere.
     """
     dims = y.dim() - 2
-    weights = z.to(y.dtype).unflatten(1, (stride,) * dims)[:, None]
+    weights = z.to(y.dtype).unflatten(1, steps(stride, dims))[:, None]
     for axis in range(dims):  # y as (N, C, H, 1, W, 1), weights as (N, 1, 1, s, 1, s)
         y, weights = y.unsqueeze(3 + 2 * axis), weights.unsqueeze(2 + 2 * axis)
     u = y * weights

@@ -12,7 +12,7 @@ from .exact.convolution import Padding
 from .exact.fused import Filtered
 from .exact.ties import Origin, put_back_phases
 from .filters import AntiAlias, LowPass
-from .polyphase import components, require_divisible, require_maps
+from .polyphase import Stride, components, phases, require_divisible, require_maps, steps
 from .selection import LearnedPhase, MaxNorm, Selection, choose
 
 Source = Literal["filtered", "unfiltered"]
@@ -46,15 +46,15 @@ class Downsample(nn.Module):
     ``selection.origin`` of the layer above: ties are then broken by the image, and every branch follows its shifts.
 
     ``select`` is any module from a map to a :class:`~lps.selection.Selection`. One whose ``forward`` takes ``origin``
-    breaks its own ties by it. Raises ``ValueError`` where ``stride`` does not divide a size of the map, and where a
-    selection does not fit it.
+    breaks its own ties by it. ``stride`` may differ along the axes: ``(1, 2)`` samples the columns. Raises
+    ``ValueError`` where it does not divide a size of the map, and where a selection does not fit it.
     """
 
     def __init__(
         self,
         select: nn.Module | None = None,
         antialias: nn.Module | None = None,
-        stride: int = 2,
+        stride: Stride = 2,
         select_from: Source = "filtered",
     ) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Downsample(nn.Module):
         filtered = self._filtered(x)
         if selection is None:
             selection = self._choose(x, filtered, origin)
-        expected = (x.shape[0], self.stride ** (x.dim() - 2))
+        expected = (x.shape[0], phases(self.stride, x.dim() - 2))
         if selection.z.shape != expected:
             raise ValueError(
                 f"features {tuple(x.shape)} need a selection {expected} and were handed one {tuple(selection.z.shape)}"
@@ -123,16 +123,16 @@ class Upsample(nn.Module):
     another batch or stride.
     """
 
-    def __init__(self, antialias: nn.Module | None = None, stride: int = 2) -> None:
+    def __init__(self, antialias: nn.Module | None = None, stride: Stride = 2) -> None:
         super().__init__()
         self.antialias, self.stride = antialias, stride
 
     def forward(self, y: Tensor, selection: Selection) -> Tensor:
         require_maps(y)
-        phases = self.stride ** (y.dim() - 2)
-        if selection.z.shape != (y.shape[0], phases):
+        count = phases(self.stride, y.dim() - 2)
+        if selection.z.shape != (y.shape[0], count):
             raise ValueError(
-                f"LPU got features {tuple(y.shape)}, which need a selection ({y.shape[0]}, {phases}), "
+                f"LPU got features {tuple(y.shape)}, which need a selection ({y.shape[0]}, {count}), "
                 f"and a selection {tuple(selection.z.shape)}"
             )
         h, z, lag = self.antialias, selection.z, selection.lag
@@ -158,7 +158,7 @@ class Sampling:
 
     select: Callable[[int], nn.Module] | None = None
     antialias: Callable[[int], nn.Module] | None = None
-    stride: int = 2
+    stride: Stride = 2
     select_from: Source = "filtered"
 
     @classmethod
@@ -172,7 +172,7 @@ class Sampling:
         groups: int | None = None,
         padding: Padding = "circular",
         select_from: Source = "filtered",
-        stride: int = 2,
+        stride: Stride = 2,
         dims: int = 2,
     ) -> "Sampling | None":
         """A row of the paper's tables by its names; ``None`` for the ``"baseline"``, whose convolutions are strided.
@@ -194,7 +194,8 @@ class Sampling:
             raise ValueError(f"no method {method!r}: there are {', '.join(get_args(Method))}")
         if hidden_divisor < 1:
             raise ValueError(f"channels are divided by hidden_divisor: expected at least 1, got {hidden_divisor}")
-        low_pass = filters.named(antialias, padding=padding, groups=groups, dims=dims)
+        along = [axis for axis, s in enumerate(steps(stride, dims)) if s > 1]
+        low_pass = filters.named(antialias, padding=padding, groups=groups, dims=dims, along=along or None)
         if method == "baseline":
             if low_pass is not None:
                 raise ValueError("the baseline has no filter: with one it is called lpf or ddac")
@@ -210,7 +211,7 @@ class Sampling:
         select = partial(_learned, learned, hidden_divisor=hidden_divisor, stride=stride, padding=padding, dims=dims)
         return cls(select, low_pass, stride, select_from)
 
-    def at(self, stride: int) -> "Sampling":
+    def at(self, stride: Stride) -> "Sampling":
         """The same method at another stride; at stride 1 there is nothing to select, and its filter remains."""
         return replace(self, stride=stride, select=None if stride == 1 else self.select)
 
@@ -227,11 +228,11 @@ class Sampling:
         return None if self.antialias is None else self.antialias(channels)
 
 
-def _max_norm(channels: int, stride: int) -> MaxNorm:
+def _max_norm(channels: int, stride: Stride) -> MaxNorm:
     return MaxNorm(stride)
 
 
 def _learned(
-    kind: type[LearnedPhase], channels: int, hidden_divisor: int, stride: int, padding: Padding, dims: int
+    kind: type[LearnedPhase], channels: int, hidden_divisor: int, stride: Stride, padding: Padding, dims: int
 ) -> LearnedPhase:
     return kind(channels, max(1, channels // hidden_divisor), stride, padding, dims)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from .exact.convolution import CONV, CONVOLVE, Padding, pad
 from .exact.fused import Filter, phase_logits, phase_norms
 from .exact.ties import Origin, choose_phase
+from .polyphase import Stride
 
 
 class Selection(NamedTuple):
@@ -39,7 +40,7 @@ class Selection(NamedTuple):
         return self.z if self.phase is None else F.one_hot(self.phase, self.z.shape[1])
 
 
-def choose(scores: Tensor, x: Tensor, stride: int, origin: Origin | None = None) -> Selection:
+def choose(scores: Tensor, x: Tensor, stride: Stride, origin: Origin | None = None) -> Selection:
     """Hard selection ``k* = argmax_k scores_k`` (Eq. 7), ``scores`` ``(N, P)``, of the phases of ``x``.
 
     Equal scores are told apart by the content of the image that ``x`` comes from (``origin``), so that the choice moves
@@ -66,7 +67,7 @@ class MaxNorm(nn.Module):
     ``(N, C, *space)`` to :class:`Selection`. Nothing is learned, and training keeps one component too.
     """
 
-    def __init__(self, stride: int = 2) -> None:
+    def __init__(self, stride: Stride = 2) -> None:
         super().__init__()
         self.stride = stride
 
@@ -94,13 +95,13 @@ class LearnedPhase(nn.Module):
     tau: Tensor
 
     def __init__(
-        self, channels: int, hidden: int, stride: int = 2, padding: Padding = "circular", dims: int = 2
+        self, channels: int, hidden: int, stride: Stride = 2, padding: Padding = "circular", dims: int = 2
     ) -> None:
         super().__init__()
         self.conv1 = CONV[dims](channels, hidden, 3)
         self.conv2 = CONV[dims](hidden, hidden, 3)
         self.register_buffer("tau", torch.ones(()))
-        self.stride: int = stride
+        self.stride: Stride = stride
         self.padding: Padding = padding
 
     def component_logit(self, component: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from lps.convert.grids import Map, Step, as_images, meet, resolve
 from lps.convert.layers import Align, Interpolation, Linear, Pooling, convolve
 from lps.convert.pointwise import Pointwise
 from lps.paths import SHIPPED
-from lps.polyphase import keep, mix
+from lps.polyphase import Stride, keep, mix, phases
 from lps.selection import Selection
 
 Network = Callable[[], nn.Module]
@@ -34,12 +34,12 @@ SMALL = torch.zeros(1, 3, 64, 64)
 class First(nn.Module):
     """Phase 0 of each map: what a strided network keeps."""
 
-    def __init__(self, stride: int) -> None:
+    def __init__(self, stride: Stride) -> None:
         super().__init__()
         self.stride = stride
 
     def forward(self, x: Tensor) -> Selection:
-        z = F.one_hot(torch.zeros(len(x), dtype=torch.int64), self.stride ** (x.dim() - 2)).to(x.dtype)
+        z = F.one_hot(torch.zeros(len(x), dtype=torch.int64), phases(self.stride, x.dim() - 2)).to(x.dtype)
         return Selection(z, z, z.argmax(1))
 
 
@@ -662,7 +662,6 @@ REFUSED: dict[str, tuple[Network, str]] = {
         r"^conv_transpose2d: an upsampling by 3 undoes no stride",
     ),
     "windows": (lambda: plain(nn.AdaptiveAvgPool2d(4)), r"^1: it pools to \(4, 4\) windows"),
-    "strides": (lambda: plain(nn.Conv2d(8, 8, 3, (2, 1), 1)), r"^1: its strides \(2, 1\) differ"),
     "factor": (lambda: nn.Sequential(unit(3, 8, stride=2), nn.Upsample(scale_factor=4)), r"^1: an upsampling by 4"),
     "size": (lambda: nn.Sequential(unit(3, 8, stride=4), nn.Upsample(size=24)), r"^1: it resizes \(16, 16\)"),
     "cubic": (lambda: nn.Sequential(unit(3, 8, stride=2), nn.Upsample(scale_factor=2, mode="bicubic")), r"'bicubic'"),
@@ -767,7 +766,7 @@ def test_an_activation_rounds_alike_in_every_row(activation: nn.Module) -> None:
 
 def test_grids_of_equal_strides_share_their_steps() -> None:
     node = torch.fx.Graph().placeholder("x")
-    a, b, c, four = (Step(node, stride, False) for stride in (2, 2, 2, 4))
+    a, b, c, four = (Step(node, (stride, stride), False) for stride in (2, 2, 2, 4))
     assert meet((a, b), (a, c)) == (a, b) or resolve((c,)) == resolve((b,))
     meet((a, b), (four,))
     assert four.roots() == resolve((a, b)) and resolve((c,)) == resolve((b,))

@@ -220,3 +220,83 @@ def test_an_exact_product_has_the_gradients_of_a_product() -> None:
     ours = torch.autograd.grad(exact_einsum("nij,njk->nki", a, b).square().sum(), (a, b))
     theirs = torch.autograd.grad(torch.einsum("nij,njk->nki", a, b).square().sum(), (a, b))
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def head(channels: int) -> nn.Module:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 5))
+
+
+def branches() -> nn.Module:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both, self.rows, self.columns = (
+                nn.Conv2d(8, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, (2, 1), 1), nn.Conv2d(8, 8, 3, (1, 2), 1)
+            )  # fmt: skip
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.both(x) + self.columns(self.rows(x).relu())
+
+    return nn.Sequential(nn.Conv2d(3, 8, 3, (1, 3), 1), nn.ReLU(), Branches(), nn.ReLU(), head(8))
+
+
+def recognition() -> nn.Module:
+    """Of text: rows shrink faster than columns, and are averaged in the end; what is left is read column by column."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, (2, 1), 1), nn.ReLU(),
+        nn.MaxPool2d((2, 1)), Do(lambda x: x.mean(2).permute(0, 2, 1)), nn.Linear(8, 6), nn.Softmax(2),
+    )  # fmt: skip
+
+
+STRIDES: dict[str, Callable[[], nn.Module]] = {
+    "pooling": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.MaxPool2d((2, 1)), nn.Conv2d(8, 8, 3, (1, 2), 1), head(8)
+    ),
+    "mean pooling": lambda: nn.Sequential(nn.Conv2d(3, 8, (1, 5), (1, 4), (0, 2)), nn.AvgPool2d((3, 1)), head(8)),
+    "slices": lambda: nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), Do(lambda x: x[:, :, 1::2]), nn.ReLU(), head(8)),
+    "branches": branches,
+}
+
+
+@pytest.mark.parametrize("placement", ["behind", "before"])
+@pytest.mark.parametrize("method", ["aps", "lps"])
+@pytest.mark.parametrize("name", STRIDES)
+def test_strides_may_differ_by_axis(name: str, method: Any, placement: Any) -> None:
+    torch.manual_seed(0)
+    example = torch.zeros(1, 3, 48, 48)
+    settings = {"method": method, "antialias": "tri-3", "placement": placement, "example": example}
+    converted = assert_exact(STRIDES[name](), images(2, 3, 24, 48), **settings)
+    strides = [stride.stride for stride in lps.conversion_report(converted).strides]
+    assert any(isinstance(stride, tuple) for stride in strides)
+    assert lps.verify(converted, images(1, 3, 24, 48), shifts=3).exact
+
+
+@pytest.mark.parametrize("mode", ["transposed", "nearest", "bilinear"])
+def test_decoders_undo_strides_that_differ_by_axis(mode: str) -> None:
+    torch.manual_seed(0)
+    up = nn.ConvTranspose2d(8, 8, (3, 4), (1, 2), 1) if mode == "transposed" else nn.Upsample(None, (1, 2), mode)
+    layers = [nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, (1, 2), 1), nn.ReLU(), up]
+    layers += [nn.ReLU(), nn.ConvTranspose2d(8, 2, 4, 2, 1)]
+    assert_exact(nn.Sequential(*layers), images(2, 3, 16, 24), factor=1, example=SMALL)
+
+
+def test_columns_are_read_one_by_one() -> None:
+    torch.manual_seed(0)
+    network = lps.convert(recognition(), "aps", example=torch.zeros(1, 3, 32, 64)).eval()
+    assert lps.conversion_report(network).stride == (8, 2)
+    x = images(2, 3, 16, 24)
+    with torch.no_grad():
+        y = network(x)
+        for rows, columns in ((3, 0), (0, 2), (5, 8)):
+            assert torch.equal(network(x.roll((rows, columns), (2, 3))), y.roll(columns // 2, 1))
+
+
+def test_video_and_its_time_axis() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv3d(3, 8, (3, 5, 5), (1, 2, 2), (1, 2, 2)), nn.BatchNorm3d(8), nn.ReLU(),
+        nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)), nn.Conv3d(8, 8, (3, 1, 1), (2, 1, 1), (1, 0, 0)), nn.ReLU(),
+        nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(8, 5),
+    )  # fmt: skip
+    converted = assert_exact(network, images(2, 3, 4, 8, 12), example=torch.zeros(1, 3, 8, 16, 16))
+    assert lps.conversion_report(converted).stride == (2, 4, 4)

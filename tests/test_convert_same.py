@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lps
+from lps.polyphase import Stride, phases
 from lps.selection import Selection
 
 Forward = Callable[..., Any]
@@ -21,12 +22,12 @@ Network = Callable[[], nn.Module]
 class First(nn.Module):
     """Phase 0 of each map: what a strided network keeps."""
 
-    def __init__(self, stride: int) -> None:
+    def __init__(self, stride: Stride) -> None:
         super().__init__()
         self.stride = stride
 
     def forward(self, x: Tensor, *_: Any) -> Selection:
-        z = F.one_hot(torch.zeros(len(x), dtype=torch.int64), self.stride ** (x.dim() - 2)).to(x.dtype)
+        z = F.one_hot(torch.zeros(len(x), dtype=torch.int64), phases(self.stride, x.dim() - 2)).to(x.dtype)
         return Selection(z, z, z.argmax(1))
 
 

@@ -146,7 +146,7 @@ def test_a_circular_convolution_is_that_of_the_padded_map(dims: int, dilation: i
     weight = torch.randn(4, 3, *(3,) * dims, dtype=torch.float64, requires_grad=True)
     convolve = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[dims - 1]
     expected = convolve(pad(x, dilation, dilation, "circular"), weight, dilation=dilation)
-    assert_same(convolve_circular(x, weight, dilation), expected, [x, weight])
+    assert_same(convolve_circular(x, weight, (dilation,) * dims), expected, [x, weight])
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])

@@ -11,10 +11,13 @@ from torch import nn
 import lps
 from lps.exact.convolution import Conv2d, Padding, pad
 from lps.exact.mean import exact_mean
-from lps.polyphase import keep, mix, offsets, place
+from lps.polyphase import keep, mix, offsets, phases, place, steps
 
 SPACES = {1: (12,), 2: (12, 18), 3: (6, 6, 12)}
-CASES = [(dims, stride) for dims in SPACES for stride in (2, 3)]
+CASES: list[tuple[int, Any]] = [
+    *((dims, stride) for dims in SPACES for stride in (2, 3)),
+    *((2, (1, 2)), (2, (3, 2)), (3, (1, 2, 2)), (3, (2, 3, 1))),
+]
 
 
 def maps(dims: int, seed: int = 0, count: int = 2, channels: int = 3) -> torch.Tensor:
@@ -22,11 +25,14 @@ def maps(dims: int, seed: int = 0, count: int = 2, channels: int = 3) -> torch.T
 
 
 @pytest.mark.parametrize(("dims", "stride"), CASES)
-def test_components_are_strided_slices(dims: int, stride: int) -> None:
+def test_components_are_strided_slices(dims: int, stride: Any) -> None:
     x = maps(dims)
     components = lps.polyphase(x, stride)
     for k, offset in enumerate(offsets(stride, dims)):
-        slices: tuple[Any, ...] = (..., *(slice(start, None, stride) for start in offset))
+        slices: tuple[Any, ...] = (
+            ...,
+            *(slice(start, None, s) for start, s in zip(offset, steps(stride, dims), strict=True)),
+        )
         assert torch.equal(components[:, k], x[slices])
     assert torch.equal(lps.merge(components, stride), x)
 
@@ -37,25 +43,25 @@ def test_phases_of_a_square_are_numbered_row_by_row() -> None:
 
 
 @pytest.mark.parametrize(("dims", "stride"), CASES)
-def test_keeping_mixing_and_placing_agree_with_the_components(dims: int, stride: int) -> None:
+def test_keeping_mixing_and_placing_agree_with_the_components(dims: int, stride: Any) -> None:
     x = maps(dims)
     components = lps.polyphase(x, stride)
-    phase = torch.tensor([1, stride**dims - 1])
-    one_hot = nn.functional.one_hot(phase, stride**dims).float()
+    phase = torch.tensor([1, phases(stride, dims) - 1])
+    one_hot = nn.functional.one_hot(phase, phases(stride, dims)).float()
     kept = components[torch.arange(2), phase]
     assert torch.equal(keep(x, phase, stride), kept)
     assert torch.equal(mix(x, one_hot, stride), kept)
     placed = lps.polyphase(place(kept, one_hot, stride), stride)
     assert torch.equal(placed, one_hot.view(2, -1, *[1] * (dims + 1)) * kept[:, None])
-    z = torch.rand(2, stride**dims, generator=torch.Generator().manual_seed(1))
-    expected = sum(z[:, k].view(2, *[1] * (dims + 1)) * components[:, k] for k in range(stride**dims))
+    z = torch.rand(2, phases(stride, dims), generator=torch.Generator().manual_seed(1))
+    expected = sum(z[:, k].view(2, *[1] * (dims + 1)) * components[:, k] for k in range(phases(stride, dims)))
     torch.testing.assert_close(mix(x, z, stride), expected)
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("padding", ["circular", "zeros"])
 @pytest.mark.parametrize(("dims", "stride"), CASES)
-def test_logits_equal_their_definition(dims: int, stride: int, padding: Padding, training: bool) -> None:
+def test_logits_equal_their_definition(dims: int, stride: Any, padding: Padding, training: bool) -> None:
     torch.manual_seed(0)
     layer = lps.LearnedPhase(3, 4, stride, padding, dims).double().train(training)
     x = maps(dims).double()
@@ -374,3 +380,41 @@ def test_a_network_names_an_empty_batch() -> None:
     for mode in (True, False):
         with pytest.raises(ValueError, match="got an empty batch"):
             network.train(mode)(torch.zeros(0, 3, 64, 64))
+
+
+@pytest.mark.parametrize("kind", ["noise", "constant", "periodic"])
+@pytest.mark.parametrize("antialias", ["none", "tri-3", "adapt-3"])
+@pytest.mark.parametrize("method", ["aps", "lps"])
+@pytest.mark.parametrize("stride", [(1, 2), (3, 1), (4, 2)])
+def test_a_stride_that_differs_by_axis_is_exact(
+    stride: tuple[int, int], method: Any, antialias: Any, kind: str
+) -> None:
+    """Down and up again, what comes out moves with the image; also where phases are tied."""
+    torch.manual_seed(0)
+    sampling = lps.Sampling.named(method, antialias, stride=stride)
+    assert sampling is not None
+    down, up = sampling.layer(4).eval(), lps.Upsample(stride=stride)
+    x = torch.randn(3, 4, 12, 8)
+    if kind == "periodic":
+        x = x[:, :, :6, :4].repeat(1, 1, 2, 2)
+    x = x.mean((2, 3), True).expand_as(x).contiguous() if kind == "constant" else x
+    with torch.no_grad():
+        y, selection = down(x)
+        assert y.shape == (3, 4, 12 // stride[0], 8 // stride[1])
+        u = up(y, selection)
+        for shift in ((1, 1), (2, 5), (7, 3)):
+            moved = x.roll(shift, (2, 3))
+            assert torch.equal(up(*down(moved)), u.roll(shift, (2, 3)))
+
+
+def test_a_filter_along_some_axes_leaves_the_others() -> None:
+    rows = torch.tensor([1.0, 2, 1]) / 4
+    kernel = lps.LowPass(2, 3, along=[1]).kernel
+    assert torch.equal(kernel[0, 0], torch.stack([0 * rows, rows, 0 * rows]))
+    sampling = lps.Sampling.named("aps", "tri-3", stride=(1, 2))
+    assert sampling is not None and torch.equal(cast(Any, sampling.shortcut(2).antialias).kernel, kernel)
+
+
+def test_a_stride_of_other_axes_than_the_map_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"the stride \(1, 2, 2\) is of 3 axes, and the map has 2"):
+        lps.Downsample(lps.MaxNorm((1, 2, 2)), stride=(1, 2, 2))(maps(2))

@@ -111,10 +111,10 @@ def test_the_gradient_of_putting_back_is_its_transpose(size: int | None) -> None
     lag[0, 1] = torch.tensor([1, -2])
     blur = None if size is None else lps.LowPass(3, size, gain=4).double()
     kernel = None if blur is None else blur.kernel[:1]
-    assert torch.autograd.gradcheck(lambda y: put_back(y, z, lag, kernel, 2), (y,))
-    torch.library.opcheck(put_back, (y, z, lag, kernel, 2))
+    assert torch.autograd.gradcheck(lambda y: put_back(y, z, lag, kernel, (2, 2)), (y,))
+    torch.library.opcheck(put_back, (y, z, lag, kernel, (2, 2)))
     if blur is not None:
-        torch.testing.assert_close(put_back(y, z, lag, kernel, 2), blur(put_back(y, z, lag, None, 2)))
+        torch.testing.assert_close(put_back(y, z, lag, kernel, (2, 2)), blur(put_back(y, z, lag, None, (2, 2))))
 
 
 def test_a_map_that_is_not_finite_is_an_error() -> None:

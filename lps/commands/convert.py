@@ -31,7 +31,7 @@ from ..filters import AntiAlias
 from ..machine import hardware, versions
 from ..notebooks.parameters import declared_parameters
 from ..paths import ROOT, SHIPPED
-from ..polyphase import circular_shift
+from ..polyphase import circular_shift, steps
 from ..verify import verify
 
 RECORDS = {placement: SHIPPED / "convert" / f"families-{placement}.json" for placement in get_args(Placement)}
@@ -136,9 +136,10 @@ def named(name: str, seed: int = 0) -> nn.Module:
 
 def verify_all(network: nn.Module, seed: int = 0) -> Any:
     """:func:`lps.verify` over every shift modulo the total stride; untrained weights are drawn."""
-    stride = conversion_report(network).stride
-    image = torch.randn(1, 3, max(stride, 16), 2 * max(stride, 16), generator=torch.Generator().manual_seed(seed))
-    every = torch.cartesian_prod(torch.arange(stride), torch.arange(stride)).tolist()
+    strides = steps(conversion_report(network).stride, 2)
+    size = [k * max(stride, 16) for k, stride in enumerate(strides, 1)]
+    image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(seed))
+    every = torch.cartesian_prod(*map(torch.arange, strides)).tolist()
     return verify(drawn(network, image), image, shifts=every)
 
 

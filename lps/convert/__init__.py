@@ -17,7 +17,7 @@ from ..exact.convolution import Conv2d, Padding
 from ..filters import AntiAlias
 from ..sampling import Downsample, Sampling, Source
 from .check import require_any_size, require_invariance
-from .grids import total
+from .grids import shown, total
 from .layers import Entry
 from .plan import Plan
 from .report import Conversion, ConvertError, Stride
@@ -110,7 +110,8 @@ def convert(
     channels, dims = example.shape[1], example.dim() - 2
     rewriter = Rewriter(plan, partial(sampling, dims=dims), placement == "before")
     rewriter.run()
-    stride = max((total(place.grid) for place in plan.places.values() if place and place.grid), default=1)
+    grids = [place.grid for place in plan.places.values() if place and place.grid]
+    stride = shown([max(strides) for strides in zip(*(total(grid, dims) for grid in ((), *grids)), strict=True)])
     entry = Entry(stride)
     rewriter.enter(entry)
     converted = fx.GraphModule(network, plan.graph, type(model).__name__)

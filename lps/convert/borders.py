@@ -24,12 +24,12 @@ class Border:
     """The paddings in front of a layer, from the first to its own, and ``fill`` beyond them.
 
     A converted layer keeps the size of its map. An ``exact`` one has the size that the original had, for which
-    ``ceil`` is the stride of a pooling in ``ceil_mode``.
+    ``ceil`` are the strides of a pooling in ``ceil_mode``.
     """
 
     pads: tuple[Pad, ...] = ()
     fill: float = 0.0
-    ceil: int = 0
+    ceil: tuple[int, ...] = ()
     exact: bool = field(default=False, compare=False)
 
     @property
@@ -37,18 +37,19 @@ class Border:
         """How far in front of the map the first window begins."""
         return tuple(map(sum, zip(*(pad.before for pad in self.pads), strict=True)))
 
-    def space(self, x: Tensor, reach: Sequence[int], stride: int = 1) -> list[int]:
+    def space(self, x: Tensor, reach: Sequence[int], stride: Sequence[int]) -> list[int]:
         """Size of the output, for windows that span ``reach`` samples beside their first."""
         if not self.exact:
-            return [size // stride for size in x.shape[2:]]
+            return [size // s for size, s in zip(x.shape[2:], stride, strict=True)]
         out = []
         for axis, (size, span) in enumerate(zip(x.shape[2:], reach, strict=True)):
             padded = size + sum(pad.before[axis] + pad.after[axis] for pad in self.pads)
             last = padded - span - 1
             if self.ceil:  # the last window has to begin in front of the padding behind the map
-                last = self.ceil * -(-last // self.ceil)
-                last -= self.ceil * (last >= padded - self.pads[-1].after[axis])
-            out.append(last // stride + 1)
+                step = self.ceil[axis]
+                last = step * -(-last // step)
+                last -= step * (last >= padded - self.pads[-1].after[axis])
+            out.append(last // stride[axis] + 1)
         return out
 
     def around(self, x: Tensor, after: Sequence[int]) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..polyphase import Stride, steps
 from ..verify import verify
 from .grids import Map, total
 from .plan import Plan
@@ -52,13 +53,15 @@ def require_any_size(plan: Plan, example: Tensor) -> None:
         _EveryPosition(plan, larger).run(example.new_empty(count + 1, channels, *larger, device="meta"))
 
 
-def _sizes(stride: int, dims: int) -> tuple[Size, Size]:
+def _sizes(stride: Stride, dims: int) -> tuple[Size, Size]:
     """Two sizes: one whose maps fill the vectors of a CPU as long as they can, and one whose maps leave a rest.
 
     At the end of a row, and of a map, a CPU may take another way through a layer, which rounds otherwise.
     """
-    full, rows = stride * max(1, 16 // stride), 3 if stride > 8 else 5
-    return (2 * full, *(3 * full,) * (dims - 1)), (rows * stride, *((rows + 2) * stride,) * (dims - 1))
+    each = steps(stride, dims)
+    rows = 3 if max(each) > 8 else 5
+    full = tuple((2 + (axis > 0)) * s * max(1, 16 // s) for axis, s in enumerate(each))
+    return full, tuple((rows + 2 * (axis > 0)) * s for axis, s in enumerate(each))
 
 
 class Trial(NamedTuple):
@@ -76,10 +79,10 @@ class Trial(NamedTuple):
     threads: int
 
 
-def _trials(stride: int, dims: int, example: Size | None) -> Iterator[Trial]:
+def _trials(stride: Stride, dims: int, example: Size | None) -> Iterator[Trial]:
     """Each kind of image, both sizes and that of ``example``, alone and in a batch, on one thread and on many."""
     full, rest = _sizes(stride, dims)
-    size = rest if example is None else tuple(n + -n % stride for n in example)
+    size = rest if example is None else tuple(n + -n % s for n, s in zip(example, steps(stride, dims), strict=True))
     now, one = torch.get_num_threads(), 1
     every = max(now, int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or os.cpu_count() or 1))
     yield Trial(full, "noise", False, 4, "torch", given=False, threads=now)
@@ -119,7 +122,7 @@ def _laid_out(x: Tensor, layout: Layout) -> Tensor:
 def require_invariance(
     network: nn.Module,
     channels: int,
-    stride: int,
+    stride: Stride,
     dims: int,
     places: Sequence[Map | None],
     example: Size | None = None,
@@ -232,14 +235,15 @@ def _moves(y: Tensor, moved: Tensor, place: Map | None, shift: list[int], size: 
         return True
     if place is None or place.grid is None:
         return False
-    space = [n // total(place.grid) for n in size]
+    strides = total(place.grid, len(size))
+    space = [n // s for n, s in zip(size, strides, strict=True)]
     for axis, along in reversed(list(enumerate(place.axes[1:]))):
         if len(along) > 1:
             y, moved = (part.unflatten(axis, [space[a] for a in along]) for part in (y, moved))
     images = [axis for along in place.axes[1:] for axis in along or (None,)]
     axes = [i for i, axis in enumerate(images) if axis is not None]
     # a map of another size moves by as much as its phases say: some whole number of samples
-    every = [shift] if total(place.grid) == 1 else product(*map(range, space))
+    every = [shift] if set(strides) == {1} else product(*map(range, space))
     return any(torch.equal(y.roll([by[cast(int, images[i])] for i in axes], axes), moved) for by in every)
 
 

@@ -4,7 +4,7 @@ A grid is the list of sampling steps that lead to it from the images. Two maps t
 have to stand on one grid; so their steps are made one, and share a selection.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
@@ -14,13 +14,13 @@ from torch import fx
 
 @dataclass(eq=False)
 class Step:
-    """A stride of the network. ``smooth`` ones, averages and blurs, need no further filter.
+    """A stride along each axis of the images. ``smooth`` ones, averages and blurs, need no further filter.
 
     ``like`` are the steps that it is made one with: another of the same stride, or several whose product it is.
     """
 
     node: fx.Node
-    stride: int
+    stride: tuple[int, ...]
     smooth: bool
     like: tuple["Step", ...] = ()
 
@@ -63,26 +63,34 @@ def resolve(grid: Grid) -> Grid:
     return tuple(root for step in grid for root in step.roots())
 
 
-def total(grid: Iterable[Step]) -> int:
-    """Product of the strides."""
-    return prod(step.stride for step in grid)
+def total(grid: Iterable[Step], dims: int) -> tuple[int, ...]:
+    """Product of the strides, along each of ``dims`` axes."""
+    strides = [step.stride for step in grid]
+    return tuple(prod(stride[axis] for stride in strides) for axis in range(dims))
+
+
+def shown(stride: Sequence[int]) -> int | tuple[int, ...]:
+    """One number where it is the same along all axes."""
+    return stride[0] if len(set(stride)) == 1 else tuple(stride)
 
 
 def meet(first: Grid, second: Grid) -> Grid:
     """Make two grids one. Raises ``ValueError`` where strides do not match."""
     a, b = list(resolve(first)), list(resolve(second))
-    if total(first) != total(second):
-        raise ValueError(f"maps of stride {total(first)} and {total(second)} meet")
+    dims = len((*a, *b)[0].stride) if a or b else 0
+    if total(a, dims) != total(b, dims):
+        raise ValueError(f"maps of stride {shown(total(a, dims))} and {shown(total(b, dims))} meet")
     while a:
         left, right = a.pop(0), b.pop(0)
         if left is right:
             continue
-        if left.stride < right.stride:
+        if prod(left.stride) < prod(right.stride):
             (left, a), (right, b) = (right, b), (left, a)
         parts = [right]
-        while total(parts) < left.stride:
+        while prod(total(parts, dims)) < prod(left.stride):
             parts.append(b.pop(0))
-        if total(parts) != left.stride or left in parts:
-            raise ValueError(f"a stride of {left.stride} meets strides of {', '.join(str(p.stride) for p in parts)}")
+        if total(parts, dims) != left.stride or left in parts:
+            strides = ", ".join(str(shown(p.stride)) for p in parts)
+            raise ValueError(f"a stride of {shown(left.stride)} meets strides of {strides}")
         left.like = tuple(parts)
     return resolve(first)

@@ -14,10 +14,10 @@ from ..exact.fused import Filtered
 from ..exact.mean import exact_mean
 from ..exact.sums import EXACT, exact_einsum, softmax
 from ..exact.ties import Origin
-from ..polyphase import components, offset_of, offsets
+from ..polyphase import Stride, components, offset_of, offsets, steps
 from ..sampling import Downsample
 from ..selection import Selection
-from .borders import Border, flat_pads
+from .borders import Border
 from .report import Conversion
 
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -31,15 +31,7 @@ def wrap(
     """Pad each spatial axis of ``x`` ``(N, C, *space)`` by its own number of samples, or with the ``border`` it had."""
     if padding == "zeros" and border is not None:
         return border.around(x, after)
-    if len(set(before)) == len(set(after)) == 1:
-        return pad(x, before[0], after[0], padding)
-    if padding != "circular":
-        return F.pad(x, flat_pads(before, after), "constant" if padding == "zeros" else padding)
-    for axis, reach in enumerate(zip(before, after, strict=True), 2):
-        if any(reach):
-            positions = torch.arange(-reach[0], x.shape[axis] + reach[1], device=x.device)
-            x = x.index_select(axis, positions % x.shape[axis])
-    return x
+    return pad(x, before, after, padding)
 
 
 def convolve(
@@ -50,29 +42,30 @@ def convolve(
     dilation: Sequence[int],
     groups: int = 1,
     padding: Padding = "circular",
-    stride: int = 1,
+    stride: Stride = 1,
     border: Border | None = None,
 ) -> Tensor:
     """Convolution at every ``stride``-th position: ``y[n] = sum_j weight[j] x[stride * n + dilation * j - before]``.
 
     ``(N, C, *space)`` to ``(N, O, *space / stride)``.
     """
-    reach = [d * (k - 1) for k, d in zip(weight.shape[2:], dilation, strict=True)]
+    reach, stride = [d * (k - 1) for k, d in zip(weight.shape[2:], dilation, strict=True)], steps(stride, x.dim() - 2)
     space, after = _windows(x, before, reach, border, stride)
     x = x.contiguous() if x.device.type == "cpu" else x
     x = wrap(x, before, after, padding, border)
     outputs = weight.shape[0] // groups
-    x, weight, bias = evened(widened(x, space, stride), weight, bias, groups)
+    x, weight, bias = evened(widened(x, space, stride[-1]), weight, bias, groups)
     y = CONVOLVE[len(space)](x, weight, bias, stride=stride, dilation=dilation, groups=groups)
     return crop(y.unflatten(1, (groups, -1))[:, :, :outputs].flatten(1, 2), space)
 
 
 def _windows(
-    x: Tensor, before: Sequence[int], reach: Sequence[int], border: Border | None, stride: int = 1
+    x: Tensor, before: Sequence[int], reach: Sequence[int], border: Border | None, stride: Stride = 1
 ) -> tuple[list[int], list[int]]:
     """How many windows there are along each axis of ``x``, and how far the last of them goes beyond it."""
+    stride = steps(stride, x.dim() - 2)
     space = (border or NO_BORDER).space(x, reach, stride)
-    ends = [stride * (count - 1) + r + 1 - b for count, r, b in zip(space, reach, before, strict=True)]
+    ends = [s * (count - 1) + r + 1 - b for s, count, r, b in zip(stride, space, reach, before, strict=True)]
     return space, [max(end - size, 0) for end, size in zip(ends, x.shape[2:], strict=True)]
 
 
@@ -119,7 +112,9 @@ class Convolution(Weighted, Bordered):
         super().__init__(conv)
         self.dilation, self.groups, self.padding, self.border = tuple(dilation), groups, padding, border
 
-    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, stride: int = 1) -> Tensor:
+    def forward(
+        self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, stride: Stride = 1
+    ) -> Tensor:
         weight, bias = self.weights(weight, bias)
         windows = self.border.before, self.dilation, self.groups, self.padding, stride, self.border
         return convolve(x, weight, bias, *windows)
@@ -128,7 +123,9 @@ class Convolution(Weighted, Bordered):
 class TransposedConvolution(Convolution):
     """What a transposed convolution does after it has put its input back among zeros: a convolution."""
 
-    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, stride: int = 1) -> Tensor:
+    def forward(
+        self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, stride: Stride = 1
+    ) -> Tensor:
         weight, bias = self.weights(weight, bias)
         flipped = weight.flip(tuple(range(2, weight.dim()))).unflatten(0, (self.groups, -1))
         return super().forward(x, flipped.transpose(1, 2).flatten(0, 1), bias, stride)
@@ -151,7 +148,7 @@ class Align(Downsample):
         filtered = x if self.antialias is None else self.antialias(x)
         selection = self._choose(x, Filtered(filtered), origin) if selection is None else selection
         dims = x.dim() - 2
-        moved = pad(filtered, 0, self.stride - 1, self.padding)
+        moved = pad(filtered, 0, [s - 1 for s in steps(self.stride, dims)], self.padding)
         for axis, size in enumerate(x.shape[2:], 2):
             moved = moved.unfold(axis, size, 1)  # (N, C, *phase, *space)
         if selection.phase is None:
@@ -324,31 +321,29 @@ class Interpolation(Layer):
     ``"zeros"`` the first and the last sample are repeated, as the original did.
     """
 
-    kernel: Tensor
-
-    def __init__(self, factor: int, linear: bool, padding: Padding) -> None:
+    def __init__(self, factor: Stride, linear: bool, padding: Padding) -> None:
         super().__init__()
-        reach = factor // 2 if linear else 0
-        offsets = torch.arange(-reach, factor + reach)
-        taps = 2 * factor - (2 * offsets + 1 - factor).abs() if linear else torch.ones_like(offsets)
-        self.register_buffer("kernel", taps.flip(0).to(torch.get_default_dtype()), persistent=False)
-        self.whole = 2 * factor if linear else 1
-        self.factor, self.before, self.padding = factor, factor + reach - 1, padding
+        self.factor, self.linear, self.padding = factor, linear, padding
 
     def forward(self, x: Tensor) -> Tensor:
         dims, channels = x.dim() - 2, x.shape[1]
-        taps = self.kernel.to(x.dtype) / self.whole
-        for axis in range(dims):
-            size = [len(taps) if axis == other else 1 for other in range(dims)]
-            before = [self.before if axis == other else 0 for other in range(dims)]
-            weight = taps.view(1, 1, *size).expand(channels, -1, *size)
+        for axis, factor in enumerate(steps(self.factor, dims)):
+            if factor == 1:
+                continue
+            reach = factor // 2 if self.linear else 0
+            offsets = torch.arange(-reach, factor + reach, device=x.device)
+            peak = 2 * factor if self.linear else 1
+            taps = (peak - (2 * offsets + 1 - factor).abs() * self.linear).to(x.dtype) / peak
+            size = [len(offsets) if axis == other else 1 for other in range(dims)]
+            before = [factor + reach - 1 if axis == other else 0 for other in range(dims)]
+            weight = taps.flip(0).view(1, 1, *size).expand(channels, -1, *size)
             length = x.shape[2 + axis]
             if self.padding == "zeros":
-                first, last = (x.narrow(2 + axis, start, self.factor) for start in (0, length - self.factor))
+                first, last = (x.narrow(2 + axis, start, factor) for start in (0, length - factor))
                 x = torch.cat([first, x, last], 2 + axis)
             x = convolve(x, weight, None, before, (1,) * dims, channels, self.padding)
             if self.padding == "zeros":
-                x = x.narrow(2 + axis, self.factor, length)
+                x = x.narrow(2 + axis, factor, length)
         return x
 
 
@@ -368,7 +363,7 @@ class Shift(Layer, Bordered):
 class Every(Layer):
     """Every ``stride``-th sample of a map."""
 
-    def __init__(self, stride: int) -> None:
+    def __init__(self, stride: Stride) -> None:
         super().__init__()
         self.stride = stride
 
@@ -393,12 +388,12 @@ class Entry(Layer):
 
     report: Conversion | None = None
 
-    def __init__(self, stride: int) -> None:
+    def __init__(self, stride: Stride) -> None:
         super().__init__()
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        if any(size % self.stride for size in x.shape[2:]):
+        if any(size % s for size, s in zip(x.shape[2:], steps(self.stride, x.dim() - 2), strict=True)):
             raise ValueError(
                 f"this network samples down to stride {self.stride}: sizes must be multiples of {self.stride}, got "
                 f"{tuple(x.shape[2:])}; resize or crop the images, or grow them once with "

@@ -151,11 +151,11 @@ class Call:
     def swap(self, module: nn.Module, *operands: Any) -> None:
         self.plan.swap(self.node, module, *operands)
 
-    def step(self, place: Map, stride: int, smooth: bool) -> Map:
+    def step(self, place: Map, stride: Sequence[int], smooth: bool) -> Map:
         """The map that the call leaves of one at ``place`` with a ``stride``."""
-        if place.grid is None or stride == 1:
+        if place.grid is None or set(stride) == {1}:
             return place
-        step = Step(self.node, stride, smooth)
+        step = Step(self.node, tuple(stride), smooth)
         self.plan.steps.append(step)
         return Map((*place.grid, step), place.axes)
 

@@ -32,7 +32,7 @@ class Stride:
 
     layer: str
     kind: str
-    stride: int
+    stride: int | tuple[int, ...]
     channels: int
     sampling: str
     follows: tuple[str, ...]
@@ -42,12 +42,12 @@ class Stride:
 class Conversion:
     """What :func:`lps.convert` did to a network.
 
-    ``stride`` is the product of the strides from the images to the coarsest map: sizes have to be multiples of it.
-    ``padded`` names the layers whose border changed, ``raised`` the upsampling layers that became LPUs, ``parameters``
-    the new parameters with their sizes. ``checked`` are the sizes of the images and the number of circular shifts for
-    which the outputs were compared and equal; ``None`` without circular padding, which leaves nothing to check.
-    ``compared`` is the size of the images on which the network, with phase 0 everywhere, no filter and its own borders,
-    was the original.
+    ``stride`` is the product of the strides from the images to the coarsest map, one number where it is the same along
+    all axes: sizes have to be multiples of it. ``padded`` names the layers whose border changed, ``raised`` the
+    upsampling layers that became LPUs, ``parameters`` the new parameters with their sizes. ``checked`` are the sizes of
+    the images and the number of circular shifts for which the outputs were compared and equal; ``None`` without
+    circular padding, which leaves nothing to check. ``compared`` is the size of the images on which the network, with
+    phase 0 everywhere, no filter and its own borders, was the original.
     """
 
     model: str
@@ -55,7 +55,7 @@ class Conversion:
     antialias: str
     placement: str
     padding: str
-    stride: int
+    stride: int | tuple[int, ...]
     strides: Sequence[Stride]
     raised: Mapping[str, tuple[str, ...]]
     padded: Sequence[str]

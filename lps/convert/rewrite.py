@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..exact.ties import Origin
 from ..sampling import Downsample, Sampling, Upsample
-from .grids import Grid, Step, resolve
+from .grids import Grid, Step, resolve, shown
 from .layers import Align, Convolution, Entry
 from .plan import Plan
 from .pointwise import Pointwise
@@ -135,11 +135,11 @@ class Rewriter:
         filtered = not (step.smooth or (chooses and self._reads_images(step.node)))
         kept, paths = node, list[str]()
         for root in step.roots():
-            sampling = self.sampling(stride=root.stride)
+            sampling = self.sampling(stride=shown(root.stride))
             if chooses:
                 layer, given = sampling.layer(channels, antialias=filtered), {"origin": self._origin(step)}
             else:
-                layer = sampling.shortcut(channels) if filtered else Downsample(None, None, root.stride)
+                layer = sampling.shortcut(channels) if filtered else Downsample(None, None, shown(root.stride))
                 given = {"selection": self.selections[root]}
             kept, chosen, path = self._insert(step, kept, self._aligning(step, layer), **given)
             filtered = False
@@ -151,7 +151,7 @@ class Rewriter:
         module = self.plan.module(step.node)
         kind = type(module).__name__ if module is not None else str(getattr(step.node.target, "__name__", "stride"))
         follows = () if chooses else tuple(self.names[root] for root in step.roots())
-        self._found[step] = Stride(name_of(step.node), kind, step.stride, channels, paths[0], follows)
+        self._found[step] = Stride(name_of(step.node), kind, shown(step.stride), channels, paths[0], follows)
 
     def _reads_images(self, node: fx.Node) -> bool:
         """Is this a convolution of the images themselves?"""
@@ -182,7 +182,7 @@ class Rewriter:
         """Put the features back, step by step, in front of the kernel that spreads them."""
         for root in reversed(resolve(tuple(reversed(steps)))):
             path = f"{name_of(node)}_{self.selections[root].name}"
-            self.plan.install(path, Upsample(None, root.stride))
+            self.plan.install(path, Upsample(None, shown(root.stride)))
             with self.plan.graph.inserting_before(node):
                 raised = self.plan.graph.call_module(path, (node.args[0], self.selections[root]))
             node.args = (raised, *node.args[1:])

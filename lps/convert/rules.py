@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from .borders import Border, Pad
-from .grids import Axes, Grid, Map, Step, as_images, total
+from .grids import Axes, Grid, Map, Step, as_images, shown, total
 from .layers import (
     SUMS,
     AcrossChannels,
@@ -67,9 +67,7 @@ def _window(
     if reach == set(stride) == {1} and not any((*pad.before, *pad.after)) and not call.place.axes[1]:
         return (*lead, pad), call.place
     _require_maps(call, len(stride))
-    if len(set(stride)) > 1:
-        call.refuse(f"its strides {stride} differ along the axes, and a polyphase split has one")
-    return (*lead, pad), call.step(call.place, stride[0], smooth)
+    return (*lead, pad), call.step(call.place, stride, smooth)
 
 
 def convolution(call: Call) -> Map | None:
@@ -113,7 +111,7 @@ def pooling(call: Call) -> Map | None:
     pad = Pad(before, before, value=beyond, counts=given.get("count_include_pad", True))
     pads, out = _window(call, {*kernel}, stride, pad, smooth=not largest)
     call.plan.padded.append(call.name)
-    border = Border(pads, beyond, stride[0] if given["ceil_mode"] else 0)
+    border = Border(pads, beyond, stride if given["ceil_mode"] else ())
     call.swap(Pooling(largest, kernel, dilation, call.plan.padding, border))
     return out
 
@@ -148,11 +146,10 @@ def upsampling(call: Call) -> Map | None:
     _require_maps(call, call.x.dim() - 2)
     sizes, finer, given = tuple(call.x.shape[2:]), tuple(call.node.meta["value"].shape[2:]), call.given
     mode, aligned = given.get("mode", "nearest"), given.get("align_corners")
-    factors = {m / n for n, m in zip(sizes, finer, strict=True)}
-    factor = int(max(factors))
-    if factors != {factor} or call.place.grid is None:
-        call.refuse(f"it resizes {sizes} to {finer}; a whole factor along all axes is expected")
-    if factor == 1:
+    factor = tuple(m // n for n, m in zip(sizes, finer, strict=True))
+    if any(n * f != m for n, f, m in zip(sizes, factor, finer, strict=True)) or call.place.grid is None:
+        call.refuse(f"it resizes {sizes} to {finer}; a whole factor along each axis is expected")
+    if set(factor) == {1}:
         call.pass_by()
         return None
     if mode not in ("nearest", "nearest-exact", "linear", "bilinear", "trilinear"):
@@ -180,28 +177,29 @@ def transposed_convolution(call: Call) -> Map | None:
     given, weight, dims = call.given, call.given["weight"], call.x.dim() - 2
     _require_maps(call, dims)
     stride, dilation = (_each(given.get(name, 1), dims) for name in ("stride", "dilation"))
-    if len(set(stride)) > 1 or call.place.grid is None:
-        call.refuse(f"its strides {stride} differ, or it reads no map of the images")
+    if call.place.grid is None:
+        call.refuse("it reads no map of the images")
     reach = [d * (k - 1) for k, d in zip(weight.shape[2:], dilation, strict=True)]
     before = tuple(r - p for r, p in zip(reach, _each(given.get("padding", 0), dims), strict=True))
-    grows = [n - stride[0] * m for m, n in zip(call.x.shape[2:], call.node.meta["value"].shape[2:], strict=True)]
+    sizes = zip(stride, call.x.shape[2:], call.node.meta["value"].shape[2:], strict=True)
+    grows = [n - s * m for s, m, n in sizes]
     border = Border((Pad(before, tuple(g + r - b for g, r, b in zip(grows, reach, before, strict=True))),))
-    out = _back(call, stride[0])
+    out = _back(call, stride)
     call.plan.padded.append(call.name)
     settings = dilation, given.get("groups", 1), call.plan.padding
     call.swap(TransposedConvolution(call.layer, *settings, border), *call.operands("weight", "bias"))
     return out
 
 
-def _back(call: Call, factor: int) -> Map:
+def _back(call: Call, factor: Sequence[int]) -> Map:
     """The map before the last steps, whose product is ``factor``."""
-    grid = cast(Grid, call.place.grid)
+    grid, dims = cast(Grid, call.place.grid), len(factor)
     kept, undone = list(grid), list[Step]()
-    while total(undone) < factor and kept:
+    while prod(total(undone, dims)) < prod(factor) and kept:
         undone.append(kept.pop())
-    if total(undone) != factor:
-        strides = ", ".join(str(step.stride) for step in grid) or "none"
-        call.refuse(f"an upsampling by {factor} undoes no stride of the network; those before it are {strides}")
+    if total(undone, dims) != tuple(factor):
+        strides = ", ".join(str(shown(step.stride)) for step in grid) or "none"
+        call.refuse(f"an upsampling by {shown(factor)} undoes no stride of the network; those before it are {strides}")
     call.plan.raised.append((call.node, tuple(undone)))
     return Map(tuple(kept), call.place.axes)
 
@@ -435,12 +433,12 @@ def item(call: Call) -> Map | None:
     sizes = x.shape[2:]
     ranges = [range(*part.indices(size)) for part, size in zip(slices[2:], sizes, strict=True)]
     whole = all(len(r) == size // r.step and r.start < r.step for r, size in zip(ranges, sizes, strict=True))
-    if len({r.step for r in ranges}) > 1 or not whole or place.grid is None:
+    if not whole or place.grid is None:
         call.refuse("it crops a map")
     path = call.plan.install(f"{call.name}_start", Shift([r.start for r in ranges]))
     shifted = call.feed("call_module", path, place)
     call.node.args = (shifted, (*slices[:2], *(slice(None),) * len(ranges)))
-    return call.step(place, ranges[0].step, smooth=False)
+    return call.step(place, [r.step for r in ranges], smooth=False)
 
 
 # what keeps the map

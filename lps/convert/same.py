@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from ..polyphase import components
+from ..polyphase import Stride, components, phases, steps
 from ..sampling import Downsample
 from ..selection import Selection
 from .check import Size, drawn
@@ -43,23 +43,23 @@ class _First(nn.Module):
         self.stride, self.strides = layer.stride, not isinstance(layer, Align)
 
     def forward(self, x: Tensor, **_: Any) -> tuple[Tensor, Selection]:
-        z = x.new_zeros(x.shape[0], self.stride ** (x.dim() - 2))
+        z = x.new_zeros(x.shape[0], phases(self.stride, x.dim() - 2))
         z[:, 0] = 1
         kept = components(x, self.stride)[0] if self.strides else x
         return kept, Selection(z, z, z.argmax(1))
 
 
 def require_sameness(
-    model: nn.Module, converted: fx.GraphModule, otherwise: Mapping[str, nn.Module], example: Tensor, stride: int
+    model: nn.Module, converted: fx.GraphModule, otherwise: Mapping[str, nn.Module], example: Tensor, stride: Stride
 ) -> tuple[Size, list[str]]:
     """Size of images on which ``converted`` is the function that ``model`` is, and what there is to note.
 
     ``otherwise`` are, by their path, layers of the original for those that announce to be another function. Where the
     code takes small images they are tried first. Raises :class:`ConvertError` that names the first layer that differs.
     """
-    unit = stride * max(1, 8 // stride)
     example_size: Size = tuple(example.shape[2:])
-    small: list[Size] = [(k * unit, *((k + 1) * unit,) * (len(example_size) - 1)) for k in (2, 3)]
+    units = [s * max(1, 8 // s) for s in steps(stride, len(example_size))]
+    small: list[Size] = [tuple((k + (axis > 0)) * unit for axis, unit in enumerate(units)) for k in (2, 3)]
     sizes = [*(size for size in small if prod(size) < prod(example_size)), example_size]
     found: tuple[float, ConvertError] | None = None
     with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -7,15 +7,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..polyphase import Stride, steps
 from .convolution import CONVOLVE
 from .cpu import widened
 
 
-def convolve_strided(x: Tensor, weight: Tensor, stride: int, exact: bool) -> Tensor:
+def convolve_strided(x: Tensor, weight: Tensor, stride: Stride, exact: bool) -> Tensor:
     """A strided convolution of a padded map ``x`` ``(N, C, *space)``; where ``exact``, each position rounds alike."""
-    columns = (x.shape[-1] - weight.shape[-1]) // stride + 1
-    wide = widened(x, [columns], stride) if exact and x.shape[0] == 1 else x
-    return CONVOLVE[x.dim() - 2](wide, weight, stride=stride)[..., :columns].contiguous()
+    each = steps(stride, x.dim() - 2)
+    columns = (x.shape[-1] - weight.shape[-1]) // each[-1] + 1
+    wide = widened(x, [columns], each[-1]) if exact and x.shape[0] == 1 else x
+    return CONVOLVE[x.dim() - 2](wide, weight, stride=each)[..., :columns].contiguous()
 
 
 def softmax_of_channels(x: Tensor, exact: bool) -> Tensor:
@@ -24,21 +26,21 @@ def softmax_of_channels(x: Tensor, exact: bool) -> Tensor:
     return x.movedim(1, -1).softmax(-1).movedim(-1, 1) if exact else x.softmax(1)
 
 
-def weigh_windows(x: Tensor, taps: Tensor, stride: int) -> Tensor:
+def weigh_windows(x: Tensor, taps: Tensor, stride: Stride) -> Tensor:
     """``y[n] = sum_t taps_t[n] x[stride n + t]`` of a padded map ``(N, G, C, *padded)`` with ``taps``
     ``(N, G, T, *space)``: ``(N, G, C, *space)``."""
     return cast(Tensor, _Adapt.apply(x, taps, stride))
 
 
-def _windows(x: Tensor, taps: Tensor, stride: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _windows(x: Tensor, taps: Tensor, stride: Stride) -> Iterator[tuple[Tensor, Tensor]]:
     """Each of ``taps`` ``(N, G, T, *space)`` with the part of the padded ``x`` ``(N, G, C, *padded)`` it weighs."""
     dims = x.dim() - 3
     size = round(taps.shape[2] ** (1 / dims))
     for tap, offset in zip(taps.unsqueeze(3).unbind(2), product(range(size), repeat=dims), strict=True):
         window = x
-        for axis, start in enumerate(offset, 3):
-            length = stride * (taps.shape[axis] - 1) + 1
-            window = window.narrow(axis, start, length)[(slice(None),) * axis + (slice(None, None, stride),)]
+        for axis, (start, s) in enumerate(zip(offset, steps(stride, dims), strict=True), 3):
+            length = s * (taps.shape[axis] - 1) + 1
+            window = window.narrow(axis, start, length)[(slice(None),) * axis + (slice(None, None, s),)]
         yield tap, window
 
 
@@ -46,7 +48,7 @@ class _Adapt(torch.autograd.Function):
     """``y[n] = sum_t taps_t[n] x[stride n + t]``, with a gradient in two passes over the map for each tap."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, taps: Tensor, stride: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, taps: Tensor, stride: Stride) -> Tensor:
         ctx.save_for_backward(x, taps)
         ctx.stride = stride
         (tap, window), *others = _windows(x, taps, stride)

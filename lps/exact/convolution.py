@@ -1,5 +1,6 @@
 """Padding and convolution on one, two or three spatial axes."""
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any, Literal, cast
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..polyphase import Stride, steps
 from .cpu import ConvolveCircular, evened, widened
 
 Padding = Literal["circular", "zeros", "reflect"]
@@ -21,37 +23,37 @@ class _Wrap(torch.autograd.Function):
     """Circular padding in one allocation: two to four times as fast as ``F.pad`` in training, on a CPU."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, before: int, after: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
         ctx.reach = before, after
         space = x.shape[2:]
         last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         wrapped = torch.empty(
             *x.shape[:2],
-            *(size + before + after for size in space),
+            *(n + b + a for n, b, a in zip(space, before, after, strict=True)),
             dtype=x.dtype,
             device=x.device,
             memory_format=torch.channels_last if last else torch.contiguous_format,
         )
         inner = wrapped
-        for axis, size in enumerate(space, 2):
-            inner = inner.narrow(axis, before, size)
+        reaches = list(enumerate(zip(before, after, space, strict=True), 2))
+        for axis, (first, _, size) in reaches:
+            inner = inner.narrow(axis, first, size)
         inner.copy_(x)
-        for axis, size in enumerate(space, 2):
-            wrapped.narrow(axis, 0, before).copy_(wrapped.narrow(axis, size, before))
-            wrapped.narrow(axis, before + size, after).copy_(wrapped.narrow(axis, before, after))
+        for axis, (first, rest, size) in reaches:
+            wrapped.narrow(axis, 0, first).copy_(wrapped.narrow(axis, size, first))
+            wrapped.narrow(axis, first + size, rest).copy_(wrapped.narrow(axis, first, rest))
         return wrapped
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = gradients
-        before, after = ctx.reach
-        sizes = [padded - before - after for padded in gradient.shape[2:]]
+        reaches = [(b, a, n - b - a) for b, a, n in zip(*ctx.reach, gradient.shape[2:], strict=True)]
         inner = gradient
-        for axis, size in enumerate(sizes, 2):
-            inner = inner.narrow(axis, before, size)
+        for axis, (first, _, size) in enumerate(reaches, 2):
+            inner = inner.narrow(axis, first, size)
         folded = inner.clone()
         # along each axis: where a part of the padded map begins, its length, and where in the map it came from
-        parts = [((before, size, 0), (0, before, size - before), (before + size, after, 0)) for size in sizes]
+        parts = [((b, size, 0), (0, b, size - b), (b + size, a, 0)) for b, a, size in reaches]
         _, *borders = product(*parts)
         for border in borders:
             source, target = gradient, folded
@@ -61,35 +63,36 @@ class _Wrap(torch.autograd.Function):
         return folded, None, None
 
 
-def pad(x: Tensor, before: int, after: int, padding: Padding) -> Tensor:
-    """Pad each spatial axis of ``x`` ``(N, C, *space)`` by ``before`` and ``after`` samples.
+def pad(x: Tensor, before: Stride, after: Stride, padding: Padding) -> Tensor:
+    """Pad spatial axes of ``x`` ``(N, C, *space)`` by ``before`` and ``after`` samples, all alike or each by its own.
 
     Circular padding wraps as often as it takes.
     """
-    if before == after == 0:
+    before, after = (steps(reach, x.dim() - 2) for reach in (before, after))
+    if not any(before) and not any(after):
         return x
     if padding != "circular":
         mode = "constant" if padding == "zeros" else padding
-        return F.pad(x, (before, after) * (x.dim() - 2), mode=mode)
-    if max(before, after) <= min(x.shape[2:]):
+        return F.pad(x, [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair], mode=mode)
+    if max(map(max, before, after)) <= min(x.shape[2:]) and min(map(min, before, after)) >= 0:
         return cast(Tensor, _Wrap.apply(x, before, after))
-    for axis in range(2, x.dim()):
+    for axis, (first, last) in enumerate(zip(before, after, strict=True), 2):
         size = x.shape[axis]
-        x = x.index_select(axis, torch.arange(-before, size + after, device=x.device) % size)
+        x = x.index_select(axis, torch.arange(-first, size + last, device=x.device) % size)
     return x
 
 
-def pad_to_multiple(x: Tensor, multiple: int, padding: Padding = "circular") -> Tensor:
-    """Grow ``x`` ``(N, C, *space)`` at the right and bottom until ``multiple`` divides every spatial size.
+def pad_to_multiple(x: Tensor, multiple: Stride, padding: Padding = "circular") -> Tensor:
+    """Grow ``x`` ``(N, C, *space)`` at the right and bottom until ``multiple``, or that of each axis, divides its size.
 
     >>> lps.pad_to_multiple(torch.randn(1, 3, 37, 64), 32).shape
     torch.Size([1, 3, 64, 64])
 
     The guarantees then hold for shifts of the larger map: pad the input of a network once, never a map inside it.
     """
-    for axis in range(2, x.dim()):
+    for axis, step in enumerate(steps(multiple, x.dim() - 2), 2):
         size = x.shape[axis]
-        missing = -size % multiple
+        missing = -size % step
         if missing == 0:
             continue
         if padding == "zeros":
@@ -99,29 +102,31 @@ def pad_to_multiple(x: Tensor, multiple: int, padding: Padding = "circular") -> 
             # a reflection turns at the last sample without repeating it
             source = positions % size if padding == "circular" else size - 2 - positions
             if padding == "reflect" and missing >= size:
-                raise ValueError(f"reflect padding of size {size} to a multiple of {multiple} would leave the map")
+                raise ValueError(f"reflect padding of size {size} to a multiple of {step} would leave the map")
             border = x.index_select(axis, source)
         x = torch.cat([x, border], axis)
     return x
 
 
-def convolve_circular(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+def convolve_circular(x: Tensor, weight: Tensor, dilation: Sequence[int]) -> Tensor:
     """Circular convolution of ``x`` ``(N, C, *space)`` with ``weight`` ``(O, C, 3, ..., 3)``: ``(N, O, *space)``.
 
     On a CPU a matrix product for each row of taps, whose results are then moved and added: with few outputs this is two
     to three times as fast as a convolution of the padded map, which is never made. A GPU takes many small steps badly.
     """
     if x.device.type != "cpu":
-        return CONVOLVE[x.dim() - 2](pad(x, dilation, dilation, "circular"), weight, dilation=dilation)
+        return CONVOLVE[x.dim() - 2](pad(x, dilation, dilation, "circular"), weight, dilation=tuple(dilation))
     return cast(Tensor, ConvolveCircular.apply(x, weight, dilation))
 
 
-def depthwise(x: Tensor, kernel: Tensor, stride: int = 1) -> Tensor:
+def depthwise(x: Tensor, kernel: Tensor, stride: Stride = 1) -> Tensor:
     """Each channel of ``x`` ``(N, C, *space)`` with the same ``kernel`` ``(1, 1, *size)``."""
     channels = x.shape[1]
     if channels == 1:  # alone, it would be filtered by a matrix product, whose bits depend on the position
         return depthwise(x.expand(-1, 2, *x.shape[2:]), kernel, stride)[:, :1]
-    return CONVOLVE[x.dim() - 2](x, kernel.expand(channels, *kernel.shape[1:]), stride=stride, groups=channels)
+    return CONVOLVE[x.dim() - 2](
+        x, kernel.expand(channels, *kernel.shape[1:]), stride=steps(stride, x.dim() - 2), groups=channels
+    )
 
 
 def linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

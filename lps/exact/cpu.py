@@ -75,7 +75,7 @@ class ConvolveCircular(torch.autograd.Function):
     """A matrix product for each row of taps, whose results are then moved and added: no padded map is made."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: Sequence[int]) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.dilation = dilation
         space = x.shape[2:]
@@ -85,22 +85,22 @@ class ConvolveCircular(torch.autograd.Function):
             y = taps.reshape(-1, x.shape[1]) @ flat
             y = y[..., : space.numel()].unflatten(1, taps.shape[:-1]).unflatten(-1, space)
             for axis in range(1 - len(space), 0):
-                y = _sum_of_taps(y.unbind(1), dilation, axis)
+                y = _sum_of_taps(y.unbind(1), dilation[axis], axis)
             rows.append(y)
-        return _sum_of_taps(rows, dilation, -len(space))
+        return _sum_of_taps(rows, dilation[0], -len(space))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         (gradient,) = gradients
         x, weight = ctx.saved_tensors
         dims = x.dim() - 2
-        shifts = (-ctx.dilation, 0, ctx.dilation)
+        shifts = [(-dilation, 0, dilation) for dilation in ctx.dilation]
         channels = x.transpose(0, 1).flatten(1)
         dx, dweight = torch.zeros_like(x.flatten(2)), []
-        for taps, shift in zip(weight.movedim((0, 1), (-2, -1)), shifts, strict=True):
+        for taps, shift in zip(weight.movedim((0, 1), (-2, -1)), shifts[0], strict=True):
             dy = gradient.roll(shift, -dims)
             for axis in range(-1, -dims, -1):
-                dy = torch.stack([dy.roll(shift, axis) for shift in shifts], 1)
+                dy = torch.stack([dy.roll(shift, axis) for shift in shifts[axis]], 1)
             dy = dy.flatten(-dims).flatten(1, -2)
             dx.baddbmm_(taps.reshape(-1, x.shape[1]).t().expand(len(x), -1, -1), dy)
             dweight.append((dy.transpose(0, 1).flatten(1) @ channels.t()).view_as(taps))

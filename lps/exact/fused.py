@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..polyphase import components, keep, mix, offset_of, phase_view, place, require_divisible
+from ..polyphase import Stride, components, keep, mix, offset_of, phase_view, phases, place, require_divisible, steps
 from .convolution import CONVOLVE, SPREAD, Padding, convolve_circular, depthwise, pad
 from .mean import channel_sum, exact_mean
 
@@ -33,7 +33,7 @@ class _Credit(torch.autograd.Function):
     """Hands on ``y = sum_k z_k Poly(kernel * x)_k`` and gives ``z`` its gradient, ``<dy, Poly(kernel * x)_k>``."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, z: Tensor, x: Tensor, kernel: Tensor, stride: int) -> Tensor:
+    def forward(ctx: Any, y: Tensor, z: Tensor, x: Tensor, kernel: Tensor, stride: Stride) -> Tensor:
         ctx.save_for_backward(x, kernel)
         ctx.stride, ctx.dtype = stride, z.dtype
         return y.view_as(y)
@@ -51,14 +51,14 @@ def _grouped(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.shape[1] > 1 and not torch.onnx.is_in_onnx_export()
 
 
-def _moved(kernel: Tensor, z: Tensor, stride: int, like: Tensor) -> Tensor:
+def _moved(kernel: Tensor, z: Tensor, stride: Stride, like: Tensor) -> Tensor:
     """``kernel`` ``(1, 1, *size)`` moved to every phase and weighed by ``z`` ``(N, P)``, for each map of ``like``."""
     count, channels, *space = like.shape
-    phases = z.detach().to(like.dtype).view(count, 1, *(stride,) * len(space))
-    return SPREAD[len(space)](phases, kernel).repeat_interleave(channels, 0)
+    weights = z.detach().to(like.dtype).view(count, 1, *steps(stride, len(space)))
+    return SPREAD[len(space)](weights, kernel).repeat_interleave(channels, 0)
 
 
-def mix_filtered(x: Tensor, kernel: Tensor, z: Tensor, stride: int) -> Tensor:
+def mix_filtered(x: Tensor, kernel: Tensor, z: Tensor, stride: Stride) -> Tensor:
     """``sum_k z_k Poly(kernel * x)_k`` of a padded map ``x`` ``(N, C, *space)`` with ``z`` ``(N, P)``, Eq. (17).
 
     On a CPU one strided convolution with the moved kernels: where ``z`` is one-hot, nothing but the kept phase is
@@ -73,7 +73,7 @@ def mix_filtered(x: Tensor, kernel: Tensor, z: Tensor, stride: int) -> Tensor:
     return cast(Tensor, _Credit.apply(y, z, x, kernel, stride)) if z.requires_grad else y
 
 
-def place_filtered(y: Tensor, kernel: Tensor, z: Tensor, stride: int) -> Tensor:
+def place_filtered(y: Tensor, kernel: Tensor, z: Tensor, stride: Stride) -> Tensor:
     """``kernel * u`` with ``Poly(u)_k = z_k y`` on a circle: ``y`` ``(N, C, *space)`` to ``(N, C, *(s * space))``.
 
     Eqs. (24) and (25). The transpose of :func:`mix_filtered`, and on a CPU again one convolution: ``u``, mostly zeros,
@@ -85,19 +85,20 @@ def place_filtered(y: Tensor, kernel: Tensor, z: Tensor, stride: int) -> Tensor:
     count, channels, *space = y.shape
     if size % 2 == 0:
         kernel = F.pad(kernel, (0, 1) * len(space))  # as far to the left as to the right
-    reach = -(-(size // 2) // stride)
+    each = steps(stride, len(space))
+    reach = max(-(-(size // 2) // s) for s in each)
     wrapped = pad(y, reach, reach, "circular")
     v = SPREAD[len(space)](
         wrapped.reshape(1, -1, *wrapped.shape[2:]),
         _moved(kernel, z, stride, y),
         stride=stride,
-        padding=stride * reach + size // 2,
+        padding=tuple(s * reach + size // 2 for s in each),
         groups=count * channels,
     )
     return v.view(count, channels, *v.shape[2:])
 
 
-def _aligned(x: Tensor, phase: Tensor, stride: int, before: int, after: int) -> Tensor:
+def _aligned(x: Tensor, phase: Tensor, stride: Stride, before: int, after: int) -> Tensor:
     """Circular padding and a shift that brings ``phase`` ``(N,)`` of each sample to phase 0, in one copy."""
     dims = x.dim() - 2
     index: list[Tensor] = [torch.arange(len(x), device=x.device).view(-1, *(1,) * dims)]
@@ -119,7 +120,7 @@ class Filtered(NamedTuple):
         """``h * x``."""
         return self.x if self.left is None else self.left(self.x)
 
-    def component(self, z: Tensor, phase: Tensor | None, stride: int) -> Tensor:
+    def component(self, z: Tensor, phase: Tensor | None, stride: Stride) -> Tensor:
         """``sum_k z_k Poly(h * x)_k`` (Eq. 17), or where ``phase`` ``(N,)`` is given that component alone (Eq. 7)."""
         x, h = self
         if h is None:
@@ -128,12 +129,12 @@ class Filtered(NamedTuple):
         if phase is not None:
             if h.padding == "circular" and not _grouped(x) and not torch.onnx.is_in_onnx_export():
                 return depthwise(_aligned(x, phase, stride, before, after), kernel, stride)
-            z = F.one_hot(phase, stride ** (x.dim() - 2))
+            z = F.one_hot(phase, phases(stride, x.dim() - 2))
         return mix_filtered(pad(x, before, after, h.padding), kernel, z, stride)
 
 
 def phase_logits(
-    x: Tensor, conv1: nn.Module, conv2: nn.Module, stride: int, padding: Padding, exact: bool, blur: Filter | None
+    x: Tensor, conv1: nn.Module, conv2: nn.Module, stride: Stride, padding: Padding, exact: bool, blur: Filter | None
 ) -> Tensor:
     """``f_theta`` (Eq. 23) of each component of ``x`` ``(N, C, *space)``, or of ``blur(x)``: ``(N, P)``.
 
@@ -151,7 +152,7 @@ def phase_logits(
         if padding != "circular":
             hidden = _dilated(x, conv1, stride, padding).relu()
             return _phase_means(_dilated(hidden, conv2, stride, padding).mean(1, keepdim=True), stride, exact)
-        y = convolve_circular(x, cast(Tensor, conv1.weight).to(x.dtype), stride)
+        y = convolve_circular(x, cast(Tensor, conv1.weight).to(x.dtype), steps(stride, x.dim() - 2))
         bias = cast(Tensor, conv1.bias).to(full).view(-1, *(1,) * (x.dim() - 2))
         hidden = ((y if blur is None else blur(y)).to(full) + bias).relu_()
         weight, bias = (parameter.to(full) for parameter in conv2.parameters())
@@ -161,23 +162,23 @@ def phase_logits(
         return _phase_means(total, stride, exact) + bias.mean()
 
 
-def _dilated(x: Tensor, conv: nn.Module, stride: int, padding: Padding) -> Tensor:
+def _dilated(x: Tensor, conv: nn.Module, stride: Stride, padding: Padding) -> Tensor:
     weight, bias = cast(Tensor, conv.weight).to(x.dtype), cast(Tensor, conv.bias).to(x.dtype)
     return CONVOLVE[x.dim() - 2](pad(x, stride, stride, padding), weight, bias, dilation=stride)
 
 
-def _phase_means(x: Tensor, stride: int, exact: bool) -> Tensor:
+def _phase_means(x: Tensor, stride: Stride, exact: bool) -> Tensor:
     """Spatial mean of each phase of ``x`` ``(N, 1, *space)``: ``(N, P)``, in float64 where ``exact``."""
     view = phase_view(x, stride)
     rest = tuple(range(x.dim() - 1, view.dim()))
     return (exact_mean(view, rest) if exact else view.mean(rest)).flatten(1)
 
 
-def phase_norms(x: Tensor, stride: int, exact: bool) -> Tensor:
+def phase_norms(x: Tensor, stride: Stride, exact: bool) -> Tensor:
     """l2 norm of each component of ``x`` ``(N, C, *space)``: ``(N, P)``; where ``exact``, its sums have no order."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     peak = x.abs().flatten(1).amax(1).clamp_min(torch.finfo(x.dtype).tiny)  # keeps the squares in range
     scaled = x / peak.view(-1, *(1,) * (x.dim() - 1))
     mean_squares = _phase_means(channel_sum(scaled.square()), stride, exact)
-    size = x.shape[2:].numel() // stride ** (x.dim() - 2)
+    size = x.shape[2:].numel() // phases(stride, x.dim() - 2)
     return (mean_squares * size).sqrt() * peak[:, None]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..polyphase import keep, merge, mix, phase_view, place, polyphase
+from ..polyphase import Stride, keep, merge, mix, phase_view, place, polyphase, steps
 from .convolution import depthwise, pad
 from .fused import place_filtered
 
@@ -58,22 +58,22 @@ class Origin(NamedTuple):
 
     image: Tensor
     phases: tuple[Tensor, ...] = ()
-    strides: tuple[int, ...] = ()
+    strides: tuple[Stride, ...] = ()
 
     @property
     def space(self) -> tuple[int, ...]:
         """Size of the map whose positions these are."""
         space = tuple(self.image.shape[2:])
         for stride in self.strides:
-            space = tuple(size // stride for size in space)
+            space = tuple(size // s for size, s in zip(space, steps(stride, len(space)), strict=True))
         return space
 
-    def below(self, phase: Tensor, stride: int) -> Self:
+    def below(self, phase: Tensor, stride: Stride) -> Self:
         """The origin of the component that ``phase`` ``(N,)`` keeps."""
         return type(self)(self.image, (*self.phases, phase), (*self.strides, stride))
 
 
-def choose_phase(scores: Tensor, origin: Origin, stride: int) -> tuple[Tensor, Tensor, Tensor | None]:
+def choose_phase(scores: Tensor, origin: Origin, stride: Stride) -> tuple[Tensor, Tensor, Tensor | None]:
     """``k* = argmax_k scores_k`` (Eq. 7) of the phases of a map with this origin; see :func:`choose`.
 
     An ONNX graph takes the first of equal scores, and has no ``lag``.
@@ -81,17 +81,20 @@ def choose_phase(scores: Tensor, origin: Origin, stride: int) -> tuple[Tensor, T
     if torch.onnx.is_in_onnx_export():
         phase = scores.argmax(1)
         return F.one_hot(phase, scores.shape[1]).to(scores.dtype), phase, None
-    return choose(scores.detach(), origin.image.detach(), origin.phases, origin.strides, stride)
+    dims = origin.image.dim() - 2
+    above = [s for each in origin.strides for s in steps(each, dims)]
+    return choose(scores.detach(), origin.image.detach(), origin.phases, above, steps(stride, dims))
 
 
 @torch.library.custom_op("lps::choose", mutates_args=())
 def choose(
-    scores: Tensor, image: Tensor, kept: Sequence[Tensor], steps: Sequence[int], stride: int
+    scores: Tensor, image: Tensor, kept: Sequence[Tensor], above: Sequence[int], stride: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``k* = argmax_k scores_k`` (Eq. 7) of the phases of a map, ties broken by the content of the image.
 
-    The map's positions are those of ``image`` ``(N, C, *space)`` that the phases ``kept`` ``(N,)`` of each of ``steps``
-    leave; only a tie makes anybody look at them. Returns ``z`` ``(N, P)``, one-hot or equal over the phases that stay
+    The map's positions are those of ``image`` ``(N, C, *space)`` that the phases ``kept`` ``(N,)`` leave, of the
+    strides ``above``, one after the other and each along all axes; only a tie makes anybody look at them. Returns ``z``
+    ``(N, P)``, one-hot or equal over the phases that stay
     tied; ``k*`` ``(N,)`` int64; and ``lag`` ``(N, P, dims)`` int64, the circular shift that carries the component of
     ``k*`` onto each tied one. Raises ``ValueError`` where a score is NaN.
     """
@@ -105,9 +108,9 @@ def choose(
                 f"NaN among the scores of the phases of a map of images {tuple(image.shape)}: its values are not finite"
             )
         seen = fingerprints(image[unclear])[:, None]
-        for phase, step in zip(kept, steps, strict=True):
-            seen = keep(seen, phase[unclear], step)
-        space = [size // stride for size in seen.shape[2:]]
+        for i, phase in enumerate(kept):
+            seen = keep(seen, phase[unclear], above[i * dims : (i + 1) * dims])
+        space = [size // s for size, s in zip(seen.shape[2:], stride, strict=True)]
         seen = phase_view(seen, stride).flatten(1 + dims)
         smallest, where = seen.flatten(1, dims).min(2)
         smallest = smallest.masked_fill(~best[unclear], torch.iinfo(torch.int64).max)
@@ -122,7 +125,7 @@ def choose(
 
 @choose.register_fake
 def _(
-    scores: Tensor, image: Tensor, kept: Sequence[Tensor], steps: Sequence[int], stride: int
+    scores: Tensor, image: Tensor, kept: Sequence[Tensor], above: Sequence[int], stride: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     count, phases = scores.shape
     return (
@@ -137,18 +140,18 @@ def _tied(z: Tensor) -> list[int]:
     return (z.count_nonzero(1) > 1).nonzero().flatten().tolist()
 
 
-def put_back_phases(y: Tensor, z: Tensor, lag: Tensor | None, kernel: Tensor | None, stride: int) -> Tensor:
+def put_back_phases(y: Tensor, z: Tensor, lag: Tensor | None, kernel: Tensor | None, stride: Stride) -> Tensor:
     """Eqs. (24) and (25), and where a ``kernel`` is given the filter behind them; see :func:`put_back`.
 
     Without a ``lag`` no phases are tied, and ``z`` may be a mixture.
     """
     if lag is not None:
-        return put_back(y, z, lag, kernel, stride)
+        return put_back(y, z, lag, kernel, steps(stride, y.dim() - 2))
     return place(y, z, stride) if kernel is None else place_filtered(y, kernel, z, stride)
 
 
 @torch.library.custom_op("lps::put_back", mutates_args=())
-def put_back(y: Tensor, z: Tensor, lag: Tensor, kernel: Tensor | None, stride: int) -> Tensor:
+def put_back(y: Tensor, z: Tensor, lag: Tensor, kernel: Tensor | None, stride: Sequence[int]) -> Tensor:
     """Eq. (25) for hard selections: ``Poly(u)_k = z_k y``, with ``y`` moved by ``lag_k`` where phases are tied.
 
     ``y`` ``(N, C, *space)``, ``z`` ``(N, P)`` and ``lag`` ``(N, P, dims)`` to ``u`` ``(N, C, *(s * space))``, or with a
@@ -158,13 +161,13 @@ def put_back(y: Tensor, z: Tensor, lag: Tensor, kernel: Tensor | None, stride: i
         u = place(y, z, stride) if kernel is None else place_filtered(y, kernel, z, stride)
         axes = tuple(range(1, y.dim() - 1))
         for n in _tied(z):
-            copies = [w * y[n].roll(steps, axes) for w, steps in zip(z[n].to(y.dtype), lag[n].tolist(), strict=True)]
+            copies = [w * y[n].roll(by, axes) for w, by in zip(z[n].to(y.dtype), lag[n].tolist(), strict=True)]
             u[n] = _circular(merge(torch.stack(copies)[None], stride), kernel)[0]
     return u
 
 
 @torch.library.custom_op("lps::put_back_transposed", mutates_args=())
-def put_back_transposed(u: Tensor, z: Tensor, lag: Tensor, kernel: Tensor | None, stride: int) -> Tensor:
+def put_back_transposed(u: Tensor, z: Tensor, lag: Tensor, kernel: Tensor | None, stride: Sequence[int]) -> Tensor:
     """Transpose of :func:`put_back` in ``y``, its gradient: ``(N, C, *(s * space))`` to ``(N, C, *space)``."""
     with torch.autocast(u.device.type, enabled=False):
         y = mix(_circular(u, kernel, transposed=True), z, stride)
@@ -172,7 +175,7 @@ def put_back_transposed(u: Tensor, z: Tensor, lag: Tensor, kernel: Tensor | None
         for n in _tied(z):
             parts = polyphase(_circular(u[n : n + 1], kernel, transposed=True), stride)[0]
             copies = zip(z[n].to(u.dtype), parts, -lag[n], strict=True)
-            y[n] = torch.stack([w * part.roll(steps.tolist(), axes) for w, part, steps in copies]).sum(0)
+            y[n] = torch.stack([w * part.roll(by.tolist(), axes) for w, part, by in copies]).sum(0)
     return y
 
 
@@ -185,16 +188,18 @@ def _circular(u: Tensor, kernel: Tensor | None, transposed: bool = False) -> Ten
 
 
 @put_back.register_fake
-def _(y: Tensor, z: Tensor, lag: Tensor, kernel: Tensor | None, stride: int) -> Tensor:
-    return y.new_empty(*y.shape[:2], *(size * stride for size in y.shape[2:]))
+def _(y: Tensor, z: Tensor, lag: Tensor, kernel: Tensor | None, stride: Sequence[int]) -> Tensor:
+    return y.new_empty(*y.shape[:2], *(size * s for size, s in zip(y.shape[2:], stride, strict=True)))
 
 
 @put_back_transposed.register_fake
-def _(u: Tensor, z: Tensor, lag: Tensor, kernel: Tensor | None, stride: int) -> Tensor:
-    return u.new_empty(*u.shape[:2], *(size // stride for size in u.shape[2:]))
+def _(u: Tensor, z: Tensor, lag: Tensor, kernel: Tensor | None, stride: Sequence[int]) -> Tensor:
+    return u.new_empty(*u.shape[:2], *(size // s for size, s in zip(u.shape[2:], stride, strict=True)))
 
 
-def _keep_selection(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, int], output: Tensor) -> None:
+def _keep_selection(
+    ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, Sequence[int]], output: Tensor
+) -> None:
     _, z, lag, kernel, ctx.stride = inputs
     ctx.save_for_backward(z, lag, kernel)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..exact.ties import Origin
 from ..filters import LowPass
 from ..metrics import Count, Predict
-from ..polyphase import polyphase
+from ..polyphase import Stride, phases, polyphase, steps
 from ..resnet import Shortcut
 from ..sampling import Downsample
 from ..selection import LearnedPhase, MaxNorm, Selection, choose
@@ -84,12 +84,13 @@ def with_max_norm(network: nn.Module) -> nn.Module:
 class RandomPhase(nn.Module):
     """Keep any component, whatever the image: the control of :func:`with_max_norm`."""
 
-    def __init__(self, stride: int) -> None:
+    def __init__(self, stride: Stride) -> None:
         super().__init__()
         self.stride = stride
 
     def forward(self, x: Tensor, origin: Origin | None = None) -> Selection:
-        return choose(torch.rand(len(x), self.stride ** (x.dim() - 2), device=x.device), x, self.stride, origin)
+        scores = torch.rand(len(x), phases(self.stride, x.dim() - 2), device=x.device)
+        return choose(scores, x, self.stride, origin)
 
 
 def with_random_phase(network: nn.Module) -> nn.Module:
@@ -167,7 +168,7 @@ def margin(select: LearnedPhase | MaxNorm, x: Tensor, blur: LowPass | None = Non
         finally:
             select.eval()
 
-    moved = x.roll((select.stride,) * (x.dim() - 2), tuple(range(2, x.dim())))
+    moved = x.roll(steps(select.stride, x.dim() - 2), tuple(range(2, x.dim())))
     exact, exact_moved, plain, plain_moved = (scores(maps, e) for e in (True, False) for maps in (x, moved))
     scale = exact.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
     first, second = exact.topk(2).values.unbind(1)
