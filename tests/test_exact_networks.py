@@ -126,6 +126,19 @@ def test_what_replaces_a_function_computes_it(name: str) -> None:
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 2, 3, 7], indirect=True)
+@pytest.mark.parametrize("layer", MODULES[:-1], ids=repr)
+def test_a_sample_rounds_alike_wherever_it_lies(layer: nn.Module) -> None:
+    values, f = 4 * images(1009), Pointwise(layer).eval()
+    expected = f(values)
+    for count in (5, 1000, 2**14 + 77, 2**15, 2**15 + 1, 2**16 + 300, 100_003, 300_001):
+        index = (torch.arange(count) + count) % len(values)
+        assert torch.equal(f(values[index]), expected[index])
+    transposed = values[:1000].view(20, 50).t()
+    assert torch.equal(f(transposed), expected[:1000].view(20, 50).t())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layer", MODULES, ids=repr)
 def test_what_replaces_an_activation_computes_it(layer: nn.Module, dtype: torch.dtype) -> None:

@@ -1,50 +1,24 @@
 """Functions of single samples that round alike wherever a sample lies in memory, in evaluation.
 
 On a CPU the last few samples of a tensor, or of what one thread gets of it, go another way through many functions, and
-all of them where they do not lie one behind the other; but not through tanh, exp, expm1, log, log1p and erf.
+all of them where they do not lie one behind the other; but not through exp, log and log1p.
 """
 
 from collections.abc import Callable
 from functools import partial, reduce
-from math import e, log, pi
+from math import e, log
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-def _sigmoid(x: Tensor) -> Tensor:
-    return (0.5 * x).tanh_().mul(0.5).add_(0.5)
+from ..exact.cpu import by_vectors
 
 
 def _glu(x: Tensor, glu: nn.GLU) -> Tensor:
     kept, gate = x.chunk(2, glu.dim)
-    return kept * _sigmoid(gate)
-
-
-def _mish(x: Tensor) -> Tensor:
-    y = x.clamp_max(20).exp()
-    n = y * (y + 2)
-    return x * n / (n + 2)
-
-
-def _gelu(x: Tensor, gelu: nn.GELU) -> Tensor:
-    if gelu.approximate == "tanh":
-        return 0.5 * x * (1 + ((2 / pi) ** 0.5 * (x + 0.044715 * x * x * x)).tanh())
-    return (0.5**0.5 * x).erf_().add_(1).mul(x).mul_(0.5)
-
-
-def _elu(x: Tensor, alpha: float, width: float = 1.0) -> Tensor:
-    above = x.relu()
-    return torch.add(above, ((x - above) / width).expm1_(), alpha=alpha)
-
-
-def _softplus(x: Tensor, softplus: nn.Softplus) -> Tensor:
-    z = softplus.beta * x
-    apart = z.abs()
-    y = ((-apart).exp_().log1p() + (z + apart) / 2) / softplus.beta
-    return y if softplus.threshold >= 20 else torch.where(z > softplus.threshold, x, y)
+    return kept * by_vectors(torch.sigmoid, gate)
 
 
 def _local_response(x: Tensor, norm: nn.LocalResponseNorm) -> Tensor:
@@ -56,28 +30,24 @@ def _local_response(x: Tensor, norm: nn.LocalResponseNorm) -> Tensor:
 class Pointwise(nn.Module):
     """An activation of torch."""
 
-    EXACT: ClassVar[dict[type[nn.Module], Callable[[Tensor, Any], Tensor]]] = {
-        nn.Sigmoid: lambda x, _: _sigmoid(x),
-        nn.SiLU: lambda x, _: x * _sigmoid(x),
-        nn.GLU: _glu,
-        nn.Mish: lambda x, _: _mish(x),
-        nn.GELU: _gelu,
-        nn.ELU: lambda x, elu: _elu(x, elu.alpha),
-        nn.CELU: lambda x, celu: _elu(x, celu.alpha, celu.alpha),
-        nn.SELU: lambda x, _: _elu(x, 1.6732632423543772).mul_(1.0507009873554805),
-        nn.Softplus: _softplus,
-        nn.LocalResponseNorm: _local_response,
-    }
+    EXACT = (
+        *(nn.Sigmoid, nn.SiLU, nn.GLU, nn.Mish, nn.GELU, nn.ELU, nn.CELU, nn.SELU, nn.Softplus),
+        nn.LocalResponseNorm,
+    )
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
+        f = self.activation
         if self.training:
-            return cast(Tensor, self.activation(x))
-        full = x.to(torch.promote_types(x.dtype, torch.float32))
-        return self.EXACT[type(self.activation)](full, self.activation).to(x.dtype)
+            return cast(Tensor, f(x))
+        if isinstance(f, nn.GLU):
+            return _glu(x, f)
+        if isinstance(f, nn.LocalResponseNorm):
+            return _local_response(x.to(torch.promote_types(x.dtype, torch.float32)), f).to(x.dtype)
+        return by_vectors(f, x, equal_shares=isinstance(f, nn.GELU))
 
 
 def _power(x: Tensor, exponent: Any) -> Tensor:

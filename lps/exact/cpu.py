@@ -4,7 +4,7 @@ A CPU cuts a sum into vectors, tiles and threads, and works off what is left ove
 were found by trying every size; ``tests/test_exact_networks.py`` tries them again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,48 @@ OUTPUTS = 4
 
 BLOCK = 8
 """Where channels of a group come in blocks of so many, all positions are computed alike in float32."""
+
+PIECE = 1 << 19
+"""Samples of a map that stay in a CPU's cache from one step to the next, and need no fresh memory."""
+
+VECTORS = 256
+"""A multiple of what torch's loops over single samples take at a time, in any precision."""
+
+SHARE = 1 << 15
+"""A thread gets as many samples of a tensor at least; more only where each thread has as many."""
+
+
+def runs(x: Tensor) -> bool:
+    """Does a CPU run this step now, and is it not recorded for sizes to come?"""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+
+
+def by_pieces(function: Callable[..., Tensor], x: Tensor, *beside: Tensor) -> Tensor:
+    """``function`` of tensors ``(N, ...)``, each of a batch by itself: on a CPU a few of ``x`` at a time."""
+    if not runs(x) or x.numel() <= PIECE:
+        return function(x, *beside)
+    count = max(1, PIECE // x[0].numel())
+    return torch.cat([function(*parts) for parts in zip(*(t.split(count) for t in (x, *beside)), strict=True)])
+
+
+def by_vectors(function: Callable[[Tensor], Tensor], x: Tensor, equal_shares: bool = False) -> Tensor:
+    """A ``function`` of single samples in which each is part of a whole vector: any rest would round otherwise.
+
+    Every thread gets whole vectors. With ``equal_shares`` all have work from half a :data:`SHARE` on, as in GELU.
+    """
+    if not runs(x):
+        return function(x)
+    count, threads = x.numel(), torch.get_num_threads()
+    alone = count <= SHARE // 2 if equal_shares else count // SHARE < threads
+    even = 0 if equal_shares else count - count % SHARE
+    body = even if alone else count - count % (VECTORS * threads)
+    if body == count and x.is_contiguous():
+        return function(x)
+    *parts, rest = x.flatten().split([body, (count - body) // VECTORS * VECTORS, (count - body) % VECTORS])
+    results = [function(part) for part in parts if part.numel()]
+    if rest.numel():
+        results.append(function(F.pad(rest, (0, VECTORS - rest.numel())))[: rest.numel()])
+    return torch.cat(results).view(x.shape)
 
 
 def widened(x: Tensor, space: Sequence[int], stride: int = 1) -> Tensor:

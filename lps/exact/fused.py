@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from ..polyphase import Stride, components, keep, mix, offset_of, phase_view, phases, place, require_divisible, steps
 from .convolution import CONVOLVE, SPREAD, Padding, convolve_circular, depthwise, pad
-from .mean import channel_sum, exact_mean
+from .cpu import by_pieces
+from .mean import channel_sum, exact_mean, largest_of
 
 
 class Filter(Protocol):
@@ -177,8 +178,8 @@ def _phase_means(x: Tensor, stride: Stride, exact: bool) -> Tensor:
 def phase_norms(x: Tensor, stride: Stride, exact: bool) -> Tensor:
     """l2 norm of each component of ``x`` ``(N, C, *space)``: ``(N, P)``; where ``exact``, its sums have no order."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    peak = x.abs().flatten(1).amax(1).clamp_min(torch.finfo(x.dtype).tiny)  # keeps the squares in range
-    scaled = x / peak.view(-1, *(1,) * (x.dim() - 1))
-    mean_squares = _phase_means(channel_sum(scaled.square()), stride, exact)
+    peak = largest_of(x).clamp_min(torch.finfo(x.dtype).tiny)  # keeps the squares in range
+    squares = by_pieces(lambda part, peak: channel_sum((part / peak).square()), x, peak)
+    mean_squares = _phase_means(squares, stride, exact)
     size = x.shape[2:].numel() // phases(stride, x.dim() - 2)
-    return (mean_squares * size).sqrt() * peak[:, None]
+    return (mean_squares * size).sqrt() * peak.flatten(1)

@@ -9,21 +9,41 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from .cpu import by_pieces
+
 _BITS = 62
+_TERM = 50
+"""Bits of a term at most: float64 has a few more."""
+_EXPONENT = 0x7FF << 52
+
+
+def largest_of(x: Tensor) -> Tensor:
+    """Largest magnitude in each of ``(N, ...)``: ``(N, 1, ...)``."""
+    flat = x.flatten(1)
+    return torch.maximum(flat.amax(1), -flat.amin(1)).view(-1, *(1,) * (x.dim() - 1))
+
+
+def _mean(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    count = torch.Size([x.shape[d] for d in dims]).numel()
+    bits = min(_BITS - (count - 1).bit_length(), _TERM)
+    largest = largest_of(x).double().clamp_min(2.0**-900)
+    if torch.onnx.is_in_onnx_export():  # which has no bits of a float
+        unit = largest * 2.0**-bits
+        total = (x.double() / unit).round().to(torch.int64).sum(dims, keepdim=True)
+    else:
+        unit = (largest.view(torch.int64) & _EXPONENT).view(torch.float64) * 2.0 ** (1 - bits)
+        middle = 1.5 * 2.0**52 * unit  # beside it float64 has steps of one unit, and its bits count them
+        steps = x.to(torch.float64, copy=True).add_(middle).view(torch.int64)
+        total = steps.sum(dims, keepdim=True) - count * middle.view(torch.int64)
+    return (total.double() * unit / count).squeeze(dims)
 
 
 class _ExactMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dims: tuple[int, ...]) -> Tensor:
-        count = 1
-        for d in dims:
-            count *= x.shape[d]
-        ctx.shape, ctx.dtype, ctx.dims, ctx.count = x.shape, x.dtype, dims, count
-        largest = x.abs().flatten(1).amax(1).double()
-        grid = 2.0 ** (_BITS - (count - 1).bit_length()) / largest.clamp_min(2.0**-900)
-        grid = grid.view(-1, *(1,) * (x.dim() - 1))
-        total = (x.double() * grid).round().to(torch.int64).sum(dims, keepdim=True).double()
-        return (total / grid / count).squeeze(dims)
+        ctx.shape, ctx.dtype, ctx.dims = x.shape, x.dtype, dims
+        ctx.count = torch.Size([x.shape[d] for d in dims]).numel()
+        return by_pieces(lambda part: _mean(part, dims), x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
