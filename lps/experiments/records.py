@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from ..machine import commit
+from ..paths import write_whole
 from ..segmentation import Confusion
 from .config import SECTIONS, Experiment, Task
 from .profiles import profile_names, recorded
@@ -61,11 +61,9 @@ def short_hash(content: Any) -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` to ``path`` so that a reader sees the old file or the new one, never a part."""
+    """Write ``content`` to ``path``, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def counted(value: Any, where: str) -> None:

@@ -5,11 +5,10 @@ its parameters, the sources and profiles of ``lps``, the installed versions, and
 ``lps: {records: true}`` for the paper's values and all run records, or patterns below ``results``, as in
 ``lps: {records: [paper/*]}``. Time stamps play no part.
 
-Each notebook runs through papermill in a process of its own, which :mod:`.worker` forks.
+Each notebook runs through papermill in a process of its own, :mod:`.worker`.
 """
 
 import argparse
-import asyncio
 import hashlib
 import json
 import os
@@ -17,12 +16,12 @@ import re
 import shlex
 import sys
 import time
-from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..machine import hardware, versions
 from ..paths import ROOT
@@ -32,8 +31,8 @@ from .worker import Job, files_hash
 
 SOURCES = ("lps/**/*.py", "lps/profiles/*.yml")
 RECORDED_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "matplotlib", "papermill")
-IMPORTED = ("pandas", "seaborn", "torchvision", "pytorch_lightning")
-"""What most notebooks import: takes seconds, once for several of them."""
+IMPORTED = ("papermill", "nbconvert", "ipykernel.kernelapp", "seaborn", "torchvision", "pytorch_lightning")
+"""What takes seconds to import: once for several notebooks. None of it starts a thread or a GPU, which no fork has."""
 
 RECORDS = ("results/local/**/*.json", "results/shipped/**/*.json", "results/paper/*")
 
@@ -156,65 +155,50 @@ def execute(requested: Sequence[Job], jobs: int = 1) -> list[Failure]:
 
 
 def run_jobs(outstanding: Sequence[Job], jobs: int) -> list[Failure]:
-    """Run every job, `jobs` at a time, under one progress bar."""
+    """Run every job in a process of its own, on its share of the cores, `jobs` at a time, under one progress bar."""
     from tqdm import tqdm
 
+    context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
+    if sys.platform == "linux" and len(outstanding) > jobs:
+        context.set_forkserver_preload(list(IMPORTED))
+    share = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // jobs)
+    machine = {"versions": versions(RECORDED_PACKAGES), "hardware": hardware()}
     waiting = list(reversed(outstanding))
-    running: list[str] = []
-    failures: list[Failure] = []
+    running: dict[int, tuple[Job, Any, Connection, float]] = {}
+    failures = []
     # Without a terminal the bar would be a line each time: the lines that it leaves behind say enough there.
     bar = tqdm(total=len(outstanding), unit="notebook", disable=not sys.stderr.isatty(), leave=False)
-
-    async def in_turn() -> None:
-        while waiting:
-            process = await start_worker(jobs, IMPORTED if len(waiting) > 2 * jobs else ())
-            try:
-                while waiting and process.returncode is None:
-                    job, started = waiting.pop(), time.monotonic()
-                    running.append(job.name)
-                    bar.set_postfix_str(", ".join(running))
-                    failure = await ask(process, job)
-                    running.remove(job.name)
-                    failures.extend([failure] if failure else [])
-                    how = "FAILED after" if failure else "executed in"
-                    bar.write(f"{job.name}: {how} {time.monotonic() - started:.0f} s")
-                    bar.update()
-            finally:
-                with suppress(ProcessLookupError):
-                    process.kill()
-                await process.communicate()  # closes its pipes, at which what it has started ends
-
-    async def all_in_turn() -> None:
-        await asyncio.gather(*(in_turn() for _ in range(jobs)))
-
-    with bar:
-        asyncio.run(all_in_turn())
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                job = waiting.pop()
+                Path(job.log).parent.mkdir(parents=True, exist_ok=True)
+                ours, its = context.Pipe(duplex=False)
+                process = context.Process(target=worker.perform, args=(job, machine, share, its))
+                process.start()
+                running[process.sentinel] = job, process, ours, time.monotonic()
+            bar.set_postfix_str(", ".join(job.name for job, *_ in running.values()))
+            for ended in wait(running):
+                job, process, answer, started = running.pop(cast(int, ended))
+                process.join()
+                failure = failure_of(job, process.exitcode, answer)
+                failures.extend([failure] if failure else [])
+                how = "FAILED after" if failure else "executed in"
+                bar.write(f"{job.name}: {how} {time.monotonic() - started:.0f} s")
+                bar.update()
+    finally:
+        for _, process, *_ in running.values():
+            process.kill()
+        bar.close()
     return failures
 
 
-async def start_worker(jobs: int, imported: Sequence[str]) -> Process:
-    """A process that executes notebooks on its share of the cores, and ends when this one does."""
-    share = str(max(1, (os.cpu_count() or 1) // jobs))
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", worker.__file__, *imported),
-        cwd=ROOT,
-        env={"OMP_NUM_THREADS": share, "LPS_JOBS": share, **os.environ},
-        stdin=PIPE,
-        stdout=PIPE,
-        start_new_session=True,  # Ctrl-C reaches this process alone, which ends the worker
-    )
-
-
-async def ask(process: Process, job: Job) -> Failure | None:
-    """Let a worker execute a job: what failed, if anything."""
-    Path(job.log).parent.mkdir(parents=True, exist_ok=True)
-    machine = {"versions": versions(RECORDED_PACKAGES), "hardware": hardware()}
-    assert process.stdin and process.stdout
-    process.stdin.write(json.dumps({"job": asdict(job), "machine": machine}).encode() + b"\n")
-    said = await process.stdout.readline() or b'{"cell": "", "error": "its worker was killed"}'
-    if not (failure := json.loads(said)):
+def failure_of(job: Job, code: int, answer: Connection) -> Failure | None:
+    """What a process said of its failure, or that it died without a word."""
+    died = {"cell": "", "error": f"the process ended with code {code}; out of memory, perhaps?"}
+    if (said := died if code else answer.recv()) is None:
         return None
-    return Failure(job.name, log=Path(job.log).relative_to(job.root).as_posix(), **failure)
+    return Failure(job.name, log=Path(job.log).relative_to(job.root).as_posix(), **said)
 
 
 # --- command line -------------------------------------------------------------------------------------------

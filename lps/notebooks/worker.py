@@ -1,9 +1,7 @@
-"""Execute notebooks, one after another, and move their files into place: the process that :mod:`.execute` starts.
+"""Execute one notebook and move its files into place: what each process does that :mod:`.execute` starts.
 
-A script, for ``lps`` is each kernel's own to import. Jobs come as lines of JSON on standard input; a line of standard
-output says of each how it ended. What notebooks import is imported once: each runs in a fork of this process, and its
-kernel is a fork of that. They die with their parent, and being killed at any moment leaves either the old result or
-the new one.
+Packages that notebooks import are imported once, where processes are forked: the kernel is a fork of this process. Both
+end with their parent, and being killed at any moment leaves either the old result or the new one.
 """
 
 import asyncio
@@ -14,15 +12,18 @@ import os
 import resource
 import sys
 import tempfile
-import threading
 import time
 from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from pathlib import Path
+from threading import Thread
 from typing import Any
+
+from ..paths import write_whole
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ def isolate_kernel(folder: Path, root: Path) -> None:
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
         "IPYTHONDIR": str(folder / "ipython"),
         "PYTHONPATH": str(root),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
 
 
@@ -182,13 +184,6 @@ def peak_memory_mb() -> float:
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # macOS counts bytes, Linux KiB
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write `content` so that a reader sees the old file or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    partial.replace(path)
-
-
 class KernelProcess(ForkProcess):
     """A kernel that starts with the imports of this process. Jupyter handles it like a ``subprocess.Popen``."""
 
@@ -209,54 +204,35 @@ class KernelProcess(ForkProcess):
 
 
 def serve_kernel(arguments: Sequence[str], parent: int) -> None:
-    """Be a kernel, in the checkout that ``PYTHONPATH`` names, until its client or `parent` ends."""
+    """Be a kernel until its client or the process `parent` ends."""
+    import matplotlib
+    import torch
     from ipykernel.kernelapp import IPKernelApp
 
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # jobs and their answers are the worker's
-    os.dup2(2, 1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    matplotlib.rcParams["backend"] = "module://matplotlib_inline.backend_inline"
     asyncio.set_event_loop(asyncio.new_event_loop())  # the one that it was forked in is the client's
-    sys.path.insert(0, os.environ["PYTHONPATH"])
     IPKernelApp.launch_instance([*arguments, f"--IPKernelApp.parent_handle={parent}"])
 
 
-def end_with_parent() -> None:
-    """Wait until the parent's end of standard input closes, as its death does, and end this process."""
-    os.read(0, 1)  # not sys.stdin, whose lock would be missed when the interpreter shuts down
-    os._exit(1)
-
-
-def answer(request: Mapping[str, Any]) -> dict[str, str] | None:
-    """What came of a job, executed in a fork: None, or what failed."""
-    job = Job(**request["job"])
-    ours, its = os.pipe()
-    process = os.fork()
-    if not process:
-        threading.Thread(target=end_with_parent, daemon=True).start()
-        os.dup2(os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), 2)
-        os.write(its, json.dumps(work(job, request["machine"])).encode())
-        os._exit(0)
-    os.close(its)
-    _, status = os.waitpid(process, 0)
-    if code := os.waitstatus_to_exitcode(status):
-        return {"cell": "", "error": f"the process ended with code {code}; out of memory, perhaps?"}
-    with os.fdopen(ours) as pipe:
-        failure: dict[str, str] | None = json.load(pipe)
-    return failure
-
-
-def main() -> None:
-    """Execute the jobs of standard input; the arguments name what notebooks import."""
-    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
-    if sys.platform == "linux":  # elsewhere libraries start threads as they are imported, which no fork has
+def perform(job: Job, machine: Mapping[str, Any], threads: int, answer: Connection) -> None:
+    """:func:`work` in a process of its own: the answer is what failed, or None."""
+    os.setsid()  # Ctrl-C reaches the parent alone, which ends this process
+    Thread(target=end_with_parent, daemon=True).start()
+    log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "LPS_JOBS": os.environ.get("LPS_JOBS", str(threads))}
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    if sys.platform == "linux":
         from jupyter_client.provisioning import local_provisioner
 
         local_provisioner.launch_kernel = KernelProcess  # type: ignore[assignment]
-        for name in ("papermill", "nbconvert", "ipykernel.kernelapp", *sys.argv[1:]):
-            import_module(name)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line))), flush=True)
+    answer.send(work(job, machine))
 
 
-if __name__ == "__main__":
-    main()
+def end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
