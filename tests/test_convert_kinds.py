@@ -1,8 +1,10 @@
 """``lps.convert`` and whole kinds of code: each spelling of what keeps shifts, exact by a test of its own."""
 
+from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 import lps
 from lps.convert.grids import as_images
 from lps.convert.plan import follow
+from lps.convert.values import tensors
 from lps.exact.sums import EXACT, exact_einsum, softmax
 
 Function = Callable[[Any], Any]
@@ -300,3 +303,147 @@ def test_video_and_its_time_axis() -> None:
     )  # fmt: skip
     converted = assert_exact(network, images(2, 3, 4, 8, 12), example=torch.zeros(1, 3, 8, 16, 16))
     assert lps.conversion_report(converted).stride == (2, 4, 4)
+
+
+class Named(OrderedDict[str, Any]):
+    """As the outputs of Hugging Face: a dictionary, and a data class."""
+
+    def __init_subclass__(cls) -> None:
+        dataclass(cls)
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if value is not None:
+                self[field.name] = value
+
+
+class Output(Named):
+    logits: Tensor
+    hidden: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class Plain:
+    logits: Tensor
+    maps: list[Tensor]
+
+
+class Pair(NamedTuple):
+    logits: Tensor
+    map: Tensor
+
+
+class Returns(nn.Module):
+    def __init__(self, make: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.make = make
+        self.stem, self.up, self.head = nn.Conv2d(3, 8, 3, 2, 1), nn.ConvTranspose2d(8, 8, 4, 2, 1), head(8)
+
+    def forward(self, pixel_values: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any) -> Any:
+        if pixel_values is None:
+            raise ValueError("no images")
+        x = self.up(self.stem(pixel_values).relu())
+        return self.make(self.head(x), x)
+
+
+RETURNED: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "dictionary and data class": lambda y, x: Output(logits=y, hidden=(x, x + 1)),
+    "data class": lambda y, x: Plain(y, [x]),
+    "named tuple": lambda y, x: Pair(y, map=x),
+    "dictionary": lambda y, x: {"logits": y, "maps": {"x": x}},
+}
+
+
+@pytest.mark.parametrize("name", RETURNED)
+def test_outputs_keep_their_class(name: str) -> None:
+    torch.manual_seed(0)
+    original = Returns(RETURNED[name]).eval()
+    network, x = lps.convert(original, "aps", example=SMALL).eval(), images(2, 3, 16, 16)
+    with torch.no_grad():
+        y, moved, expected = network(x), network(x.roll((1, 5), (2, 3))), original(x)
+    assert type(y) is type(expected)
+    (logits, *maps), (same, *others) = tensors(y), tensors(moved)
+    assert torch.equal(logits, same) and maps
+    assert all(torch.equal(a.roll((1, 5), (2, 3)), b) for a, b in zip(maps, others, strict=True))
+
+
+def small() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), head(8))
+
+
+WRAPPED: dict[str, Callable[[], Any]] = {
+    "parallel": lambda: nn.DataParallel(small()),
+    "averaged": lambda: torch.optim.swa_utils.AveragedModel(small()),
+    "compiled": lambda: torch.compile(small()),
+    "both": lambda: torch.optim.swa_utils.AveragedModel(nn.DataParallel(small())),
+    "a part": lambda: nn.Sequential(nn.DataParallel(small()[:2]), small()[2]),
+    "a compiled part": lambda: nn.Sequential(cast(Any, torch.compile(small()[:2])), small()[2]),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_wrappers_are_taken_off(name: str) -> None:
+    model = WRAPPED[name]()
+    network = assert_exact(model, images(2, 3, 16, 16))
+    names = {n.removeprefix("module.").removeprefix("module.").removeprefix("_orig_mod.") for n in model.state_dict()}
+    assert set(network.state_dict()) == names - {"n_averaged"}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: torch.jit.script(small()), "^the network: it is scripted or traced"),
+        (lambda: nn.Sequential(torch.jit.trace(small()[:2], images(1, 3, 8, 8)), head(8)), "^0: it is scripted"),
+        (lambda: nn.Sequential(nn.LazyConv2d(8, 3, 2), head(8)), "^0: it is lazy and has no weights yet"),
+        (lambda: lambda x: x, "a torch.nn.Module is expected, got function"),
+        (lambda: Detector(), r"one by one; its part `backbone` can be converted by itself"),
+        (lambda: nn.Sequential(small()[:2], Do(lambda x: x[{}])), "cannot be followed"),
+    ],
+)
+def test_other_models_are_refused_in_a_sentence(build: Callable[[], Any], words: str) -> None:
+    with pytest.raises(lps.ConvertError, match=words) as error:
+        lps.convert(build(), "aps")
+    assert "\n" not in str(error.value)
+
+
+class Detector(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.heads = small()[:2], nn.Conv2d(8, 4, 1)
+
+    def forward(self, images: list[Tensor], targets: None = None) -> list[Tensor]:
+        return [self.heads(self.backbone(image[None])) for image in images]
+
+
+def test_a_failure_of_our_own_is_a_sentence_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(lps.convert.__globals__, "require_sameness", lambda *_: dict[str, int]()["no such thing"])
+    with pytest.raises(lps.ConvertError, match=r"no rule foresees \(KeyError: 'no such thing'\)"):
+        lps.convert(small(), "aps")
+
+
+class Pyramid(nn.Module):
+    """Maps of a tenth stride, which no image of 224 samples has, put back to their size."""
+
+    def __init__(self, side: nn.Module) -> None:
+        super().__init__()
+        self.side = side
+        self.stem, self.head = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 8, 8)), head(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x * F.interpolate(F.avg_pool2d(x, 2).sigmoid(), size=x.shape[2:], mode="nearest"))
+
+
+def test_the_size_of_the_images_follows_from_the_strides() -> None:
+    torch.manual_seed(0)
+    assert lps.conversion_report(lps.convert(Pyramid(nn.Identity()), "aps")).stride == 64
+
+
+def test_channels_are_those_of_the_convolution_that_reads_the_images() -> None:
+    torch.manual_seed(0)
+    assert_exact(Pyramid(nn.Conv2d(7, 9, 1)), images(2, 3, 64, 64))
+    folded = nn.Sequential(Do(lambda x: x.unflatten(1, (3, 1)).mean(2)), nn.Conv2d(3, 8, 3, 2, 1), head(8))
+    assert_exact(folded, images(2, 3, 16, 16))

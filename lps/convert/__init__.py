@@ -17,8 +17,9 @@ from ..exact.convolution import Conv2d, Padding
 from ..filters import AntiAlias
 from ..sampling import Downsample, Sampling, Source
 from .check import require_any_size, require_invariance
-from .grids import shown, total
+from .grids import shown
 from .layers import Entry
+from .models import images_for, unwrapped, without_wrappers
 from .plan import Plan
 from .report import Conversion, ConvertError, Stride
 from .rewrite import Rewriter
@@ -88,30 +89,41 @@ def convert(
         if value not in get_args(choices):
             raise ValueError(f"no {name} {value!r}: there are {', '.join(get_args(choices))}")
 
+    model = unwrapped(model)
     named = partial(Sampling.named, method, antialias, hidden_divisor=hidden_divisor)
     sampling = cast(Callable[..., Sampling], partial(named, padding=padding, select_from=select_from))
     sampling()
+    try:
+        return _converted(model, sampling, method, antialias, placement, padding, head, example)
+    except ConvertError:
+        raise
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ConvertError("the network", f"it fails in a way that no rule foresees ({words})") from error
+
+
+def _converted(
+    model: nn.Module,
+    sampling: Callable[..., Sampling],
+    method: Method,
+    antialias: AntiAlias,
+    placement: Placement,
+    padding: Padding,
+    head: Head,
+    example: Tensor | None,
+) -> fx.GraphModule:
     for kind, reason in OURS.items():
         if any(isinstance(module, kind) for module in model.modules()):
             raise ConvertError("the network", reason)
     refuse_hooks(model)
-    network = copy.deepcopy(model)
     given = None if example is None else tuple(example.shape[2:])
-    example = _example(network) if example is None else example
-    graph = trace(network, example)
-    round_alike(network)
-    plan = Plan(network, graph, padding, pool_head=head == "pool")
-    training = "asks whether it is training: it was followed in evaluation, and of the rest only dropout is kept"
-    plan.notes += [f"{name} {training}" for name in followed_in_evaluation(network, graph)]
-    apply_rules(plan)
-    places = plan.outputs()
-    require_any_size(plan, example)
+    plan, example = _planned(model, padding, head == "pool", example)
+    network, places = plan.network, plan.outputs()
     before = {id(parameter) for parameter in network.parameters()}
     channels, dims = example.shape[1], example.dim() - 2
     rewriter = Rewriter(plan, partial(sampling, dims=dims), placement == "before")
     rewriter.run()
-    grids = [place.grid for place in plan.places.values() if place and place.grid]
-    stride = shown([max(strides) for strides in zip(*(total(grid, dims) for grid in ((), *grids)), strict=True)])
+    stride = shown(plan.stride)
     entry = Entry(stride)
     rewriter.enter(entry)
     converted = fx.GraphModule(network, plan.graph, type(model).__name__)
@@ -163,10 +175,48 @@ def _device(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _example(network: nn.Module) -> Tensor:
-    """Images for the first convolution, 224 samples wide."""
-    for module in network.modules():
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            size = (64 if isinstance(module, nn.Conv3d) else 224,) * len(module.kernel_size)
-            return torch.empty(1, module.in_channels, *size, dtype=module.weight.dtype, device="meta")
-    raise ConvertError("the network", "it has no convolution, from which the images' channels are read: pass `example`")
+def _planned(model: nn.Module, padding: Padding, pool_head: bool, example: Tensor | None) -> tuple[Plan, Tensor]:
+    """What is to be done to a copy of ``model``, and the images with which its code was followed.
+
+    Where none were given and the first do not fit, others are tried: of a size that the strides found so far divide.
+    """
+    images = images_for(model) if example is None else example
+    while True:
+        plan = Plan(without_wrappers(copy.deepcopy(model)), fx.Graph(), padding, pool_head)
+        try:
+            _fill(plan, images)
+            return plan, images
+        except ConvertError as error:
+            others = images if example is not None else _others(model, plan, images)
+            if others.shape == images.shape:
+                raise (error if plan.places else _with_part(error, model, padding, pool_head)) from error.__cause__
+            images = others
+
+
+def _fill(plan: Plan, images: Tensor) -> None:
+    plan.graph = trace(plan.network, images)
+    round_alike(plan.network)
+    training = "asks whether it is training: it was followed in evaluation, and of the rest only dropout is kept"
+    plan.notes += [f"{name} {training}" for name in followed_in_evaluation(plan.network, plan.graph)]
+    apply_rules(plan)
+    require_any_size(plan, images)
+
+
+def _others(model: nn.Module, plan: Plan, images: Tensor) -> Tensor:
+    """Images of a size that the strides of ``plan`` divide; of the next size where it has found nothing."""
+    if not plan.places:
+        return images_for(model, again=True)
+    sizes = [n + -n % s for n, s in zip(images.shape[2:], plan.stride, strict=True)]
+    return images.new_empty(*images.shape[:2], *sizes)
+
+
+def _with_part(error: ConvertError, model: nn.Module, padding: Padding, pool_head: bool) -> ConvertError:
+    """``error`` of a model whose code cannot be followed, as that of a detector, and which large part of it can."""
+    parts = sorted(model.named_children(), key=lambda part: -sum(p.numel() for p in part[1].parameters()))
+    for name, part in parts[:2]:
+        try:
+            _fill(Plan(copy.deepcopy(part), fx.Graph(), padding, pool_head), images_for(part))
+        except Exception:
+            continue
+        return ConvertError(error.layer, f"{error.reason}; its part `{name}` can be converted by itself")
+    return error

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from ..exact.convolution import Padding
 from .borders import Pad
-from .grids import Axes, Grid, Map, Step, meet, resolve
+from .grids import Axes, Grid, Map, Step, meet, resolve, total
 from .report import ConvertError
 from .trace import kind_of, known
 from .values import tensors
@@ -65,11 +65,24 @@ class Plan:
             if place is not None:
                 yield source, place
 
-    def outputs(self) -> list[Map | None]:
-        """Where each tensor that the network gives stands."""
-        nodes: list[fx.Node] = []
-        fx.node.map_arg(next(node for node in reversed(self.graph.nodes)).args, nodes.append)
-        return [self.places[node] for node in nodes for _ in tensors(node.meta["value"])]
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """The largest product of strides, along each axis of the images."""
+        grids = [place.grid for place in self.places.values() if place and place.grid]
+        return tuple(map(max, zip(*(total(grid, self.dims) for grid in ((), *grids)), strict=True)))
+
+    def outputs(self, node: fx.Node | None = None) -> list[Map | None]:
+        """Where each tensor that the network gives stands, or each in an object that ``node`` makes."""
+        parts: list[fx.Node] = []
+        node = node or next(iter(reversed(self.graph.nodes)))
+        fx.node.map_arg((node.args, node.kwargs), parts.append)
+        return [
+            place
+            for part in parts
+            for place in (
+                self.outputs(part) if makes_object(part) else [self.places[part]] * len(tensors(part.meta["value"]))
+            )
+        ]
 
     def meet(self, node: fx.Node) -> Grid | None:
         """The one grid of all maps that a call reads."""
@@ -177,6 +190,11 @@ class Call:
 
 
 Rule = Callable[[Call], Map | None]
+
+
+def makes_object(node: fx.Node) -> bool:
+    """Does a node put values into an object, as a data class of outputs?"""
+    return node.op == "call_function" and isinstance(node.target, type) and not isinstance(node.meta["value"], Tensor)
 
 
 def follow(view: Tensor, whole: Tensor, axes: Axes) -> Axes | None:

@@ -36,7 +36,7 @@ from .layers import (
     Spread,
     TransposedConvolution,
 )
-from .plan import Call, Plan, Rule, follow
+from .plan import Call, Plan, Rule, follow, makes_object
 from .pointwise import Elementwise, Pointwise
 from .report import ConvertError
 from .trace import called, kind_of, known, rounds_by_place
@@ -712,7 +712,7 @@ def apply_rules(plan: Plan) -> None:
             plan.places[node] = Map((), as_images(plan.dims))
             continue
         plan.places[node] = None
-        reads_maps = node.op != "output" and any(plan.maps(node))
+        reads_maps = node.op != "output" and not makes_object(node) and any(plan.maps(node))
         call, rule = call_of(plan, node)
         if reads_maps and call.layer is not None and nn.utils.parametrize.is_parametrized(call.layer):
             call.refuse("its weights are parametrized: remove the parametrization first")

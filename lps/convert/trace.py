@@ -6,8 +6,9 @@ import inspect
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import is_dataclass
 from importlib import import_module
 from itertools import zip_longest
 from typing import Any, NamedTuple, cast
@@ -117,6 +118,8 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def create_arg(self, a: Any) -> Any:
+        if isinstance(a, Mapping) and is_dataclass(type(a)):  # a dictionary of outputs by name, whose class is kept
+            return self.create_node("call_function", type(a), (), {name: self.create_arg(a[name]) for name in a})
         return a.node if issubclass(type(a), fx.Proxy) else super().create_arg(a)
 
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
