@@ -246,9 +246,9 @@ def borders() -> dict[str, dict[str, float]]:
 
 def from_notebook(record: str) -> dict[str, Any]:
     """A record of :data:`NOTEBOOKS`: the notebook's own code runs here, cell by cell, until the result is whole."""
-    (page, result, parameters), profile = NOTEBOOKS[record], "reduced"
+    (page, result, changes), profile = NOTEBOOKS[record], "reduced"
     notebook = json.loads((ROOT / "notebooks" / f"{page}.ipynb").read_text(encoding="utf-8"))
-    parameters = declared_parameters(notebook) | load_profile(profile).notebooks.get(page, {}) | parameters
+    parameters = declared_parameters(notebook) | load_profile(profile).notebooks.get(page, {}) | dict(changes)
     code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     last = max(number for number, source in enumerate(code) if re.search(rf"^{result}\b|^    {result}\[", source, re.M))
     made_by = about()
