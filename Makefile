@@ -24,7 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env check test lint claims reproduce variant compare bench book serve families clean
+.PHONY: help env check test lint claims reproduce variant compare bench book serve families gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -87,6 +87,13 @@ serve: ## the book at http://localhost:8000 (PORT=)
 families: env ## convert every family of the book's table and measure what it costs (two hours; timm is optional)
 	$(LPS) convert --families
 	$(LPS) convert --families --placement before
+
+# the machine's own Python, which may have torch, torchvision, pytorch-lightning, numpy and matplotlib alone; each part
+# keeps the records that it has when its time is over, and the next part goes on
+gpu: ## a quarter of an hour on a GPU: its tests, the benchmarks, Table 1 at full width (LPS_DATA= holds CIFAR-10)
+	-timeout 150 "$$PYTHON" -m pytest -q tests/experiments/test_gpu.py tests/test_probe.py
+	-"$$PYTHON" -m benchmarks --device cuda --budget 2m
+	"$$PYTHON" -m lps run 'table1/*' --profile short --seeds 3 --budget 8m --quiet
 
 clean: ## remove build/; .venv and your runs in results/local stay
 	rm -rf build
