@@ -1,21 +1,9 @@
-// The page "Play": a picture to drag before four networks, and a signal to drag before four rules. What the networks
-// are made of stands in the page as JSON, and the worker is made from a function here: a page that is opened from the
-// disk may fetch neither data nor workers.
+// A picture to drag before four networks. What they are made of stands in the page as JSON, and the worker is made from a
+// function here: a page that is opened from the disk may fetch neither data nor workers.
 (() => {
   "use strict";
+  const { make, modulo, bytes } = window.lps;
   const SIZE = 32, PLACES = SIZE * SIZE, CELL = 4;
-  const modulo = (a, b) => ((a % b) + b) % b;
-  const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-
-  function make(tag, attributes, ...children) {
-    const node = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes || {})) {
-      if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-      else if (value !== false) node.setAttribute(name, value);
-    }
-    node.append(...children);
-    return node;
-  }
 
   // The networks ---------------------------------------------------------------------------------------------
 
@@ -23,37 +11,54 @@
   // order at every position, and a sum over positions adds whole numbers, which is exact in any order below 2^53.
   function engine() {
     const GRID = 2 ** 24;
-    const units = (value) => Math.round(value * GRID);
 
-    // circular convolution, 3 x 3, of C maps of S x S
-    function convolve(x, C, S, weight, bias) {
-      const O = bias.length, P = S + 2, padded = new Float64Array(C * P * P), y = new Float64Array(O * S * S);
+    // C maps of S x S with their neighbours across the border
+    function wrapped(x, C, S) {
+      const P = S + 2, padded = new Float64Array(C * P * P);
       for (let c = 0, n = 0; c < C; c++)
-        for (let i = 0; i < P; i++)
-          for (let j = 0; j < P; j++) padded[n++] = x[(c * S + ((i + S - 1) % S)) * S + ((j + S - 1) % S)];
-      for (let o = 0; o < O; o++) {
-        y.fill(bias[o], o * S * S, (o + 1) * S * S);
+        for (let i = 0; i < P; i++, n += P) {
+          const row = (c * S + ((i + S - 1) % S)) * S;
+          padded[n] = x[row + S - 1];
+          for (let j = 0; j < S; j++) padded[n + 1 + j] = x[row + j];
+          padded[n + S + 1] = x[row];
+        }
+      return padded;
+    }
+
+    // circular convolution, 3 x 3, of C maps of S x S, with a stride; two outputs at a time, which read the same samples
+    function convolve(x, C, S, weight, bias, stride = 1) {
+      const O = bias.length, P = S + 2, M = S / stride, padded = wrapped(x, C, S), y = new Float64Array(O * M * M);
+      for (let o = 0; o < O; o++) y.fill(bias[o], o * M * M, (o + 1) * M * M);
+      for (let o = 0; o < O; o += 2)
         for (let c = 0; c < C; c++) {
-          const t = (o * C + c) * 9, a = weight[t], b = weight[t + 1], d = weight[t + 2], e = weight[t + 3],
-            f = weight[t + 4], g = weight[t + 5], h = weight[t + 6], k = weight[t + 7], l = weight[t + 8];
-          for (let i = 0; i < S; i++) {
-            let n = (o * S + i) * S, p = (c * P + i) * P;
-            for (let j = 0; j < S; j++, n++, p++)
-              y[n] = y[n] + a * padded[p] + b * padded[p + 1] + d * padded[p + 2] +
-                e * padded[p + P] + f * padded[p + P + 1] + g * padded[p + P + 2] +
-                h * padded[p + 2 * P] + k * padded[p + 2 * P + 1] + l * padded[p + 2 * P + 2];
+          const t = (o * C + c) * 9, u = t + C * 9;
+          const a = weight[t], b = weight[t + 1], d = weight[t + 2], e = weight[t + 3], f = weight[t + 4],
+            g = weight[t + 5], h = weight[t + 6], k = weight[t + 7], l = weight[t + 8];
+          const A = weight[u], B = weight[u + 1], D = weight[u + 2], E = weight[u + 3], F = weight[u + 4],
+            G = weight[u + 5], H = weight[u + 6], K = weight[u + 7], L = weight[u + 8];
+          for (let i = 0; i < M; i++) {
+            let n = (o * M + i) * M, m = n + M * M, p = (c * P + i * stride) * P, q = p + P, r = q + P;
+            for (let j = 0; j < M; j++, n++, m++, p += stride, q += stride, r += stride) {
+              const p0 = padded[p], p1 = padded[p + 1], p2 = padded[p + 2], q0 = padded[q], q1 = padded[q + 1],
+                q2 = padded[q + 2], r0 = padded[r], r1 = padded[r + 1], r2 = padded[r + 2];
+              y[n] = y[n] + a * p0 + b * p1 + d * p2 + e * q0 + f * q1 + g * q2 + h * r0 + k * r1 + l * r2;
+              y[m] = y[m] + A * p0 + B * p1 + D * p2 + E * q0 + F * q1 + G * q2 + H * r0 + K * r1 + L * r2;
+            }
           }
         }
-      }
       return y;
     }
 
     const relu = (x) => { for (let n = 0; n < x.length; n++) if (x[n] < 0) x[n] = 0; return x; };
 
-    // Tri-3, which is what LPF does before it keeps phase 0
+    // Tri-3, where phase 0 is: what LPF keeps
     function blur(x, C, S) {
-      const y = new Float64Array(x.length), w = Float64Array.of(1, 2, 1, 2, 4, 2, 1, 2, 1).map((n) => n / 16);
-      for (let c = 0; c < C; c++) y.set(convolve(x.subarray(c * S * S, (c + 1) * S * S), 1, S, w, [0]), c * S * S);
+      const P = S + 2, padded = wrapped(x, C, S), y = new Float64Array(x.length / 4);
+      for (let c = 0, n = 0; c < C; c++)
+        for (let i = 0; i < S; i += 2)
+          for (let j = 0, p = (c * P + i) * P; j < S; j += 2, n++, p += 2)
+            y[n] = (padded[p] + 2 * padded[p + 1] + padded[p + 2] + 2 * padded[p + P] + 4 * padded[p + P + 1] + 2 * padded[p + P + 2] +
+              padded[p + 2 * P] + 2 * padded[p + 2 * P + 1] + padded[p + 2 * P + 2]) / 16;
       return y;
     }
 
@@ -68,17 +73,21 @@
     const means = (x, C) => Array.from({ length: C }, (_, c) => {
       const N = x.length / C;
       let total = 0;
-      for (let n = c * N; n < (c + 1) * N; n++) total += units(x[n]);
+      for (let n = c * N; n < (c + 1) * N; n++) total += Math.round(x[n] * GRID);
       return total / GRID / N;
     });
 
     // Eqs. (5) and (23); after a convolution the mean needs only the sum of its taps
     const rules = {
-      aps: (part) => part.reduce((total, value) => total + units(value * value), 0),
+      aps: (part) => {
+        let total = 0;
+        for (let n = 0; n < part.length; n++) total += Math.round(part[n] * part[n] * GRID);
+        return total;
+      },
       lps: (part, C, S, of) => {
         const hidden = relu(convolve(part, C, S, of("conv1.weight"), of("conv1.bias"))), H = of("conv1.bias").length;
-        const taps = new Float64Array(H);
-        of("conv2.weight").forEach((w, n) => { taps[Math.floor(n / 9) % H] += w; });
+        const second = of("conv2.weight"), taps = new Float64Array(H);
+        for (let n = 0; n < second.length; n++) taps[Math.floor(n / 9) % H] += second[n];
         return means(hidden, H).reduce((total, mean, c) => total + mean * taps[c], 0);
       },
     };
@@ -93,7 +102,7 @@
             const at = (y, x) => part[(c * S + y % S) * S + x % S];
             seen += (c + 1) * (0.61 * at(i, j) + 0.37 * at(i, j + 1) + 0.23 * at(i + 1, j));
           }
-          total += units(seen * seen);
+          total += Math.round(seen * seen * GRID);
         }
       return total;
     }
@@ -112,14 +121,18 @@
       let x = picture, C = 3, S = 32;
       for (let layer = 0; ; layer++) {
         const bias = weights[`convs.${layer}.bias`];
-        x = relu(convolve(x, C, S, weights[`convs.${layer}.weight`], bias));
+        const last = !weights[`convs.${layer + 1}.bias`], stride = method === "baseline" && !last ? 2 : 1;
+        x = relu(convolve(x, C, S, weights[`convs.${layer}.weight`], bias, stride)); // Eq. (4), where it has a stride
         C = bias.length;
-        if (!weights[`convs.${layer + 1}.bias`]) break;
+        if (last) break;
+        let k = 0;
         if (method === "lpf") x = blur(x, C, S);
-        const parts = [0, 1, 2, 3].map((k) => component(x, C, S, k)); // Eq. (6)
-        const of = (name) => weights[`samplers.${layer}.select.${name}`];
-        const k = method in rules ? choose(method, parts, C, S / 2, of) : 0;
-        [x, S] = [parts[k], S / 2]; // Eq. (7)
+        if (method in rules) {
+          const parts = [0, 1, 2, 3].map((phase) => component(x, C, S, phase)); // Eq. (6)
+          k = choose(method, parts, C, S / 2, (name) => weights[`samplers.${layer}.select.${name}`]);
+          x = parts[k]; // Eq. (7)
+        }
+        S /= 2;
         phases.push(k);
       }
       const features = means(x, C), weight = weights["head.weight"]; // Eq. (3)
@@ -137,7 +150,10 @@
     }
 
     let networks, pixels, id, place = 0;
-    const at = (n) => networks.map((network) => run(network, shifted(pixels, n >> 5, n & 31)));
+    const at = (n) => {
+      const picture = shifted(pixels, n >> 5, n & 31);
+      return networks.map((network) => run(network, picture));
+    };
     // the places in an order in which the maps fill evenly: 357 has no divisor in common with 1024
     const order = (step) => (step * 357) % 1024;
 
@@ -376,113 +392,5 @@
     pick(data.first);
   }
 
-  // The signal -----------------------------------------------------------------------------------------------
-
-  function signal(root, data) {
-    const N = 12, TOP = 9, GRID = 2 ** 24;
-    const START = [3, 7, 5, 1, 6, 4, 8, 2, 4, 5, 9, 3], TIE = [1, 1, 2, 3, 3, 2, 4, 4, 6, 5, 5, 6];
-    const T = (x, d) => x.map((_, n) => x[modulo(n + d, x.length)]);
-    const part = (x, k) => x.filter((_, n) => n % 2 === k); // Eq. (6)
-    const energy = (p) => p.reduce((total, v) => total + v * v, 0);
-    const learned = (p) => {
-      const { weight1, bias1, taps } = data; // sums of whole numbers, as above
-      return taps.reduce((total, tap, h) => total + tap * p.reduce((sum, _, n) => {
-        const seen = [-1, 0, 1].reduce((s, t, i) => s + weight1[3 * h + i] * p[modulo(n + t, p.length)], bias1[h]);
-        return sum + Math.round(Math.max(seen, 0) * GRID);
-      }, 0), 0) / GRID / p.length;
-    };
-    const rules = {
-      "Phase 0": null, "Largest norm (APS)": energy, "Smallest norm": (p) => -energy(p), "Learned (LPD)": learned,
-    };
-    const state = { x: [...START], d: 1, rule: "Phase 0" };
-
-    function choose(x) {
-      const rule = rules[state.rule];
-      if (!rule) return { k: 0, scores: null, tied: false };
-      const scores = [rule(part(x, 0)), rule(part(x, 1))];
-      return { k: scores[1] > scores[0] ? 1 : 0, scores, tied: scores[0] === scores[1] };
-    }
-
-    // Eq. (1): the output is that of x, moved by d / 2 rounded down or up
-    function follows(d) {
-      const y = part(state.x, choose(state.x).k), moved = T(state.x, d), found = part(moved, choose(moved).k);
-      return [Math.floor(d / 2), Math.ceil(d / 2)].some((q) => String(T(y, q)) === String(found));
-    }
-
-    const bars = (values, origin) => values.map((value, n) => make("span", { class: "lps-bar", title: `${value}` },
-      make("i", { class: origin[n] % 2 ? "odd" : "even", style: `height:${(100 * value) / TOP}%` }), make("b", {}, `${value}`)));
-    const handles = state.x.map((_, n) => {
-      const handle = make("span", {
-        class: "lps-bar", role: "slider", tabindex: 0, "aria-orientation": "vertical", "aria-label": `Sample ${n}`,
-        "aria-valuemin": 0, "aria-valuemax": TOP,
-      });
-      const set = (value) => { state.x[n] = Math.max(0, Math.min(TOP, value)); show(); };
-      const to = (event) => {
-        const box = handle.getBoundingClientRect();
-        set(Math.round((TOP * (box.bottom - event.clientY)) / box.height));
-      };
-      handle.addEventListener("pointerdown", (event) => { handle.setPointerCapture(event.pointerId); to(event); });
-      handle.addEventListener("pointermove", (event) => { if (handle.hasPointerCapture(event.pointerId)) to(event); });
-      handle.addEventListener("keydown", (event) => {
-        const value = { ArrowUp: state.x[n] + 1, ArrowRight: state.x[n] + 1, ArrowDown: state.x[n] - 1, ArrowLeft: state.x[n] - 1, Home: 0, End: TOP }[event.key];
-        if (value === undefined) return;
-        event.preventDefault();
-        set(value);
-      });
-      return handle;
-    });
-    const slider = make("input", { type: "range", min: 0, max: N - 1, value: state.d, id: "lps-signal-shift", oninput: () => { state.d = Number(slider.value); show(); } });
-    const shiftLabel = make("label", { for: "lps-signal-shift" });
-    const radios = Object.keys(rules).map((name) => make("label", {},
-      make("input", { type: "radio", name: "lps-rule", value: name, ...(name === state.rule && { checked: "" }), onchange: () => { state.rule = name; show(); } }), ` ${name}`));
-    const button = (text, x) => make("button", { type: "button", onclick: () => { state.x = [...x]; show(); } }, text);
-    const columns = [make("div", {}), make("div", {})];
-    const verdict = make("p", { class: "lps-verdict-line", role: "status", "aria-live": "polite" });
-    root.replaceChildren(
-      make("fieldset", { class: "lps-rules" }, make("legend", {}, "Which component is kept?"), ...radios),
-      make("div", { class: "lps-buttons" }, shiftLabel, slider, button("Tie the norms", TIE), button("Start again", START)),
-      make("div", { class: "lps-columns" }, ...columns), verdict);
-    const own = make("div", { class: "lps-signal", role: "group", "aria-label": "The signal x" }, ...handles);
-
-    function components(name, x, d) {
-      const { k, scores, tied } = choose(x);
-      return [0, 1].map((phase) => {
-        const values = part(x, phase), origin = values.map(() => phase + d), kept = phase === k;
-        const score = scores ? `, score ${Math.round(1000 * scores[phase]) / 1000}${tied ? ", a tie" : ""}` : "";
-        return make("div", { class: kept ? "lps-component kept" : "lps-component" },
-          make("p", {}, `Poly(${name})`, make("sub", {}, `${phase}`), score, kept ? make("strong", {}, " kept") : ""),
-          make("div", { class: "lps-signal", role: "img", "aria-label": `${kept ? "kept: " : ""}${values.join(" ")}` }, ...bars(values, origin)));
-      });
-    }
-
-    function show() {
-      const { x, d } = state, moved = T(x, d), name = d === 1 ? "T x" : `T^${d} x`;
-      handles.forEach((handle, n) => {
-        handle.replaceChildren(...bars([x[n]], [n])[0].children);
-        handle.setAttribute("aria-valuenow", x[n]);
-      });
-      if (!own.isConnected) columns[0].replaceChildren(make("p", {}, "x: drag the bars"), own, make("div", { class: "lps-parts" }));
-      columns[0].lastChild.replaceChildren(...components("x", x, 0));
-      columns[1].replaceChildren(
-        make("p", {}, `${name}: x moved by ${d}`),
-        make("div", { class: "lps-signal", role: "img", "aria-label": moved.join(" ") }, ...bars(moved, moved.map((_, n) => n + d))),
-        make("div", { class: "lps-parts" }, ...components(name, moved, d)));
-      shiftLabel.textContent = `Shift d = ${d}`;
-      const good = Array.from({ length: N }, (_, n) => n).filter(follows).length;
-      const tied = choose(x).tied ? " The scores tie, and the first component is taken, whatever it holds." : "";
-      verdict.textContent = `${state.rule}: ${follows(d) ? "the kept samples moved with the signal." : "other samples are kept than before the shift."} ` +
-        `Over all shifts it follows at ${good} of ${N}.${tied}`;
-      Object.assign(root.dataset, { good, follows: follows(d) });
-    }
-    show();
-  }
-
-  const read = (id) => JSON.parse(document.getElementById(id).textContent);
-  const begin = () => {
-    const data = read("lps-play-data");
-    drag(document.getElementById("lps-drag"), data);
-    signal(document.getElementById("lps-signal"), data.signal);
-  };
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);
-  else begin();
+  window.lps.widget("drag", drag);
 })();
