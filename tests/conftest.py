@@ -82,7 +82,7 @@ def some_cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return few
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def free_port() -> int:
     """A port of this machine on which nothing listens."""
     with socket.socket() as free:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,27 +72,35 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
         torch.testing.assert_close(together[name], parameter.detach(), rtol=1e-5, atol=1e-6)
 
 
-def two_processes(
-    target: Callable[[Path], None], folder: Path, monkeypatch: pytest.MonkeyPatch, port: int
-) -> list[int | None]:
-    """The exit codes of two processes that share the runs of ``target``, as torchrun starts them."""
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", str(port))
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    processes = []
-    for rank in range(2):  # in their environment from the start: Lightning reads the rank when it is imported
-        monkeypatch.setenv("RANK", str(rank))
-        monkeypatch.setenv("LOCAL_RANK", str(rank))
-        processes.append(get_context("spawn").Process(target=target, args=(folder,), daemon=True))
-        processes[-1].start()
-    for process in processes:
-        process.join(250)
-    return [process.exitcode for process in processes]
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, free_port: int) -> Path:
+    """What two processes leave behind that share runs, as torchrun starts them: first what ends well, then an error."""
+    folder = tmp_path_factory.mktemp("shared")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", str(free_port)), ("WORLD_SIZE", "2")):
+            patch.setenv(name, value)
+        processes = []
+        for rank in range(2):  # in their environment from the start: Lightning reads the rank when it is imported
+            patch.setenv("RANK", str(rank))
+            patch.setenv("LOCAL_RANK", str(rank))
+            processes.append(get_context("spawn").Process(target=share, args=(folder,), daemon=True))
+            processes[-1].start()
+        for process in processes:
+            process.join(250)
+    assert [process.exitcode for process in processes] == [0, 0]
+    return folder
+
+
+def share(folder: Path) -> None:
+    """One of the two processes."""
+    torch.set_num_threads(1)
+    stop_and_go_on(folder)
+    one_share_is_not_finite(folder)
+    one_fails(folder / "failed")
 
 
 def stop_and_go_on(results: Path) -> None:
-    """One of the two processes: a run left alone, and the same stopped after three of its five batches."""
-    torch.set_num_threads(1)
+    """A run left alone, and the same stopped after three of its five batches."""
     data = DataCache(None)
     whole, cut = (planned(results / name, "table1/lps", FIVE_STEPS | TWO) for name in ("whole", "cut"))
     perform(whole, data, {})
@@ -107,11 +114,8 @@ def stop_and_go_on(results: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_stopped_within_an_epoch_go_on_to_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
-) -> None:
-    assert two_processes(stop_and_go_on, tmp_path, monkeypatch, free_port) == [0, 0]
-    assert_same(*(planned(tmp_path / name, "table1/lps", FIVE_STEPS | TWO) for name in ("whole", "cut")))
+def test_two_processes_stopped_within_an_epoch_go_on_to_the_same_bits(shared: Path) -> None:
+    assert_same(*(planned(shared / name, "table1/lps", FIVE_STEPS | TWO) for name in ("whole", "cut")))
 
 
 def assert_same(*runs: Run) -> None:
@@ -218,12 +222,11 @@ def test_a_signal_while_the_second_process_starts_stops_both(
 
 
 def one_fails(results: Path) -> None:
-    """One of the two processes: the disk of the first is full at the end of an epoch, and another run waits."""
+    """The disk of the first process is full at the end of an epoch, and another run waits."""
 
     def full(*arguments: Any, **options: Any) -> None:
         raise OSError("no space left on device")
 
-    torch.set_num_threads(1)
     if os.environ["RANK"] == "0":
         AtomicCheckpoints.save_checkpoint = full  # type: ignore[method-assign]
     runs = [planned(results, row, FIVE_STEPS | TWO) for row in ("table1/lps", "table1/aps")]
@@ -234,18 +237,14 @@ def one_fails(results: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_error_of_one_process_ends_all_of_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
-) -> None:
-    assert two_processes(one_fails, tmp_path, monkeypatch, free_port) == [0, 0]
-    said = [(tmp_path / rank).read_text() for rank in "01"]
+def test_an_error_of_one_process_ends_all_of_them(shared: Path) -> None:
+    said = [(shared / "failed" / rank).read_text() for rank in "01"]
     assert said[0] == "table1/lps seed 0: no space left on device" and said[1].startswith("table1/lps seed 0: ")
-    assert not list(tmp_path.rglob("*.json"))
+    assert not list((shared / "failed").rglob("*.json"))
 
 
 def one_share_is_not_finite(results: Path) -> None:
-    """One of the two processes: logits that are not finite in the part of a batch that the second predicts."""
-    torch.distributed.init_process_group("gloo")
+    """Logits that are not finite in the part of a batch that the second process predicts."""
     images = torch.ones(4, 2)
     images[3] = torch.nan
     try:
@@ -255,14 +254,10 @@ def one_share_is_not_finite(results: Path) -> None:
 
 
 @pytest.mark.slow
-def test_logits_of_one_process_that_are_not_finite_end_all_of_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
-) -> None:
-    assert two_processes(one_share_is_not_finite, tmp_path, monkeypatch, free_port) == [0, 0]
+def test_logits_of_one_process_that_are_not_finite_end_all_of_them(shared: Path) -> None:
     for rank in "01":
-        assert (
-            (tmp_path / rank).read_text().startswith("batch 1 of the evaluation: the network's logits are not finite")
-        )
+        said = (shared / rank).read_text()
+        assert said.startswith("batch 1 of the evaluation: the network's logits are not finite")
 
 
 def test_runs_on_several_devices_go_one_at_a_time(tmp_path: Path) -> None:
