@@ -1,10 +1,11 @@
 """Train rows of the tables, and a reader's own beside them, in one call."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import UserList
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any, overload
+from typing import Any
 
 from torch import nn
 
@@ -54,24 +55,8 @@ class Trained:
         return "  ".join([self.run.title, *values])
 
 
-class Runs(Sequence[Trained]):
+class Runs(UserList[Trained]):
     """Recorded runs, seed after seed."""
-
-    def __init__(self, runs: Iterable[Trained]) -> None:
-        self._runs = tuple(runs)
-
-    @overload
-    def __getitem__(self, index: int) -> Trained: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Runs": ...
-    def __getitem__(self, index: int | slice) -> "Trained | Runs":
-        return Runs(self._runs[index]) if isinstance(index, slice) else self._runs[index]
-
-    def __len__(self) -> int:
-        return len(self._runs)
-
-    def __add__(self, other: "Runs") -> "Runs":
-        return Runs([*self, *other])
 
     @property
     def records(self) -> list[dict[str, Any]]:

@@ -78,10 +78,10 @@ def paper_number(name: str) -> float:
     return float(next(row["value"] for row in paper_table("text") if row["row"] == name))
 
 
-def printed_samples(method: str, other: str, metric: str = "acc") -> dict[str, tuple[Sample, Sample]]:
-    """Two methods of Table 1 as the paper prints them, by filter."""
+def printed_samples(method: str, other: str) -> dict[str, tuple[Sample, Sample]]:
+    """Accuracies of two methods of Table 1 as the paper prints them, by filter."""
     rows = {
-        (row["method"], row["antialias"]): Sample(float(row[metric]), float(row[f"{metric}_std"]), PAPER_SEEDS)
+        (row["method"], row["antialias"]): Sample(float(row["acc"]), float(row["acc_std"]), PAPER_SEEDS)
         for row in paper_table("table1")
     }
     return {a: (value, rows[other, a]) for (name, a), value in rows.items() if name == method and (other, a) in rows}

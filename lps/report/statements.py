@@ -263,11 +263,11 @@ def temperature_sharpens() -> Evidence:
     )
 
 
-def sharpness(tau: float, draws: int = 10_000) -> float:
-    """Mean of the largest weight of the Gumbel-softmax over draws from four equal logits."""
+def sharpness(tau: float) -> float:
+    """Mean of the largest weight of the Gumbel-softmax over 10,000 draws from four equal logits."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return float(F.gumbel_softmax(torch.zeros(draws, 4), tau).amax(1).mean())
+        return float(F.gumbel_softmax(torch.zeros(10_000, 4), tau).amax(1).mean())
 
 
 @cache

@@ -62,12 +62,12 @@ def _crossing(rising: Callable[[float], float], low: float, high: float) -> floa
     return high
 
 
-def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+def mean_interval(values: Sequence[float]) -> Interval:
     """Mean over seeds with its t interval, unbounded for a single seed."""
     centre = mean(values) if len(values) else math.nan
     if len(values) < 2:
         return Interval(centre, -math.inf, math.inf)
-    half = t_quantile((1 + confidence) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    half = t_quantile((1 + CONFIDENCE) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return Interval(centre, centre - half, centre + half)
 
 
@@ -115,9 +115,9 @@ def power(gap: float, std_a: float, std_b: float, seeds: int, confidence: float 
     return _passes(abs(gap) / math.sqrt(spread), freedom, confidence)
 
 
-def paired_power(gap: float, std_a: float, std_b: float, seeds: int, confidence: float = CONFIDENCE) -> float:
+def paired_power(gap: float, std_a: float, std_b: float, seeds: int) -> float:
     """The same for the interval of :func:`paired`, exactly, where the two runs of a pair vary independently."""
-    return _passes(abs(gap) / math.sqrt((std_a**2 + std_b**2) / seeds), seeds - 1, confidence)
+    return _passes(abs(gap) / math.sqrt((std_a**2 + std_b**2) / seeds), seeds - 1, CONFIDENCE)
 
 
 def _passes(shift: float, freedom: float, confidence: float) -> float:
@@ -135,8 +135,9 @@ def _passes(shift: float, freedom: float, confidence: float) -> float:
     return _integral(density, max(1e-9, 1 - width), 1 + width)
 
 
-def _integral(f: Callable[[float], float], low: float, high: float, steps: int = 200) -> float:
+def _integral(f: Callable[[float], float], low: float, high: float) -> float:
     """Simpson's rule."""
+    steps = 200
     step = (high - low) / steps
     weights = (1 if i in (0, steps) else 2 + 2 * (i % 2) for i in range(steps + 1))
     return step / 3 * sum(w * f(low + i * step) for i, w in enumerate(weights))
@@ -147,13 +148,11 @@ def seeds_needed(gap: float, std_a: float, std_b: float, chance: float = POWER, 
     return 2 + bisect_left(range(2, most), chance, key=lambda seeds: power(gap, std_a, std_b, seeds))
 
 
-def detectable(
-    std_a: float, std_b: float, seeds: int, chance: float = POWER, test: Callable[..., float] = power
-) -> float:
-    """Smallest true gap that ``seeds`` runs of each of two methods find with the given chance, by ``power`` or
-    ``paired_power``."""
+def detectable(std_a: float, std_b: float, seeds: int, test: Callable[..., float] = power) -> float:
+    """Smallest true gap that ``seeds`` runs of each of two methods find with a chance of :data:`POWER`, by ``power``
+    or ``paired_power``."""
     most = 100 * (std_a + std_b)
-    return _crossing(lambda gap: test(gap, std_a, std_b, seeds) - chance, 0.0, most)
+    return _crossing(lambda gap: test(gap, std_a, std_b, seeds) - POWER, 0.0, most)
 
 
 def wilson(agree: int, total: int, confidence: float = CONFIDENCE) -> Interval:
@@ -165,6 +164,6 @@ def wilson(agree: int, total: int, confidence: float = CONFIDENCE) -> Interval:
     return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
 
 
-def failure_bound(total: int, confidence: float = CONFIDENCE) -> float:
+def failure_bound(total: int) -> float:
     """Largest failure rate that ``total`` cases without a failure leave possible (Clopper and Pearson, one-sided)."""
-    return 1 - (1 - confidence) ** (1 / total)
+    return 1 - (1 - CONFIDENCE) ** (1 / total)

@@ -53,9 +53,9 @@ def labels_kept(predict: Predict, batches: Iterable[Tensor]) -> dict[str, list[C
 # Choices -------------------------------------------------------------------------------------------------------
 
 
-def max_norm(seen: Tensor, stride: int = 2) -> Tensor:
+def max_norm(seen: Tensor) -> Tensor:
     """The phase ``(N,)`` of the component with the largest l2 norm, of maps ``(N, C, *space)``."""
-    return cast(Tensor, MaxNorm(stride).eval()(seen).phase)
+    return cast(Tensor, MaxNorm().eval()(seen).phase)
 
 
 def max_norm_counts(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, Count]:
