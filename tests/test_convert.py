@@ -662,7 +662,10 @@ REFUSED: dict[str, tuple[Network, str]] = {
         r"^conv_transpose2d: an upsampling by 3 undoes no stride",
     ),
     "windows": (lambda: plain(nn.AdaptiveAvgPool2d(4)), r"^1: it pools to \(4, 4\) windows"),
-    "factor": (lambda: nn.Sequential(unit(3, 8, stride=2), nn.Upsample(scale_factor=4)), r"^1: an upsampling by 4"),
+    "factor": (
+        lambda: nn.Sequential(unit(3, 8, stride=2), nn.Upsample(scale_factor=4), nn.Conv2d(8, 8, 3, 2, 1)),
+        r"^2: it samples a map that is finer than the images",
+    ),
     "size": (lambda: nn.Sequential(unit(3, 8, stride=4), nn.Upsample(size=24)), r"^1: it resizes \(16, 16\)"),
     "cubic": (lambda: nn.Sequential(unit(3, 8, stride=2), nn.Upsample(scale_factor=2, mode="bicubic")), r"'bicubic'"),
     "meeting": (
@@ -674,8 +677,11 @@ REFUSED: dict[str, tuple[Network, str]] = {
         ),
         r"^cat: a stride of 3 meets strides of 2, 3",
     ),
-    "crop": (lambda: Net(lambda net, x: net.head(net.a(x)[..., 1:-1, 1:-1]), a=unit(3, 8), head=head(8)), "it crops"),
-    "shuffle": (lambda: nn.Sequential(unit(3, 12, stride=2), nn.PixelShuffle(2)), r"^1: it trades positions"),
+    "crop": (
+        lambda: Net(lambda net, x: net.head(net.a(x)[..., :9]), a=unit(3, 8), head=head(8)),
+        "a size that its code",
+    ),
+    "fold": (lambda: nn.Sequential(unit(3, 12, stride=2), nn.Unfold(2, stride=2)), r"^1: it trades positions"),
     "parametrized": (
         lambda: plain(nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3, 2, 1))),
         r"^1: its weights are parametrized",

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import lps
 from lps.convert.grids import as_images
-from lps.convert.plan import follow
+from lps.convert.plan import follow, unpacked
 from lps.convert.values import tensors
 from lps.exact.sums import EXACT, exact_einsum, softmax
 
@@ -153,7 +153,7 @@ REFUSED: dict[str, tuple[Function, str]] = {
     "product": (lambda x: x.prod(3).prod(2), "depends on their order, or rounds by it"),
     "class token": (
         lambda x: torch.cat([x.flatten(2), x.new_zeros(len(x), 8, 1)], 2).mean(2),
-        r"puts others among the positions of a map \(8, 64\)",
+        r"puts tokens of its own among the positions of a map \(8, 64\)",
     ),
     "windows": (lambda x: x.unflatten(2, (2, -1)).mean((2, 3, 4)), "cuts the positions of a map"),
     "embedding": (lambda x: (x.flatten(2) + torch.linspace(0, 1, 64)).mean(2), "has values of its own at each"),
@@ -192,14 +192,14 @@ VIEWS: list[tuple[Function, Any]] = [
 def test_axes_are_followed_through_views(view: int) -> None:
     function, axes = VIEWS[view]
     x = torch.empty(3, 4, 5, 7)
-    assert follow(function(x), x, as_images(2)) == axes
+    assert follow(function(x), unpacked(x.shape, as_images(2))) == axes
 
 
 def test_a_row_of_positions_is_cut_into_the_axes_it_was_made_of() -> None:
     row, x = torch.empty(3, 4, 35), torch.empty(3, 4, 7, 5)
-    assert follow(row.view(3, 4, 7, 5), row, ((), (), (1, 0))) == ((), (), (1,), (0,))
-    assert follow(x.flatten(2), x, ((), (), (1,), (0,))) == ((), (), (1, 0))
-    assert follow(row.view(3, 4, 5, 7, 1), row, ((), (), (0,))) is None
+    assert follow(row.view(3, 4, 7, 5), unpacked(row.shape, ((), (), (1, 0)))) == ((), (), (1,), (0,))
+    assert follow(x.flatten(2), unpacked(x.shape, ((), (), (1,), (0,)))) == ((), (), (1, 0))
+    assert follow(row.view(3, 4, 5, 7, 1), unpacked(row.shape, ((), (), (0,)))) is None
 
 
 @pytest.mark.parametrize("count", [1, 2, 49, 3136])
@@ -447,3 +447,128 @@ def test_channels_are_those_of_the_convolution_that_reads_the_images() -> None:
     assert_exact(Pyramid(nn.Conv2d(7, 9, 1)), images(2, 3, 64, 64))
     folded = nn.Sequential(Do(lambda x: x.unflatten(1, (3, 1)).mean(2)), nn.Conv2d(3, 8, 3, 2, 1), head(8))
     assert_exact(folded, images(2, 3, 16, 16))
+
+
+def convolved(channels: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(channels, channels, 3, 1, 1, padding_mode="circular"), nn.ReLU())
+
+
+def to_depth(x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    return x.view(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4).reshape(n, 4 * c, h // 2, w // 2)
+
+
+def to_space(x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    return x.view(n, 2, 2, c // 4, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, c // 4, 2 * h, 2 * w)
+
+
+class OnConvNeXt(nn.Module):
+    """A stem of stride 4, and a decoder that goes back by 2 twice, past a skip at stride 2 where there is one."""
+
+    def __init__(self, skip: bool) -> None:
+        super().__init__()
+        self.stem, self.down, self.out = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 2, 2), nn.Conv2d(8, 4, 3, 1, 1)
+        self.up = nn.ConvTranspose2d(8, 8, 4, 2, 1)
+        self.skip = nn.Conv2d(3, 8, 3, 2, 1) if skip else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        y = y + self.up(self.down(y.relu()).relu())
+        y = F.interpolate(y, scale_factor=2, mode="bilinear")
+        y = y if self.skip is None else y + self.skip(x)
+        return self.out(F.interpolate(y, scale_factor=2))
+
+
+EQUIVARIANT: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "to depth and back": (
+        lambda: nn.Sequential(nn.PixelUnshuffle(2), convolved(12), nn.PixelShuffle(2)), 1
+    ),
+    "by hand": (lambda: nn.Sequential(Do(to_depth), convolved(12), Do(to_space)), 1),
+    "by hand, back by a shuffle": (lambda: nn.Sequential(Do(to_depth), convolved(12), nn.PixelShuffle(2)), 1),
+    "a shuffle that undoes a stride": (
+        lambda: nn.Sequential(nn.Conv2d(3, 12, 3, 2, 1), nn.ReLU(), Do(lambda x: F.pixel_shuffle(x, 2))), 1
+    ),
+    "a shuffle that undoes two": (
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.PixelShuffle(4)), 1
+    ),
+    "a shuffle that enlarges": (
+        lambda: nn.Sequential(convolved(3), nn.Conv2d(3, 12, 3, 1, 1), nn.PixelShuffle(2), convolved(3)), 2
+    ),
+    "enlarged in steps": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 12, 3, 1, 1), Do(to_space), nn.Upsample(scale_factor=2, mode="bilinear"),
+            nn.ReLU(), nn.ConvTranspose2d(3, 2, 3, 3),
+        ), 12
+    ),
+    "a stride, then larger": (
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Upsample(scale_factor=4), convolved(8)), 2
+    ),
+    "back by two after four": (lambda: OnConvNeXt(skip=False), 1),
+    "past a skip": (lambda: OnConvNeXt(skip=True), 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["aps", "lps"])
+@pytest.mark.parametrize("name", EQUIVARIANT)
+def test_phases_become_channels_and_go_back(name: str, method: Any) -> None:
+    torch.manual_seed(0)
+    build, factor = EQUIVARIANT[name]
+    network = build()
+    assert_exact(network, images(2, 3, 16, 24), factor, method=method, example=SMALL)
+    smooth = images(2, 3, 16, 8).repeat(1, 1, 1, 3)  # equal to shifted copies of themselves
+    converted = assert_exact(network, smooth, factor, example=SMALL)
+    assert_exact(network, torch.ones(2, 3, 16, 24), factor, example=SMALL)
+    assert converted.train()(smooth).isfinite().all()
+
+
+INVARIANT: dict[str, Callable[[], nn.Module]] = {
+    "a stem of phases": lambda: nn.Sequential(Do(to_depth), nn.Conv2d(12, 8, 3, 2, 1), nn.ReLU(), head(8)),
+    "phases beside a stride": lambda: nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), Beside(), nn.ReLU(), head(8)),
+    "crops": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 5, 1, 3), Do(lambda x: x[..., 1:-1, 1:-1]), nn.MaxPool2d(2), head(8)
+    ),
+    "negative padding": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 2), Do(lambda x: F.pad(x, (-1, 0, -1, 0))), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), head(8)
+    ),
+    "padded, then normed": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.ReflectionPad2d(1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), head(8)
+    ),
+    "a cropped skip": lambda: nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), Cropped(), nn.ReLU(), head(8)),
+}
+
+
+class Beside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.phases, self.mix = nn.Conv2d(4, 8, 3, 2, 1), nn.PixelUnshuffle(2), nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(x).relu() + self.mix(self.phases(x))
+
+
+class Cropped(nn.Module):
+    """A valid convolution beside its input, cropped to its size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        top, left = ((n - m) // 2 for n, m in zip(x.shape[2:], y.shape[2:], strict=True))
+        return y + x[:, :, top : top + y.shape[2], left : left + y.shape[3]]
+
+
+@pytest.mark.parametrize("placement", ["behind", "before"])
+@pytest.mark.parametrize("name", INVARIANT)
+def test_crops_and_stems_of_phases(name: str, placement: Any) -> None:
+    torch.manual_seed(0)
+    assert_exact(INVARIANT[name](), images(2, 3, 16, 24), placement=placement, example=SMALL)
+
+
+def test_a_stride_that_is_undone_in_steps_is_chosen_in_steps() -> None:
+    torch.manual_seed(0)
+    report = lps.conversion_report(lps.convert(OnConvNeXt(skip=False), "aps", example=SMALL))
+    assert report.stride == 8 and [len(steps) for steps in report.raised.values()] == [1, 1, 1]
+    assert report.raised["interpolate"] != report.raised["interpolate_1"]

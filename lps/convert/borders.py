@@ -18,6 +18,12 @@ class Pad(NamedTuple):
     value: float = 0.0
     counts: bool = True
 
+    def around(self, x: Tensor) -> Tensor:
+        amounts = flat_pads(self.before, self.after)
+        if not any(amounts):
+            return x
+        return F.pad(x, amounts, self.mode, self.value if self.mode == "constant" else None)
+
 
 @dataclass(frozen=True)
 class Border:
@@ -56,9 +62,7 @@ class Border:
         """``x`` with its border, which at the far ends is made ``after`` samples wide."""
         wanted = [first + size + last for first, size, last in zip(self.before, x.shape[2:], after, strict=True)]
         for pad in self.pads:
-            amounts = flat_pads(pad.before, pad.after)
-            if any(amounts):
-                x = F.pad(x, amounts, pad.mode, pad.value if pad.mode == "constant" else None)
+            x = pad.around(x)
         missing = [size - found for size, found in zip(wanted, x.shape[2:], strict=True)]
         return F.pad(x, flat_pads((0,) * len(missing), missing), value=self.fill) if any(missing) else x
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..polyphase import Stride, steps
+from ..polyphase import Stride, components, steps
 from ..verify import verify
 from .grids import Map, total
+from .layers import Spaced
 from .plan import Plan
 from .report import ConvertError
 from .values import tensors
@@ -24,23 +25,37 @@ Kind = Literal["noise", "photograph", "sparse", "flat"]
 Layout = Literal["torch", "numpy", "channels last"]
 
 
-class _EveryPosition(fx.Interpreter):
-    """A planned network before it samples: each of its maps has the ``size`` of the images."""
+class _FirstPhase(fx.Interpreter):
+    """A planned network that keeps phase 0 everywhere, on images of a size."""
 
     def __init__(self, plan: Plan, size: Size) -> None:
         super().__init__(_copied(plan.network, lambda x: x.to("meta")), graph=plan.graph)
         self.plan, self.size = plan, size
+        self.strides = {step.node: step.stride for step in plan.steps if not step.aligned}
 
     def run_node(self, n: fx.Node) -> Any:
+        given = None
+        if n in self.plan.raised and n not in self.plan.shuffled:
+            given = self.env[cast(fx.Node, n.args[0])]
+            spread = given
+            for step in self.plan.raised[n]:
+                spread = Spaced([int(max(s, 1 / s)) for s in step.stride])(spread)
+            self.env[cast(fx.Node, n.args[0])] = spread
         try:
             out = super().run_node(n)
         except Exception as error:
             self.plan.refuse(n, f"on larger images, in a larger batch, it fails: {error}".partition("\n")[0])
+        if given is not None:
+            self.env[cast(fx.Node, n.args[0])] = given
+        if n in self.strides:
+            out = components(out, self.strides[n])[0]
         place = self.plan.places.get(n)
-        for along, size in zip(place.axes, tensors(out)[0].shape, strict=True) if place else ():
-            if along and size != prod(self.size[axis] for axis in along):
-                held = f"its code holds a size, {size} where images have {self.size}"
-                self.plan.refuse(n, f"{held}, and there is no proof at another")
+        if place is not None and place.grid is not None:
+            space = [size // s for size, s in zip(self.size, total(place.grid, len(self.size)), strict=True)]
+            for along, size in zip(place.axes, tensors(out)[0].shape, strict=True):
+                if along and size != prod(space[axis] for axis in along):
+                    held = f"its code holds a size, {size} where images have {self.size}"
+                    self.plan.refuse(n, f"{held}, and there is no proof at another")
         # constants of the code lie elsewhere
         return fx.node.map_aggregate(out, lambda value: value.to("meta") if isinstance(value, Tensor) else value)
 
@@ -48,9 +63,10 @@ class _EveryPosition(fx.Interpreter):
 def require_any_size(plan: Plan, example: Tensor) -> None:
     """Raise :class:`ConvertError` at the first call that knows the size of ``example``, or the number of images."""
     count, channels, *size = example.shape
-    larger = tuple((2 + axis) * n for axis, n in enumerate(size))
+    sizes = [(2 + axis) * n for axis, n in enumerate(size)]
+    larger = tuple(n + -n % s for n, s in zip(sizes, plan.stride, strict=True))
     with torch.no_grad():
-        _EveryPosition(plan, larger).run(example.new_empty(count + 1, channels, *larger, device="meta"))
+        _FirstPhase(plan, larger).run(example.new_empty(count + 1, channels, *larger, device="meta"))
 
 
 def _sizes(stride: Stride, dims: int) -> tuple[Size, Size]:
@@ -236,14 +252,15 @@ def _moves(y: Tensor, moved: Tensor, place: Map | None, shift: list[int], size: 
     if place is None or place.grid is None:
         return False
     strides = total(place.grid, len(size))
-    space = [n // s for n, s in zip(size, strides, strict=True)]
+    space = [int(n // s) for n, s in zip(size, strides, strict=True)]
     for axis, along in reversed(list(enumerate(place.axes[1:]))):
         if len(along) > 1:
             y, moved = (part.unflatten(axis, [space[a] for a in along]) for part in (y, moved))
     images = [axis for along in place.axes[1:] for axis in along or (None,)]
     axes = [i for i, axis in enumerate(images) if axis is not None]
     # a map of another size moves by as much as its phases say: some whole number of samples
-    every = [shift] if set(strides) == {1} else product(*map(range, space))
+    known = [int(by // s) for by, s in zip(shift, strides, strict=True)]
+    every = [known] if max(strides) <= 1 else product(*map(range, space))
     return any(torch.equal(y.roll([by[cast(int, images[i])] for i in axes], axes), moved) for by in every)
 
 

@@ -16,13 +16,27 @@ from torch import fx
 class Step:
     """A stride along each axis of the images. ``smooth`` ones, averages and blurs, need no further filter.
 
-    ``like`` are the steps that it is made one with: another of the same stride, or several whose product it is.
+    An ``aligned`` one brings the phase that it keeps to the front of each stride, and the call strides by itself.
+    ``like`` are the steps that it is made one with: another of the same stride, or several whose product it is. Where a
+    map becomes finer than the images the stride is a fraction, and there is nothing to choose.
     """
 
     node: fx.Node
     stride: tuple[int, ...]
     smooth: bool
+    aligned: bool = False
     like: tuple["Step", ...] = ()
+
+    @property
+    def finer(self) -> bool:
+        return min(self.stride) < 1
+
+    def cut(self, last: tuple[int, ...]) -> tuple["Step", "Step"]:
+        """Make it two steps, one after the other, of which the ``last`` has this stride."""
+        first = tuple(whole // part for whole, part in zip(self.stride, last, strict=True))
+        parts = Step(self.node, first, self.smooth), Step(self.node, last, self.smooth)
+        self.like = parts
+        return parts
 
     def roots(self) -> tuple["Step", ...]:
         """The steps that make the choice."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import reduce
+from math import prod
 from typing import Any, cast
 
 import torch
@@ -14,10 +15,10 @@ from ..exact.fused import Filtered
 from ..exact.mean import exact_mean
 from ..exact.sums import EXACT, exact_einsum, softmax
 from ..exact.ties import Origin
-from ..polyphase import Stride, components, offset_of, offsets, steps
-from ..sampling import Downsample
+from ..polyphase import Stride, components, offset_of, offsets, phases, place, steps
+from ..sampling import Downsample, Upsample
 from ..selection import Selection
-from .borders import Border
+from .borders import Border, Pad
 from .report import Conversion
 
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -348,16 +349,47 @@ class Interpolation(Layer):
 
 
 class Shift(Layer, Bordered):
-    """Move the content of a map back, so that a slice that began at ``start`` begins at the origin."""
+    """Move the content of a map by what the original padded, or cropped, in front of it."""
 
-    def __init__(self, start: Sequence[int]) -> None:
+    def __init__(self, pad: Pad) -> None:
         super().__init__()
-        self.start = tuple(start)
+        self.pad = pad
 
     def forward(self, x: Tensor) -> Tensor:
         if self.border.exact:
-            return x[(..., *(slice(start, None) for start in self.start))]  # type: ignore[index]
-        return x.roll([-s for s in self.start], tuple(range(2, x.dim())))
+            return self.pad.around(x)
+        return x.roll(self.pad.before, tuple(range(2, x.dim())))
+
+
+class Spaced(Layer):
+    """Put a map among zeros where no selection says how: ``(N, C, *space)`` to ``(N, C, *(s * space))``."""
+
+    def __init__(self, stride: Stride) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = torch.arange(phases(self.stride, x.dim() - 2), device=x.device) == 0
+        return place(x, first.to(x.dtype).expand(len(x), -1), self.stride)
+
+
+class Unalign(Layer):
+    """Move a map that was shuffled from a coarser one to where the phases lie that were kept on the way to that."""
+
+    def __init__(self, strides: Sequence[Stride]) -> None:
+        super().__init__()
+        self.up = nn.ModuleList(Upsample(None, stride) for stride in strides)
+
+    def forward(self, x: Tensor, *selections: Selection) -> Tensor:
+        dims = x.dim() - 2
+        each = [steps(layer.stride, dims) for layer in self.up]  # type: ignore[arg-type]
+        whole = [prod(strides) for strides in zip(*each, strict=True)]
+        moved = []
+        for offset, y in zip(offsets(whole, dims), components(x, whole), strict=True):
+            for layer, selection in zip(self.up, selections, strict=True):
+                y = layer(y, selection)
+            moved.append(y.roll(offset, tuple(range(2, x.dim()))))
+        return sum(moved[1:], moved[0])
 
 
 class Every(Layer):

@@ -22,9 +22,9 @@ class Plan:
     """The graph of a network, where each of its tensors stands, and what was found on the way.
 
     ``places`` holds the :class:`Map` of each node that is a map, ``raised`` the upsampling calls and the steps that
-    they undo, the last of them first, ``lead`` the padding in front of a layer whose call was taken out, ``originals``
-    the layers that were replaced, and ``otherwise`` what takes, in the comparison with the original, the place of a
-    layer that is announced to be another function.
+    they undo, the last of them first, ``shuffled`` those that put phases back by themselves, ``lead`` the padding in
+    front of a layer whose call was taken out, ``originals`` the layers that were replaced, and ``otherwise`` what
+    takes, in the comparison with the original, the place of a layer that is announced to be another function.
     """
 
     network: nn.Module
@@ -34,7 +34,8 @@ class Plan:
     dims: int = 0
     places: dict[fx.Node, Map | None] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
-    raised: list[tuple[fx.Node, Grid]] = field(default_factory=list)
+    raised: dict[fx.Node, Grid] = field(default_factory=dict)
+    shuffled: set[fx.Node] = field(default_factory=set)
     lead: dict[fx.Node, tuple[Pad, ...]] = field(default_factory=dict)
     padded: list[str] = field(default_factory=list)
     pooled: list[str] = field(default_factory=list)
@@ -69,7 +70,7 @@ class Plan:
     def stride(self) -> tuple[int, ...]:
         """The largest product of strides, along each axis of the images."""
         grids = [place.grid for place in self.places.values() if place and place.grid]
-        return tuple(map(max, zip(*(total(grid, self.dims) for grid in ((), *grids)), strict=True)))
+        return tuple(int(max(each)) for each in zip(*(total(grid, self.dims) for grid in ((), *grids)), strict=True))
 
     def outputs(self, node: fx.Node | None = None) -> list[Map | None]:
         """Where each tensor that the network gives stands, or each in an object that ``node`` makes."""
@@ -164,11 +165,13 @@ class Call:
     def swap(self, module: nn.Module, *operands: Any) -> None:
         self.plan.swap(self.node, module, *operands)
 
-    def step(self, place: Map, stride: Sequence[int], smooth: bool) -> Map:
+    def step(self, place: Map, stride: Sequence[int], smooth: bool, aligned: bool = False) -> Map:
         """The map that the call leaves of one at ``place`` with a ``stride``."""
         if place.grid is None or set(stride) == {1}:
             return place
-        step = Step(self.node, tuple(stride), smooth)
+        if any(step.finer for step in place.grid):
+            self.refuse("it samples a map that is finer than the images")
+        step = Step(self.node, tuple(stride), smooth, aligned)
         self.plan.steps.append(step)
         return Map((*place.grid, step), place.axes)
 
@@ -197,15 +200,24 @@ def makes_object(node: fx.Node) -> bool:
     return node.op == "call_function" and isinstance(node.target, type) and not isinstance(node.meta["value"], Tensor)
 
 
-def follow(view: Tensor, whole: Tensor, axes: Axes) -> Axes | None:
-    """What the axes of a ``view`` run along, where ``whole``, unpacked in memory, runs along ``axes``.
+Layout = list[tuple[int, int, tuple[int, ...]]]
+"""Of each axis of a tensor its size, its step in memory and what it runs along."""
+
+
+def unpacked(shape: Sequence[int], axes: Axes) -> Layout:
+    """The layout of a tensor that lies in memory as its shape says."""
+    return [(n, prod(shape[axis + 1 :]), along) for axis, (n, along) in enumerate(zip(shape, axes, strict=True))]
+
+
+def follow(view: Tensor, whole: Layout) -> Axes | None:
+    """What the axes of a ``view`` of a ``whole`` run along.
 
     ``None`` where the view has not all positions, or mixes them with something else. A row of positions is cut into the
     axes that it was made of, whose sizes :func:`~lps.convert.check.require_any_size` compares.
     """
     left: dict[int, tuple[int, tuple[int, ...]]] = {}
     found = list(zip(view.shape, view.stride(), strict=True))
-    for size, step, along in zip(whole.shape, whole.stride(), axes, strict=True):
+    for size, step, along in whole:
         inside = sorted({(s, n) for n, s in found if step <= s and s * n <= step * size and n > 1}, reverse=True)
         if along and size == 1:
             return None

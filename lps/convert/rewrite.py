@@ -2,7 +2,7 @@
 
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from torch import fx
@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from ..exact.ties import Origin
 from ..sampling import Downsample, Sampling, Upsample
 from .grids import Grid, Step, resolve, shown
-from .layers import Align, Convolution, Entry
+from .layers import Align, Convolution, Entry, Spaced, Unalign
 from .plan import Plan
 from .pointwise import Pointwise
 from .report import Stride
@@ -46,12 +46,15 @@ class Rewriter:
         """Sampling layers, LPUs, and an order in which each call finds its inputs."""
         classes: defaultdict[Step, list[Step]] = defaultdict(list)
         for step in self.plan.steps:
-            if len(step.roots()) == 1:
-                classes[step.roots()[0]].append(step)
-        leaders = {self._leader(members): root for root, members in classes.items()}
-        for step in (*leaders, *(step for step in self.plan.steps if step not in leaders)):
-            self._sample(step, leaders.get(step))
-        for node, steps in self.plan.raised:
+            for root in step.roots():
+                classes[root].append(step)
+        leads: defaultdict[Step, list[Step]] = defaultdict(list)
+        for root, members in classes.items():
+            alone = [step for step in members if len(step.roots()) == 1]
+            leads[self._leader(alone or members)].append(root)
+        for step in (*list(leads), *(step for step in self.plan.steps if step not in leads)):
+            self._sample(step, leads.get(step, ()))
+        for node, steps in self.plan.raised.items():
             self._raise(node, steps)
         self._sort()
 
@@ -73,8 +76,8 @@ class Rewriter:
 
     def _in_front(self, step: Step) -> bool:
         """Is a map sampled before this layer, not behind it?"""
-        if not self.before or step.node.op != "call_module" or len(step.roots()) > 1:
-            return False
+        if step.aligned or not self.before or step.node.op != "call_module" or len(step.roots()) > 1:
+            return step.aligned
         return isinstance(self.plan.network.get_submodule(str(step.node.target)), Convolution)
 
     def _pointwise(self, step: Step) -> bool:
@@ -123,12 +126,14 @@ class Rewriter:
         kept.meta["value"] = node.meta["value"]
         return kept, chosen, path
 
-    def _sample(self, step: Step, chooses: Step | None) -> None:
-        """Filter, then choose, for all that share the step ``chooses``, or keep what its leaders kept.
+    def _sample(self, step: Step, chooses: Sequence[Step]) -> None:
+        """Filter, then choose, for all that share one of the steps ``chooses``, or keep what its leaders kept.
 
         A follower that is a 1x1 convolution comes behind that, where it is cheaper.
         """
-        in_front = self._in_front(step) or (chooses is None and self._pointwise(step))
+        in_front = self._in_front(step) or (not chooses and self._pointwise(step))
+        if step.aligned and len(step.roots()) > 1:
+            self.plan.refuse(step.node, "its phases are those of several strides")
         node = step.node.all_input_nodes[0] if in_front else self._behind(step)
         channels = node.meta["value"].shape[1]
         readers = [step.node] if in_front else list(node.users)
@@ -136,21 +141,21 @@ class Rewriter:
         kept, paths = node, list[str]()
         for root in step.roots():
             sampling = self.sampling(stride=shown(root.stride))
-            if chooses:
-                layer, given = sampling.layer(channels, antialias=filtered), {"origin": self._origin(step)}
+            if root in chooses:
+                layer, given = sampling.layer(channels, antialias=filtered), {"origin": self._origin(step, root)}
             else:
                 layer = sampling.shortcut(channels) if filtered else Downsample(None, None, shown(root.stride))
                 given = {"selection": self.selections[root]}
             kept, chosen, path = self._insert(step, kept, self._aligning(step, layer), **given)
             filtered = False
             paths.append(path)
-        if chooses:
-            self.selections[chooses], self.names[chooses] = chosen, path
+            if root in chooses:
+                self.selections[root], self.names[root] = chosen, path
         for reader in readers:
             reader.replace_input_with(node, kept)
         module = self.plan.module(step.node)
         kind = type(module).__name__ if module is not None else str(getattr(step.node.target, "__name__", "stride"))
-        follows = () if chooses else tuple(self.names[root] for root in step.roots())
+        follows = tuple(self.names[root] for root in step.roots() if root not in chooses)
         self._found[step] = Stride(name_of(step.node), kind, shown(step.stride), channels, paths[0], follows)
 
     def _reads_images(self, node: fx.Node) -> bool:
@@ -162,14 +167,16 @@ class Rewriter:
 
     def _aligning(self, step: Step, layer: Downsample) -> Downsample:
         """In front of windows the map keeps its size, and they stride; a 1x1 convolution reads the samples alone."""
+        if step.aligned:
+            return Align(layer, self.plan.padding)
         if not self._in_front(step) or self._pointwise(step):
             return layer
         step.node.kwargs = {**step.node.kwargs, "stride": step.stride}
         return Align(layer, self.plan.padding)
 
-    def _origin(self, step: Step) -> fx.Node:
+    def _origin(self, step: Step, root: Step) -> fx.Node:
         """Where the map that a stride samples comes from: the images, or the choice above it."""
-        roots = resolve(self.above[step])
+        roots = (*resolve(self.above[step]), *step.roots()[: step.roots().index(root)])
         images = next(node for node in self.plan.graph.nodes if node.op == "placeholder")
         if not roots:
             with self.plan.graph.inserting_after(images):
@@ -179,17 +186,31 @@ class Rewriter:
             return self.plan.graph.call_function(getattr, (chosen, "origin"))
 
     def _raise(self, node: fx.Node, steps: Grid) -> None:
-        """Put the features back, step by step, in front of the kernel that spreads them."""
-        for root in reversed(resolve(tuple(reversed(steps)))):
-            path = f"{name_of(node)}_{self.selections[root].name}"
-            self.plan.install(path, Upsample(None, shown(root.stride)))
-            with self.plan.graph.inserting_before(node):
-                raised = self.plan.graph.call_module(path, (node.args[0], self.selections[root]))
+        """Put the features back, step by step, in front of the kernel that spreads them, or behind a shuffle."""
+        roots = [root for step in steps for root in reversed(step.roots())]
+        path, graph = f"{name_of(node)}_back", self.plan.graph
+        if node in self.plan.shuffled:
+            chosen = [self.selections[root] for root in roots if not root.finer]
+            if chosen:
+                self.plan.install(path, Unalign([shown(root.stride) for root in roots]))
+                with graph.inserting_after(node):
+                    moved = graph.call_module(path, (node, *chosen))
+                node.replace_all_uses_with(moved, delete_user_cb=lambda user: user is not moved)
+            return
+        for i, root in enumerate(roots):
+            stride = shown([int(max(s, 1 / s)) for s in root.stride])
+            self.plan.install(f"{path}_{i}", Spaced(stride) if root.finer else Upsample(None, stride))
+            with graph.inserting_before(node):
+                chosen = [] if root.finer else [self.selections[root]]
+                raised = graph.call_module(f"{path}_{i}", (node.args[0], *chosen))
             node.args = (raised, *node.args[1:])
 
     @property
     def raised(self) -> Mapping[str, tuple[str, ...]]:
-        return {name_of(node): tuple(self.names[root] for root in resolve(steps)) for node, steps in self.plan.raised}
+        return {
+            name_of(node): tuple(self.names[root] for root in resolve(steps) if not root.finer)
+            for node, steps in self.plan.raised.items()
+        }
 
     def enter(self, entry: Entry) -> None:
         """Let images come in through ``entry``."""

@@ -8,6 +8,7 @@ A layer and the function that does the same share a rule.
 import inspect
 import operator
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from functools import partial
 from math import inf, prod
 from string import ascii_letters, ascii_lowercase
@@ -18,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from .borders import Border, Pad
-from .grids import Axes, Grid, Map, Step, as_images, shown, total
+from .grids import Axes, Grid, Map, Step, as_images, resolve, shown
 from .layers import (
     SUMS,
     AcrossChannels,
@@ -36,7 +37,7 @@ from .layers import (
     Spread,
     TransposedConvolution,
 )
-from .plan import Call, Plan, Rule, follow, makes_object
+from .plan import Call, Layout, Plan, Rule, follow, makes_object, unpacked
 from .pointwise import Elementwise, Pointwise
 from .report import ConvertError
 from .trace import called, kind_of, known, rounds_by_place
@@ -116,25 +117,28 @@ def pooling(call: Call) -> Map | None:
     return out
 
 
+WINDOWS = ("conv", "maxpool", "avgpool")
 PAD_MODES = {"reflectionpad": "reflect", "replicationpad": "replicate", "circularpad": "circular"}
 
 
 def padding(call: Call) -> Map | None:
-    """Take a padding out; the windows that read it begin earlier instead, and wrap."""
+    """Take a padding out where windows read it, which begin earlier instead, and wrap; else move the map by it."""
     given, dims = call.given, call.x.dim()
     amounts = list(given["pad" if call.layer is None else "padding"])
     amounts += [0] * (2 * dims - len(amounts))
     before, after = amounts[-2::-2], amounts[-1::-2]
     if not any(before[axis] or after[axis] for axis in call.place.positions):
         return keep(call)
-    if min(amounts) < 0 or any(before[:2]) or any(after[:2]):
-        call.refuse("it crops the map, or pads positions and channels at once")
+    if any(before[:2]) or any(after[:2]) or call.place.axes != as_images(dims - 2):
+        call.refuse("it pads positions and something else at once")
     mode = PAD_MODES.get(call.kind, given.get("mode", "constant"))
-    for user in call.node.users:
-        if Call(call.plan, user).kind not in ("conv", "maxpool", "avgpool"):
-            call.refuse("it pads a map for something else than a convolution or a pooling")
-        call.plan.lead[user] = (Pad(tuple(before[2:]), tuple(after[2:]), mode, given.get("value") or 0.0),)
+    pad = Pad(tuple(before[2:]), tuple(after[2:]), mode, given.get("value") or 0.0)
     call.plan.padded.append(call.name)
+    if min(amounts) < 0 or any(Call(call.plan, user).kind not in WINDOWS for user in call.node.users):
+        call.swap(Shift(pad))
+        return call.place
+    for user in call.node.users:
+        call.plan.lead[user] = (pad,)
     call.pass_by()
     return None
 
@@ -191,17 +195,69 @@ def transposed_convolution(call: Call) -> Map | None:
     return out
 
 
-def _back(call: Call, factor: Sequence[int]) -> Map:
-    """The map before the last steps, whose product is ``factor``."""
-    grid, dims = cast(Grid, call.place.grid), len(factor)
-    kept, undone = list(grid), list[Step]()
-    while prod(total(undone, dims)) < prod(factor) and kept:
-        undone.append(kept.pop())
-    if total(undone, dims) != tuple(factor):
-        strides = ", ".join(str(shown(step.stride)) for step in grid) or "none"
-        call.refuse(f"an upsampling by {shown(factor)} undoes no stride of the network; those before it are {strides}")
-    call.plan.raised.append((call.node, tuple(undone)))
-    return Map(tuple(kept), call.place.axes)
+def _back(call: Call, factor: Sequence[int], shuffled: bool = False) -> Map:
+    """The map before the last steps, whose product is ``factor``; where they are too few, one finer than the images."""
+    grid, need, undone = list(resolve(cast(Grid, call.place.grid))), tuple(factor), list[Step]()
+    while set(need) != {1} and grid and not grid[-1].finer:
+        last = grid.pop()
+        if all(n % s == 0 for n, s in zip(need, last.stride, strict=True)):
+            need = tuple(n // s for n, s in zip(need, last.stride, strict=True))
+        elif all(s % n == 0 for n, s in zip(need, last.stride, strict=True)) and not last.aligned:
+            first, last = last.cut(need)
+            grid, need = [*grid, first], (1,) * len(need)
+        else:
+            strides = ", ".join(str(shown(step.stride)) for step in (*grid, last))
+            call.refuse(
+                f"an upsampling by {shown(factor)} undoes no stride of the network; those before it are {strides}"
+            )
+        undone.append(last)
+    if set(need) != {1}:
+        if shuffled and undone:
+            call.refuse("it undoes a stride and makes the map finer than the images, at once")
+        here = [*(step.stride for step in grid), *((Fraction(1, n) for n in need),)]
+        finer = Step(call.node, cast(tuple[int, ...], tuple(map(prod, zip(*here, strict=True)))), smooth=True)
+        grid, undone = (
+            [finer],
+            [*undone, Step(call.node, cast(tuple[int, ...], tuple(Fraction(1, n) for n in need)), True)],
+        )
+    call.plan.raised[call.node] = tuple(undone)
+    if shuffled:
+        call.plan.shuffled.add(call.node)
+    return Map(tuple(grid), call.place.axes)
+
+
+def shuffle(call: Call) -> Map | None:
+    """Phases become channels; or channels phases, which go back among the positions."""
+    _require_maps(call, 2)
+    if call.kind == "pixelunshuffle":
+        return call.step(call.place, (call.given["downscale_factor"],) * 2, smooth=True, aligned=True)
+    return _back(call, (call.given["upscale_factor"],) * 2, shuffled=True)
+
+
+def _shuffled(call: Call, found: Tensor, layout: Layout) -> Map | None:
+    """A view that does that by hand; ``None`` for another."""
+    images, cuts, joins = as_images(call.plan.dims), [1] * call.plan.dims, [1] * call.plan.dims
+    sizes = {step: size for size, step in zip(found.shape, found.stride(), strict=True) if size > 1}
+    whole: Layout = []
+    for size, step, along in layout:
+        fine = next((n for n, s, these in layout if not these and s * n == step and sizes.get(s) == n * size), 1)
+        cut = sizes.get(step, 1)
+        if len(along) == 1 and size % cut == 0 and sizes.get(step * cut) == size // cut and cut < size:
+            cuts[along[0]] = cut
+            whole += [(size // cut, step * cut, along), (cut, step, ())]
+        elif len(along) == 1 and fine > 1:
+            joins[along[0]] = fine
+            whole.append((size * fine, step // fine, along))
+        else:
+            whole.append((size, step, along))
+    whole = [run for run in whole if run[2] or not any(s <= run[1] < s * n for n, s, along in whole if along)]
+    axes = follow(found, whole)
+    if axes is None or (max(cuts) == 1 and axes != images) or call.place.grid is None:
+        return None
+    if max(cuts) > 1:
+        _require_maps(call, call.plan.dims)
+        return Map(call.step(call.place, cuts, smooth=True, aligned=True).grid, axes)
+    return Map(_back(call, joins, shuffled=True).grid, axes)
 
 
 # positions that go
@@ -365,9 +421,10 @@ def view(call: Call) -> Map | None:
         found = cast(Any, call.node.target)(probe, *args, **kwargs)
     if call.node.target == "view" and not isinstance(args[0], torch.dtype):  # what is kept of a map has gaps
         call.node.target = "reshape"
-    axes, *others = {follow(part, probe, call.place.axes) for part in tensors(found)}
+    layout = unpacked(call.x.shape, call.place.axes)
+    axes, *others = {follow(part, layout) for part in tensors(found)}
     if axes is None or others:
-        return _flatten(call)
+        return (isinstance(found, Tensor) and _shuffled(call, found, layout)) or _flatten(call)
     if call.kind in SPREADING and len(axes) == 2 + call.plan.dims:  # constant along what it is spread over
         images = as_images(call.plan.dims)
         axes = tuple(images[i] if found.stride(i) == 0 else along for i, along in enumerate(axes))
@@ -422,7 +479,7 @@ def item(call: Call) -> Map | None:
     if not isinstance(x, Tensor):
         return place
     probe, index = torch.empty(x.shape, device="meta"), known(call.node.args[1])
-    axes = follow(probe[index], probe, place.axes)
+    axes = follow(probe[index], unpacked(x.shape, place.axes))
     if axes is not None:
         return Map(place.grid, axes)
     slices = list(index) if isinstance(index, tuple) else [index]
@@ -432,10 +489,14 @@ def item(call: Call) -> Map | None:
         call.refuse("it takes positions out of a map")
     sizes = x.shape[2:]
     ranges = [range(*part.indices(size)) for part, size in zip(slices[2:], sizes, strict=True)]
-    whole = all(len(r) == size // r.step and r.start < r.step for r, size in zip(ranges, sizes, strict=True))
-    if not whole or place.grid is None:
-        call.refuse("it crops a map")
-    path = call.plan.install(f"{call.name}_start", Shift([r.start for r in ranges]))
+    if min(r.step for r in ranges) < 1 or place.grid is None:
+        call.refuse("it takes positions out of a map")
+    raw = list(call.node.args[1]) if isinstance(call.node.args[1], tuple) else [call.node.args[1]]
+    raw[at : at + 1] = [slice(None)] * (x.dim() - len(raw) + (Ellipsis in raw))
+    if any(isinstance(part, slice) and isinstance(part.stop, int) and part.stop > 0 for part in raw[2:]):
+        call.refuse("it crops a map to a size that its code holds")
+    pad = Pad(tuple(-r.start for r in ranges), tuple(r.stop - size for r, size in zip(ranges, sizes, strict=True)))
+    path = call.plan.install(f"{call.name}_start", Shift(pad))
     shifted = call.feed("call_module", path, place)
     call.node.args = (shifted, (*slices[:2], *(slice(None),) * len(ranges)))
     return call.step(place, [r.step for r in ranges], smooth=False)
@@ -488,8 +549,9 @@ def keep(call: Call) -> Map | None:
         )
         if not fits:
             before, after = tuple(x.shape[1:]), tuple(shape[1:])
-            what = "puts others among the positions of" if call.kind in ("cat", "concat", "concatenate") else "turns"
-            call.refuse(f"it {what} a map {before} into {after}, which no rule explains")
+            if call.kind in ("cat", "concat", "concatenate"):
+                call.refuse(f"it puts tokens of its own among the positions of a map {before}")
+            call.refuse(f"it turns a map {before} into {after}, which no rule explains")
         for axis, (along, _) in enumerate(runs, first):
             if along and axes[axis] not in ((), along):
                 call.refuse("maps with their positions on different axes meet")
@@ -518,7 +580,7 @@ def written(call: Call) -> Map | None:
         call.refuse("it writes to positions that another tensor picks")
     for name, args, kwargs in known(views):
         part = getattr(part, name)(*args, **kwargs)
-    found = follow(part, probe, call.place.axes)
+    found = follow(part, unpacked(call.x.shape, call.place.axes))
     if found is None or part.untyped_storage()._cdata != probe.untyped_storage()._cdata:
         call.refuse("it writes to some positions of a map and not to others")
     if isinstance(value, fx.Node) and isinstance(value.meta["value"], Tensor):
@@ -612,7 +674,9 @@ _RULES: tuple[tuple[str, Rule, str], ...] = (
     ("matmul bmm mm einsum", contraction, ""),
     ("scaleddotproductattention multiheadattentionforward", partial(refused, reason=MIXES), ""),
     ("multiheadattention transformerencoder transformerencoderlayer", partial(refused, reason=MIXES), ""),
-    ("pixelshuffle pixelunshuffle unfold fold", partial(refused, reason=SHUFFLES), ""),
+    ("pixelshuffle", shuffle, "upscale_factor"),
+    ("pixelunshuffle", shuffle, "downscale_factor"),
+    ("unfold fold", partial(refused, reason=SHUFFLES), ""),
     ("atan2 ldexp igamma igammac floatpower cosinesimilarity renorm", partial(refused, reason=ROUNDS), ""),
 )
 RULES = {kind: (rule, names) for kinds, rule, names in _RULES for kind in kinds.split()}
