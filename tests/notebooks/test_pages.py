@@ -65,3 +65,24 @@ UNTRUE = {
 def test_what_was_found_untrue_is_not_said_again(words: str) -> None:
     pages = [*NOTEBOOKS.glob("*.ipynb"), *BOOK.glob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"]
     assert not [(page.name, found[0]) for page in pages if (found := re.search(words, text_of(page)))]
+
+
+TAUGHT = [
+    "why",
+    "sixty-lines",
+    "lemma1",
+    *(f"claim{n}" for n in "1234"),
+    *(f"figure{n}" for n in "123"),
+    "tau",
+    "antialiasing",
+]
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_a_page_that_teaches_has_an_exercise_with_an_answer_that_is_asserted(name: str) -> None:
+    cells = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]
+    (n,) = (n for n, cell in enumerate(cells) if "exercise" in cell["metadata"].get("tags", []))
+    question, answer = ("".join(cell["source"]) for cell in cells[n - 1 : n + 1])
+    assert question.startswith("## Exercise")
+    assert answer.startswith("# ") and "assert" in answer
+    assert "hide-cell" in cells[n]["metadata"]["tags"]
