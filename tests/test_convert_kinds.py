@@ -572,3 +572,87 @@ def test_a_stride_that_is_undone_in_steps_is_chosen_in_steps() -> None:
     report = lps.conversion_report(lps.convert(OnConvNeXt(skip=False), "aps", example=SMALL))
     assert report.stride == 8 and [len(steps) for steps in report.raised.values()] == [1, 1, 1]
     assert report.raised["interpolate"] != report.raised["interpolate_1"]
+
+
+class Attends(nn.Module):
+    """Attention of all positions to all, without a word of where they are."""
+
+    def __init__(self, attention: nn.Module, function: Callable[[Any, Tensor], Any], features: int = 8) -> None:
+        super().__init__()
+        self.stem, self.attention, self.function = nn.Conv2d(3, 8, 4, 4), attention, function
+        self.head = nn.Linear(features, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.function(self.attention, self.stem(x).flatten(2).transpose(1, 2)).mean(1))
+
+
+def by_hand(attention: Any, x: Tensor) -> Tensor:
+    q, k, v = attention(x).reshape(len(x), -1, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+    return ((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2).flatten(2) + x
+
+
+def fused(attention: Any, x: Tensor) -> Tensor:
+    q, k, v = (part.unflatten(2, (2, 4)).transpose(1, 2) for part in attention(x).chunk(3, -1))
+    return F.scaled_dot_product_attention(q, k, v, scale=0.3).transpose(1, 2).reshape(x.shape)
+
+
+class Reduced(nn.Module):
+    """Keys and values are those of a coarser map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.reduce, self.head = nn.Conv2d(3, 8, 2, 2), nn.Conv2d(8, 8, 2, 2), head(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        q, k = x.flatten(2).transpose(1, 2), self.reduce(x).flatten(2).transpose(1, 2)
+        return self.head(F.scaled_dot_product_attention(q, k, k).transpose(1, 2).view_as(x))
+
+
+def linear(attention: Any, x: Tensor) -> Tensor:
+    """Keys and values first: a matrix of features by features."""
+    q, k, v = attention(x).chunk(3, -1)
+    return q.softmax(-1) @ (k.softmax(1).transpose(1, 2) @ v)
+
+
+def layer(**settings: Any) -> nn.TransformerEncoderLayer:
+    return nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, **settings)
+
+
+ATTENTION: dict[str, Callable[[], nn.Module]] = {
+    "by hand": lambda: Attends(nn.Linear(8, 24), by_hand),
+    "fused": lambda: Attends(nn.Linear(8, 24), fused),
+    "linear": lambda: Attends(nn.Linear(8, 24), linear),
+    "of a coarser map": Reduced,
+    "layer": lambda: Attends(nn.MultiheadAttention(8, 2, batch_first=True), lambda a, x: a(x, x, x)[0] + x),
+    "weights": lambda: Attends(nn.MultiheadAttention(8, 2), lambda a, x: a(*[x.transpose(0, 1)] * 3)[1].amax(1)[:, None]
+        .transpose(1, 2) * x),
+    "encoder": lambda: Attends(nn.TransformerEncoder(layer(), 2, enable_nested_tensor=False), lambda a, x: a(x)),
+    "norm first": lambda: Attends(layer(norm_first=True, activation="gelu"), lambda a, x: a(x)),
+    "of channels": lambda: Attends(nn.Linear(8, 24), lambda a, x: torch.einsum(
+        "ncd,ntd->ntc", F.normalize(a(x)[..., :8], dim=1).transpose(1, 2) @ F.normalize(a(x)[..., 8:16], dim=1), x)),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_without_positions_is_equivariant(name: str) -> None:
+    torch.manual_seed(0)
+    network = ATTENTION[name]()
+    converted = assert_exact(network, images(2, 3, 16, 24), example=SMALL)
+    assert set(network.state_dict()) - set(converted.state_dict()) <= {
+        "attention.out_proj.weight",
+        "attention.out_proj.bias",
+    }
+    assert converted.train()(images(2, 3, 16, 24)).isfinite().all()
+
+
+def test_attention_under_a_mask_is_refused() -> None:
+    torch.manual_seed(0)
+    masked = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    network = Attends(masked, lambda a, x: a(x, src_mask=torch.ones(64, 64).triu()))
+    with pytest.raises(lps.ConvertError, match="cannot be followed"):
+        lps.convert(network, "aps", example=SMALL)
+    causal = Attends(nn.Linear(8, 24), lambda a, x: F.scaled_dot_product_attention(x, x, x, is_causal=True))
+    with pytest.raises(lps.ConvertError, match="attends under a mask"):
+        lps.convert(causal, "aps", example=SMALL)

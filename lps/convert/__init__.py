@@ -19,7 +19,7 @@ from ..sampling import Downsample, Sampling, Source
 from .check import require_any_size, require_invariance
 from .grids import shown
 from .layers import Entry
-from .models import images_for, unwrapped, without_wrappers
+from .models import images_for, opened, unwrapped
 from .plan import Plan
 from .report import Conversion, ConvertError, Stride
 from .rewrite import Rewriter
@@ -182,7 +182,7 @@ def _planned(model: nn.Module, padding: Padding, pool_head: bool, example: Tenso
     """
     images = images_for(model) if example is None else example
     while True:
-        plan = Plan(without_wrappers(copy.deepcopy(model)), fx.Graph(), padding, pool_head)
+        plan = Plan(opened(copy.deepcopy(model)), fx.Graph(), padding, pool_head)
         try:
             _fill(plan, images)
             return plan, images

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import reduce
 from math import prod
+from string import ascii_uppercase
 from typing import Any, cast
 
 import torch
@@ -291,6 +292,23 @@ class Contraction(Layer):
         if self.training:
             return torch.einsum(equation, a, b)
         return exact_einsum(equation, a, b).to(torch.result_type(a, b))
+
+
+class Attention(Layer):
+    """Values weighed by a softmax of products of queries and keys; in evaluation the order of positions is nothing."""
+
+    def __init__(self, dims: int, scale: float | None, dropout: float) -> None:
+        super().__init__()
+        batch = ascii_uppercase[: dims - 2]
+        self.products, self.sums = f"{batch}td,{batch}sd->{batch}ts", f"{batch}ts,{batch}sd->{batch}td"
+        self.scale, self.dropout = scale, dropout
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if self.training:
+            return F.scaled_dot_product_attention(query, key, value, dropout_p=self.dropout, scale=self.scale)
+        scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
+        shares = softmax(exact_einsum(self.products, query, key) * scale, -1)
+        return exact_einsum(self.sums, shares, value).to(query.dtype)
 
 
 class GroupNorm(Weighted):

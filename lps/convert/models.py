@@ -2,9 +2,11 @@
 
 import copy
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -41,14 +43,95 @@ def _within(module: nn.Module) -> nn.Module | None:
     return module._orig_mod if type(module).__name__ == "OptimizedModule" else None  # type: ignore[return-value]
 
 
-def without_wrappers(network: nn.Module) -> nn.Module:
-    """``network`` with the wrappers of its parts replaced by what only calls them, under the same names."""
+class _Opened(nn.Module):
+    """A layer of torch with all that it holds, and code that can be followed."""
+
+    def __init__(self, whole: nn.Module) -> None:
+        super().__init__()
+        vars(self).update(vars(whole))
+
+
+class Attention(_Opened):
+    """``nn.MultiheadAttention`` of one width, call by call."""
+
+    def __init__(self, whole: Any) -> None:
+        super().__init__(whole)
+        self.drop = nn.Dropout(whole.dropout).train(whole.training)
+
+    def forward(
+        self: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        if is_causal or key_padding_mask is not None or attn_mask is not None:
+            raise ValueError("attention under a mask, which stays where it is")
+        weights, biases = self.in_proj_weight.chunk(3), (None,) * 3
+        if self.in_proj_bias is not None:
+            biases = self.in_proj_bias.chunk(3)
+        given = (query, key, value) if self.batch_first else (part.transpose(0, 1) for part in (query, key, value))
+        q, k, v = (
+            F.linear(x, weight, bias).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            for x, weight, bias in zip(given, weights, biases, strict=True)
+        )
+        shares = ((q * self.head_dim**-0.5) @ k.transpose(2, 3)).softmax(3)
+        y = self.out_proj((self.drop(shares) @ v).transpose(1, 2).flatten(2))
+        shares = shares.mean(1) if average_attn_weights else shares
+        return y if self.batch_first else y.transpose(0, 1), shares if need_weights else None
+
+
+class EncoderLayer(_Opened):
+    """``nn.TransformerEncoderLayer``, call by call."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        if not self.norm_first:
+            x = self.norm1(x + self.dropout1(self.self_attn(x, x, x, need_weights=False)[0]))
+            return self.norm2(x + self.feed(x))
+        y = self.norm1(x)
+        x = x + self.dropout1(self.self_attn(y, y, y, need_weights=False)[0])
+        return x + self.feed(self.norm2(x))
+
+    def feed(self: Any, x: Tensor) -> Tensor:
+        return self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))
+
+
+class Encoder(_Opened):
+    """``nn.TransformerEncoder``, layer by layer."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x if self.norm is None else self.norm(x)
+
+
+OPENED: dict[type[nn.Module], type[_Opened]] = {
+    nn.MultiheadAttention: Attention,
+    nn.TransformerEncoderLayer: EncoderLayer,
+    nn.TransformerEncoder: Encoder,
+}
+
+
+def opened(network: nn.Module) -> nn.Module:
+    """``network`` whose parts can be followed: of wrappers what they call, under the same names, and attention."""
     for path, module in list(network.named_modules()):
         inner = _within(module)
         if path and inner is not None:
             (name,) = (name for name, child in module.named_children() if child is inner)
             network.set_submodule(path, nn.Sequential(OrderedDict({name: inner})).train(module.training))
+    for path, module in list(network.named_modules(remove_duplicate=False)):
+        plain = not isinstance(module, nn.MultiheadAttention) or _plain(module)
+        if path and type(module) in OPENED and plain:
+            network.set_submodule(path, OPENED[type(module)](module))
     return network
+
+
+def _plain(attention: nn.MultiheadAttention) -> bool:
+    return attention._qkv_same_embed_dim and attention.bias_k is None and not attention.add_zero_attn
 
 
 def images_for(model: nn.Module, again: bool = False) -> Tensor:

@@ -85,11 +85,11 @@ class Plan:
             )
         ]
 
-    def meet(self, node: fx.Node) -> Grid | None:
-        """The one grid of all maps that a call reads."""
+    def meet(self, node: fx.Node, sources: Sequence[fx.Node] = ()) -> Grid | None:
+        """The one grid of all maps that a call reads, or of those of ``sources``."""
         grid: Grid | None = None
-        for _, place in self.maps(node):
-            if place.grid is not None:
+        for source, place in self.maps(node):
+            if place.grid is not None and (not sources or source in sources):
                 try:
                     grid = place.grid if grid is None else meet(grid, place.grid)
                 except ValueError as error:

@@ -23,6 +23,7 @@ from .grids import Axes, Grid, Map, Step, as_images, resolve, shown
 from .layers import (
     SUMS,
     AcrossChannels,
+    Attention,
     Contraction,
     Convolution,
     Every,
@@ -382,6 +383,22 @@ def contraction(call: Call) -> Map | None:
     return Map(grid, axes) if any(axes) else None
 
 
+def attention(call: Call) -> Map | None:
+    """Of all positions to all: by their content alone, in any order."""
+    given, plan = call.given, call.plan
+    if given.get("attn_mask") is not None or given.get("is_causal") or given.get("enable_gqa"):
+        call.refuse("it attends under a mask or in groups of heads, and only to all positions alike is it equivariant")
+    key, value = cast(list[fx.Node], call.operands("key", "value"))
+    q, k, v = (_axes_of(plan, node) for node in (call.source, key, value))
+    if len({len(q), len(k), len(v)}) > 1 or q[:-2] != k[:-2] or k[:-1] != v[:-1] or q[-1] != k[-1]:
+        call.refuse("it pairs positions along axes of the images that differ")
+    plan.meet(call.node, (key, value))  # queries may be those of a finer map
+    grid, axes = plan.meet(call.node, (call.source,)), (*q[:-1], v[-1])
+    plan.pooled.append(call.name)
+    call.swap(Attention(len(q), given.get("scale"), given.get("dropout_p", 0.0)), key, value)
+    return Map(grid, axes) if any(axes) else None
+
+
 def _product(left: int, right: int) -> str:
     """``matmul`` of tensors of so many axes, as an equation."""
     batch = ascii_lowercase[: max(left, right, 2) - 2]
@@ -638,7 +655,7 @@ def refused(call: Call, reason: str) -> Map | None:
     call.refuse(reason)
 
 
-MIXES = "it mixes positions by their content or place, and equal bits cannot be promised"
+MIXES = "it attends with biases or widths of its own, for which there is no rule"
 SHUFFLES = "it trades positions for channels, phase by phase"
 ROUNDS = "on a CPU its rounding depends on where in memory a position lies"
 
@@ -672,8 +689,8 @@ _RULES: tuple[tuple[str, Rule, str], ...] = (
     ("writeinto", written, ""),
     ("newempty newfull newones newzeros", constant, ""),
     ("matmul bmm mm einsum", contraction, ""),
-    ("scaleddotproductattention multiheadattentionforward", partial(refused, reason=MIXES), ""),
-    ("multiheadattention transformerencoder transformerencoderlayer", partial(refused, reason=MIXES), ""),
+    ("scaleddotproductattention", attention, "key value attn_mask dropout_p is_causal scale enable_gqa"),
+    ("multiheadattention multiheadattentionforward", partial(refused, reason=MIXES), ""),
     ("pixelshuffle", shuffle, "upscale_factor"),
     ("pixelunshuffle", shuffle, "downscale_factor"),
     ("unfold fold", partial(refused, reason=SHUFFLES), ""),
