@@ -117,7 +117,11 @@ def link_repository(app: Sphinx, config: Config) -> None:
     if name:
         options["repository_url"] = f"{os.environ.get('GITHUB_SERVER_URL', 'https://github.com')}/{name}"
         options["use_repository_button"] = options["use_edit_page_button"] = True
-        options["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
+        options["launch_buttons"] = {
+            "colab_url": "https://colab.research.google.com",
+            "binderhub_url": "https://mybinder.org",  # makes its machine from environment.yml
+            "notebook_interface": "jupyterlab",
+        }
     else:
         for option in ("repository_url", "launch_buttons", "use_repository_button", "use_edit_page_button"):
             options.pop(option, None)

@@ -410,9 +410,11 @@ class Coverage(ResultDirective):
             return self.absent("The check of completeness", "make claims")
         planned = ", ".join(found["planned"])
         words = (
-            f"{found['items']} items are listed, the {found['numbered']} that the paper numbers among them. "
-            f"{found['with_page']} have a page of this book" + (f"; not {planned}" if planned else "") + f". Of "
-            f"{found['entries']} entries of the ledger each has a verdict, and each that was not run says why."
+            f"The map lists {found['items']} items of the paper, among them all {found['numbered']} that carry a "
+            f"number. {found['with_page']} have a page in this book"
+            + (f"; without one: {planned}" if planned else "")
+            + ". Each "
+            f"of the {found['entries']} entries of the ledger has a verdict, and each that was not run says why."
         )
         if not found["problems"]:
             return [block("p", text(words))]
@@ -557,6 +559,12 @@ def fall(rows: dict[str, list[dict[str, float]]]) -> str:
     )
 
 
+SETUP = """!git clone -q --depth 1 {url} companion && pip install -q pytorch-lightning myst-nb
+%cd companion/notebooks
+import sys; sys.path.insert(0, "..")"""
+"""What a hosted notebook needs that has torch, but neither ``lps`` nor the records."""
+
+
 class Provenance(ResultDirective):
     """How the notebook of this page was executed, how to do it again or otherwise, and what can be taken away: folded
     into one line. Content: the parameters with their values."""
@@ -583,6 +591,9 @@ class Provenance(ResultDirective):
                 f'`make variant NB={name} P="name=value"` executes it with other parameters, into a page of its own: '
             )
             given.append(block("p", text(f"{other}`build/variants/{name}/*.html`, whose name it prints.")))
+        if repository := self.config.html_theme_options.get("repository_url"):
+            given.append(block("p", text("Binder opens the page as it is. In Colab this is the first cell to run:")))
+            given.append(nodes.literal_block("", SETUP.format(url=repository), language="ipython3"))
         return [
             nodes.raw("", f'<details class="lps-provenance"><summary>{text(summary)}</summary>', format="html"),
             block("p", made + text(again)),

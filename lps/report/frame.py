@@ -128,7 +128,9 @@ def differences(record: Record) -> list[str]:
 
 
 def _word(name: str, value: Any) -> str:
-    """``None`` is all images of a part, and otherwise a setting that is not used."""
+    """``None`` is all images of a part, and otherwise a setting that is not used; ``3:0.5`` is a temperature."""
+    if name == "tau_line":
+        return ", ".join("{1} at epoch {0}".format(*point.split(":")) for point in value.split()) or "none"
     return str(value) if value is not None else "all" if name in ("train", "test") else "none"
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -177,10 +178,11 @@ def sample_results(tree: Path) -> None:
     write(tree / "build" / "seeds.json", [one_seed, {**shown, "n": 3, "low": -0.5, "high": 1.5, "gap": 0.8}])
 
 
-def build(tree: Path) -> subprocess.CompletedProcess[str]:
+def build(tree: Path, repository: str | None = None) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", "-n", "-W", "--keep-going"]
     environment = {**os.environ, "BOOK_PROFILE": "smoke"}
     environment.pop("GITHUB_REPOSITORY", None)
+    environment |= {"GITHUB_REPOSITORY": repository} if repository else {}
     return subprocess.run(
         [*command, "--path-output", "build", "."], cwd=tree, env=environment, capture_output=True, text=True
     )
@@ -405,9 +407,24 @@ def test_a_changed_result_is_shown_and_a_missing_notebook_is_an_error(tree: Path
     write(tree / "build" / "claims.json", ledger)
     (tree / "build" / "notebooks" / "smoke" / "claim3.ipynb").unlink()
     contents = read_yaml(tree / "_toc.yml")
-    few = [{"file": page} for page in ("book/claims", "book/records", "notebooks/claim3")]
+    few = [{"file": page} for page in ("book/claims", "book/records", "notebooks/claim3", "notebooks/lemma1")]
     write(tree / "_toc.yml", {**contents, "parts": [{"caption": "few", "chapters": few}]})
-    done = build(tree)
+    done = build(tree, "someone/fork")
     assert done.returncode != 0
     assert "make reproduce PROFILE=smoke NB=claim3" in done.stderr + done.stdout
     assert "an entirely new statement" in (html / "book" / "claims.html").read_text()
+
+
+def test_where_the_repository_is_known_a_page_opens_elsewhere(tree: Path, html: Path) -> None:
+    """In the pages that the test above has built."""
+    page = (html / "notebooks" / "lemma1.html").read_text()
+    assert "https://colab.research.google.com/github/someone/fork/blob/main/notebooks/lemma1.ipynb" in page
+    assert re.search(r"https://mybinder.org/v2/gh/someone/fork/main\?urlpath=lab/tree/notebooks/lemma1.ipynb", page)
+    cell = unescape(
+        re.sub(r"<[^>]*>", "", page.partition("first cell to run")[2].partition("<pre>")[2].partition("</pre>")[0])
+    )
+    clone, move, imports = (line for line in cell.splitlines() if line.strip())
+    assert "clone -q --depth 1 https://github.com/someone/fork companion" in clone and move == "%cd companion/notebooks"
+    works = f"{imports}; import lps.paths, os; assert lps.paths.SHIPPED.is_dir() and lps.paths.ROOT.samefile('..')"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([sys.executable, "-c", works], cwd=tree / "notebooks", env=environment, check=True)
