@@ -31,8 +31,11 @@ from .worker import Job, files_hash
 
 SOURCES = ("lps/**/*.py", "lps/profiles/*.yml")
 RECORDED_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "matplotlib", "papermill")
-IMPORTED = ("papermill", "nbconvert", "ipykernel.kernelapp", "seaborn", "torchvision", "pytorch_lightning")
-"""What takes seconds to import: once for several notebooks. None of it starts a thread or a GPU, which no fork has."""
+PRELOADED = ("papermill", "nbconvert", "ipykernel.kernelapp", "matplotlib.pyplot", "torch")
+"""What every execution imports, which takes seconds: once. None of it starts a thread or a GPU, which no fork has."""
+
+PRELOADED_FOR_MANY = ("seaborn", "torchvision", "pytorch_lightning")
+"""What most notebooks import."""
 
 RECORDS = ("results/local/**/*.json", "results/shipped/**/*.json", "results/paper/*")
 
@@ -159,8 +162,7 @@ def run_jobs(outstanding: Sequence[Job], jobs: int) -> list[Failure]:
     from tqdm import tqdm
 
     context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
-    if sys.platform == "linux" and len(outstanding) > jobs:
-        context.set_forkserver_preload(list(IMPORTED))
+    context.set_forkserver_preload([*PRELOADED, *(PRELOADED_FOR_MANY if len(outstanding) > 2 * jobs else ())])
     share = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // jobs)
     machine = {"versions": versions(RECORDED_PACKAGES), "hardware": hardware()}
     waiting = list(reversed(outstanding))
