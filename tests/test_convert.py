@@ -769,6 +769,32 @@ def test_grids_of_equal_strides_share_their_steps() -> None:
         meet((a, b), (a,))
 
 
+def test_choices_beside_convolutions_in_groups_have_few_parameters() -> None:
+    layers = nn.Conv2d(3, 128, 3, 2, 1), nn.Conv2d(128, 128, 3, 2, 1, groups=128), nn.Conv2d(128, 8, 3, 2, 1)
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    for divisor, expected in ((None, [16, 2, 1]), (16, [8, 8, 1])):
+        converted = lps.convert(network, "lps", hidden_divisor=divisor)
+        assert [m.conv1.out_channels for m in converted.modules() if isinstance(m, lps.LearnedPhase)] == expected
+
+
+class ReadTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = (unit(3, 8, stride=2), unit(8, 8))
+        self.norm, self.relu = nn.BatchNorm2d(8), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.b(self.a(x)))
+        return torch.cat([x.clone(), self.relu(x)], 1).amax((2, 3))
+
+
+@pytest.mark.parametrize("placement", ["behind", "before"])
+def test_activations_write_in_place_as_they_did_where_nothing_else_reads(placement: Placement) -> None:
+    network = lps.convert(ReadTwice(), "aps", placement=placement)
+    found = {name: module.inplace for name, module in network.named_modules() if isinstance(module, nn.ReLU)}
+    assert found == {"a.2": True, "b.2": True, "relu": False}
+
+
 FAMILIES = ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"]
 MORE_FAMILIES = ["efficientnet_b0", "regnet_x_400mf", "densenet121", "convnext_tiny"]
 

@@ -8,7 +8,7 @@ selection. Upsampling that undoes a stride becomes a :class:`~lps.sampling.Upsam
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,7 +22,7 @@ from .layers import Entry
 from .models import images_for, opened, unwrapped
 from .plan import Plan
 from .report import Conversion, ConvertError, Stride
-from .rewrite import Rewriter
+from .rewrite import Rewriter, write_in_place
 from .rules import apply_rules, refuse_hooks, round_alike
 from .same import require_sameness
 from .trace import followed_in_evaluation, trace
@@ -47,7 +47,7 @@ def convert(
     *,
     placement: Placement = "behind",
     padding: Padding = "circular",
-    hidden_divisor: int = 8,
+    hidden_divisor: int | None = None,
     select_from: Source = "filtered",
     head: Head = "keep",
     example: Tensor | None = None,
@@ -63,15 +63,17 @@ def convert(
     (torch.Size([2, 10]), True)
 
     ``model`` reads images ``(N, C, *space)`` with one, two or three spatial axes. Its weights are kept under their
-    names. With ``method="lps"`` each choice has a small network of its own, with ``channels / hidden_divisor`` hidden
-    channels, which wants training; ``"aps"`` has no parameters and needs none. ``antialias`` filters each map before it
-    is sampled, but for averages, blurs and the convolution that reads the images, and ``select_from`` says whether the
-    choice sees the filtered map. ``placement="behind"`` samples behind a convolution, its norm and its activation, as
-    the paper does, and so convolves at every position. ``"before"`` filters the map that a convolution reads and shifts
-    it by the chosen phase, and the convolution strides as it did, at about the cost of the original. ``head="pool"``
-    puts global pooling in front of a head that reads flattened maps. ``example`` are images to follow the network's
-    code with; by default they are 224 samples wide. With a ``padding`` other than ``"circular"`` the network is
-    converted alike, but no invariance is guaranteed; with ``"zeros"`` each layer sees the border that it had.
+    names. With ``method="lps"`` each choice has a small network of its own, which wants training, with
+    ``channels / hidden_divisor`` hidden channels: by default an eighth, and a 64th where a convolution in groups
+    strides, whose maps are wide and whose weights are few. ``"aps"`` has no parameters and needs none. ``antialias``
+    filters each map before it is sampled, but for averages, blurs and the convolution that reads the images, and
+    ``select_from`` says whether the choice sees the filtered map. ``placement="behind"`` samples behind a convolution,
+    its norm and its activation, as the paper does, and so convolves at every position. ``"before"`` filters the map
+    that a convolution reads and shifts it by the chosen phase, and the convolution strides as it did, at about the cost
+    of the original. ``head="pool"`` puts global pooling in front of a head that reads flattened maps. ``example`` are
+    images to follow the network's code with; by default they are 224 samples wide. With a ``padding`` other than
+    ``"circular"`` the network is converted alike, but no invariance is guaranteed; with ``"zeros"`` each layer sees the
+    border that it had.
 
     The result takes sizes that its total stride divides and says so of others. :func:`conversion_report` tells what was
     done. Raises :class:`ConvertError`, with the layer and the reason, for a network that cannot be converted with a
@@ -90,8 +92,12 @@ def convert(
             raise ValueError(f"no {name} {value!r}: there are {', '.join(get_args(choices))}")
 
     model = unwrapped(model)
-    named = partial(Sampling.named, method, antialias, hidden_divisor=hidden_divisor)
-    sampling = cast(Callable[..., Sampling], partial(named, padding=padding, select_from=select_from))
+    divisors = (8, 64) if hidden_divisor is None else (hidden_divisor, hidden_divisor)
+
+    def sampling(stride: Any = 1, grouped: bool = False, dims: int = 2) -> Sampling:
+        settings: dict[str, Any] = {"hidden_divisor": divisors[grouped], "padding": padding, "select_from": select_from}
+        return cast(Sampling, Sampling.named(method, antialias, stride=stride, dims=dims, **settings))
+
     sampling()
     try:
         return _converted(model, sampling, method, antialias, placement, padding, head, example)
@@ -134,6 +140,7 @@ def _converted(
     kept = {name for name, _ in converted.named_parameters()}
     unused = {name.partition(".")[0] for name, _ in model.named_parameters() if name not in kept}
     size, notes = require_sameness(model, converted, plan.otherwise, example, stride)
+    write_in_place(converted, plan.in_place)
     plan.notes += [f"{part} is left out: evaluation does not use all of it" for part in sorted(unused)] + notes
     circular = padding == "circular"
     checked = require_invariance(converted, channels, stride, dims, places, given) if circular else None
@@ -194,7 +201,7 @@ def _planned(model: nn.Module, padding: Padding, pool_head: bool, example: Tenso
 
 
 def _fill(plan: Plan, images: Tensor) -> None:
-    plan.graph = trace(plan.network, images)
+    plan.graph, plan.in_place = trace(plan.network, images)
     round_alike(plan.network)
     training = "asks whether it is training: it was followed in evaluation, and of the rest only dropout is kept"
     plan.notes += [f"{name} {training}" for name in followed_in_evaluation(plan.network, plan.graph)]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..exact.convolution import CONVOLVE, Padding, linear_rows, pad
-from ..exact.cpu import evened, widened
-from ..exact.fused import Filtered
+from ..exact.cpu import evened, runs, widened
+from ..exact.fused import Filtered, moved_and_padded
 from ..exact.mean import exact_mean
 from ..exact.sums import EXACT, exact_einsum, softmax
 from ..exact.ties import Origin
@@ -46,19 +46,36 @@ def convolve(
     padding: Padding = "circular",
     stride: Stride = 1,
     border: Border | None = None,
+    padded: bool = False,
 ) -> Tensor:
     """Convolution at every ``stride``-th position: ``y[n] = sum_j weight[j] x[stride * n + dilation * j - before]``.
 
-    ``(N, C, *space)`` to ``(N, O, *space / stride)``.
+    ``(N, C, *space)`` to ``(N, O, *space / stride)``; a map that is ``padded`` has its circular border already.
     """
-    reach, stride = [d * (k - 1) for k, d in zip(weight.shape[2:], dilation, strict=True)], steps(stride, x.dim() - 2)
-    space, after = _windows(x, before, reach, border, stride)
+    reach, stride = reaches(weight.shape[2:], dilation), steps(stride, x.dim() - 2)
     x = x.contiguous() if x.device.type == "cpu" else x
-    x = wrap(x, before, after, padding, border)
-    outputs = weight.shape[0] // groups
+    if padded:
+        around = zip(x.shape[2:], before, beyond(before, reach, stride), stride, strict=True)
+        space = [(n - b - a) // s for n, b, a, s in around]
+    else:
+        space, after = _windows(x, before, reach, border, stride)
+        x = wrap(x, before, after, padding, border)
+    outputs = weight.shape[0]
     x, weight, bias = evened(widened(x, space, stride[-1]), weight, bias, groups)
     y = CONVOLVE[len(space)](x, weight, bias, stride=stride, dilation=dilation, groups=groups)
-    return crop(y.unflatten(1, (groups, -1))[:, :, :outputs].flatten(1, 2), space)
+    if y.shape[1] > outputs:
+        y = y.unflatten(1, (groups, -1))[:, :, : outputs // groups].flatten(1, 2)
+    return crop(y, space)
+
+
+def reaches(kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """Samples that a window spans along each axis beside its first."""
+    return [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+
+
+def beyond(before: Sequence[int], reach: Sequence[int], stride: Sequence[int]) -> list[int]:
+    """How far the last window goes beyond a map whose size is a multiple of ``stride``."""
+    return [max(r + 1 - s - b, 0) for b, r, s in zip(before, reach, stride, strict=True)]
 
 
 def _windows(
@@ -115,54 +132,67 @@ class Convolution(Weighted, Bordered):
         self.dilation, self.groups, self.padding, self.border = tuple(dilation), groups, padding, border
 
     def forward(
-        self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, stride: Stride = 1
+        self,
+        x: Tensor,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        *,
+        stride: Stride = 1,
+        padded: bool = False,
     ) -> Tensor:
         weight, bias = self.weights(weight, bias)
         windows = self.border.before, self.dilation, self.groups, self.padding, stride, self.border
-        return convolve(x, weight, bias, *windows)
+        return convolve(x, weight, bias, *windows, padded and self.padding == "circular")
 
 
 class TransposedConvolution(Convolution):
     """What a transposed convolution does after it has put its input back among zeros: a convolution."""
 
-    def forward(
-        self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, stride: Stride = 1
-    ) -> Tensor:
+    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, **windows: Any) -> Tensor:
         weight, bias = self.weights(weight, bias)
         flipped = weight.flip(tuple(range(2, weight.dim()))).unflatten(0, (self.groups, -1))
-        return super().forward(x, flipped.transpose(1, 2).flatten(0, 1), bias, stride)
+        return super().forward(x, flipped.transpose(1, 2).flatten(0, 1), bias, **windows)
 
 
 class Align(Downsample):
     """Filter, then shift each map so that its chosen phase comes first: ``(N, C, *space)``, and the selection.
 
     A convolution that strides behind it computes what :class:`~lps.sampling.Downsample` would have kept of the same
-    convolution at every position. A selection that is a mixture (Eq. 17) mixes the shifted maps.
+    convolution at every position. A selection that is a mixture (Eq. 17) mixes the shifted maps. On a circle the map
+    comes with ``before`` and ``after`` samples around it, for the windows of that convolution.
     """
 
-    def __init__(self, layer: Downsample, padding: Padding) -> None:
+    def __init__(self, layer: Downsample, padding: Padding, before: Stride = 0, after: Stride = 0) -> None:
         super().__init__(layer.select, layer.antialias, layer.stride, layer.select_from)
         self.padding: Padding = padding
+        self.before, self.after = before, after
 
     def forward(
         self, x: Tensor, selection: Selection | None = None, origin: Origin | None = None
     ) -> tuple[Tensor, Selection | None]:
-        filtered = x if self.antialias is None else self.antialias(x)
+        filtered, dims = x if self.antialias is None else self.antialias(x), x.dim() - 2
         selection = self._choose(x, Filtered(filtered), origin) if selection is None else selection
-        dims = x.dim() - 2
+        circular = self.padding == "circular"
+        if circular and selection.phase is not None and runs(x):
+            return moved_and_padded(filtered, selection.phase, self.stride, self.before, self.after), selection
+        index: Any
         moved = pad(filtered, 0, [s - 1 for s in steps(self.stride, dims)], self.padding)
         for axis, size in enumerate(x.shape[2:], 2):
             moved = moved.unfold(axis, size, 1)  # (N, C, *phase, *space)
         if selection.phase is None:
             z = selection.z.to(x.dtype).view(*selection.z.shape, *(1,) * (1 + dims))
-            mixture = torch.zeros_like(filtered)
+            kept = torch.zeros_like(filtered)
             for k, phase in enumerate(offsets(self.stride, dims)):
-                index: tuple[Any, ...] = (slice(None), slice(None), *phase)
-                mixture = mixture + z[:, k] * moved[index]
-            return mixture, selection
-        samples = torch.arange(x.shape[0], device=x.device)
-        index = (samples, slice(None), *offset_of(selection.phase, self.stride, dims))
-        return moved[index], selection
+                index = (slice(None), slice(None), *phase)
+                kept = kept + z[:, k] * moved[index]
+        else:
+            index = (
+                torch.arange(x.shape[0], device=x.device),
+                slice(None),
+                *offset_of(selection.phase, self.stride, dims),
+            )
+            kept = moved[index]
+        return pad(kept, self.before, self.after, "circular") if circular else kept, selection
 
 
 class Pooling(Layer, Bordered):
@@ -177,7 +207,7 @@ class Pooling(Layer, Bordered):
 
     def forward(self, x: Tensor) -> Tensor:
         dims = x.dim() - 2
-        reach = [d * (k - 1) for k, d in zip(self.kernel, self.dilation, strict=True)]
+        reach = reaches(self.kernel, self.dilation)
         space, after = _windows(x, self.border.before, reach, self.border)
         padded = wrap(x, self.border.before, after, self.padding, self.border)
         if not self.largest:

@@ -23,8 +23,9 @@ class Plan:
 
     ``places`` holds the :class:`Map` of each node that is a map, ``raised`` the upsampling calls and the steps that
     they undo, the last of them first, ``shuffled`` those that put phases back by themselves, ``lead`` the padding in
-    front of a layer whose call was taken out, ``originals`` the layers that were replaced, and ``otherwise`` what
-    takes, in the comparison with the original, the place of a layer that is announced to be another function.
+    front of a layer whose call was taken out, ``originals`` the layers that were replaced, ``in_place`` those that
+    wrote in place, and ``otherwise`` what takes, in the comparison with the original, the place of a layer that is
+    announced to be another function.
     """
 
     network: nn.Module
@@ -42,6 +43,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     originals: dict[str, nn.Module] = field(default_factory=dict)
     otherwise: dict[str, nn.Module] = field(default_factory=dict)
+    in_place: list[Any] = field(default_factory=list)
 
     def path(self, node: fx.Node) -> str:
         """Where to put a layer for a call: at the path of what it calls, or at one that is free."""

@@ -37,7 +37,7 @@ class Pointwise(nn.Module):
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()
-        self.activation = activation
+        self.activation: nn.Module = activation
 
     def forward(self, x: Tensor) -> Tensor:
         f = self.activation

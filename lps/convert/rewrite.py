@@ -2,10 +2,10 @@
 
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
-from torch import fx
+from torch import fx, nn
 from torch.nn.modules import activation
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from ..exact.ties import Origin
 from ..sampling import Downsample, Sampling, Upsample
 from .grids import Grid, Step, resolve, shown
-from .layers import Align, Convolution, Entry, Spaced, Unalign
+from .layers import Align, Convolution, Entry, Spaced, Unalign, beyond, reaches
 from .plan import Plan
 from .pointwise import Pointwise
 from .report import Stride
@@ -78,13 +78,17 @@ class Rewriter:
         """Is a map sampled before this layer, not behind it?"""
         if step.aligned or not self.before or step.node.op != "call_module" or len(step.roots()) > 1:
             return step.aligned
-        return isinstance(self.plan.network.get_submodule(str(step.node.target)), Convolution)
+        return isinstance(self._layer(step), Convolution)
+
+    def _layer(self, step: Step) -> nn.Module | None:
+        """What computes the map that strides, as it was replaced."""
+        return self.plan.network.get_submodule(str(step.node.target)) if step.node.op == "call_module" else None
 
     def _pointwise(self, step: Step) -> bool:
         module = self.plan.module(step.node)
         if not isinstance(module, _ConvNd) or max(module.kernel_size) > 1:
             return False
-        return not any(cast(Convolution, self.plan.network.get_submodule(str(step.node.target))).border.before)
+        return not any(cast(Convolution, self._layer(step)).border.before)
 
     def _behind(self, step: Step) -> fx.Node:
         """Where a stride goes: behind the norm and the activation of its convolution, else behind the layer itself.
@@ -140,7 +144,7 @@ class Rewriter:
         filtered = not (step.smooth or (chooses and self._reads_images(step.node)))
         kept, paths = node, list[str]()
         for root in step.roots():
-            sampling = self.sampling(stride=shown(root.stride))
+            sampling = self.sampling(stride=shown(root.stride), grouped=getattr(self._layer(step), "groups", 1) > 1)
             if root in chooses:
                 layer, given = sampling.layer(channels, antialias=filtered), {"origin": self._origin(step, root)}
             else:
@@ -171,8 +175,11 @@ class Rewriter:
             return Align(layer, self.plan.padding)
         if not self._in_front(step) or self._pointwise(step):
             return layer
-        step.node.kwargs = {**step.node.kwargs, "stride": step.stride}
-        return Align(layer, self.plan.padding)
+        step.node.kwargs = {**step.node.kwargs, "stride": step.stride, "padded": True}
+        conv = cast(Convolution, self._layer(step))
+        weight = step.node.args[1].meta["value"] if conv.weight is None else conv.weight  # type: ignore[union-attr]
+        before, reach = conv.border.before, reaches(weight.shape[2:], conv.dilation)
+        return Align(layer, self.plan.padding, before, beyond(before, reach, step.stride))
 
     def _origin(self, step: Step, root: Step) -> fx.Node:
         """Where the map that a stride samples comes from: the images, or the choice above it."""
@@ -239,3 +246,17 @@ class Rewriter:
                 if order:
                     next(reversed(order)).append(node)
                 order[node] = None
+
+
+def write_in_place(network: fx.GraphModule, layers: Iterable[Any]) -> None:
+    """Let activations write in place again, as they did, where nothing else reads what is made in front of them."""
+    called = {node: network.get_submodule(str(node.target)) for node in network.graph.nodes if node.op == "call_module"}
+    sources = defaultdict[nn.Module, list[Any]](list)
+    for node, module in called.items():
+        sources[module.activation if isinstance(module, Pointwise) else module].append(node.args[0])
+    for layer in layers:
+        layer.inplace = all(
+            len(source.users) == 1
+            and (isinstance(called.get(source), _NormBase | Convolution) or source.target is operator.add)
+            for source in sources[layer]
+        )

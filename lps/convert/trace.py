@@ -229,9 +229,10 @@ def known(arguments: Any) -> Any:
     return fx.node.map_arg(arguments, lambda node: node.meta["value"])
 
 
-def trace(network: nn.Module, example: Tensor) -> fx.Graph:
-    """Graph of ``network`` in evaluation mode; ``node.meta["value"]`` is a meta tensor or a plain value.
+def trace(network: nn.Module, example: Tensor) -> tuple[fx.Graph, list[nn.Module]]:
+    """Graph of ``network`` in evaluation mode, and the layers that wrote in place and do no more.
 
+    ``node.meta["value"]`` is a meta tensor or a plain value.
     The values are those of a batch of :data:`MANY` images like ``example``. Raises :class:`ConvertError` where the code
     cannot be followed.
     """
@@ -251,7 +252,7 @@ def trace(network: nn.Module, example: Tensor) -> fx.Graph:
         setattr(network, name, value)
     plain_graph = fx.Graph()  # knows nothing of this tracer, so that the network can be pickled
     plain_graph.output(plain_graph.graph_copy(found.graph, {}))
-    return plain_graph
+    return plain_graph, found.in_place
 
 
 class _Followed(NamedTuple):

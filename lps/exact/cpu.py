@@ -60,10 +60,10 @@ def by_vectors(function: Callable[[Tensor], Tensor], x: Tensor, equal_shares: bo
     body = even if alone else count - count % (VECTORS * threads)
     if body == count and x.is_contiguous():
         return function(x)
-    *parts, rest = x.flatten().split([body, (count - body) // VECTORS * VECTORS, (count - body) % VECTORS])
-    results = [function(part) for part in parts if part.numel()]
-    if rest.numel():
-        results.append(function(F.pad(rest, (0, VECTORS - rest.numel())))[: rest.numel()])
+    flat, whole = x.flatten(), count - (count - body) % VECTORS
+    results = [function(flat[a:b]) for a, b in ((0, body), (body, whole)) if b > a]
+    if whole < count:
+        results.append(function(F.pad(flat[whole:], (0, VECTORS - (count - whole))))[: count - whole])
     return torch.cat(results).view(x.shape)
 
 
@@ -124,7 +124,7 @@ class ConvolveCircular(torch.autograd.Function):
         flat = widened(x.flatten(2), [space.numel()])
         rows = []
         for taps in weight.movedim((0, 1), (-2, -1)):
-            y = taps.reshape(-1, x.shape[1]) @ flat
+            y = torch.bmm(taps.reshape(1, -1, x.shape[1]).expand(x.shape[0], -1, -1), flat)  # `@` may copy all of it
             y = y[..., : space.numel()].unflatten(1, taps.shape[:-1]).unflatten(-1, space)
             for axis in range(1 - len(space), 0):
                 y = _sum_of_taps(y.unbind(1), dilation[axis], axis)

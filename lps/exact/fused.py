@@ -99,6 +99,17 @@ def place_filtered(y: Tensor, kernel: Tensor, z: Tensor, stride: Stride) -> Tens
     return v.view(count, channels, *v.shape[2:])
 
 
+def moved_and_padded(x: Tensor, phase: Tensor, stride: Stride, before: Stride, after: Stride) -> Tensor:
+    """``x`` on a circle, each map moved so that its ``phase`` ``(N,)`` comes first, and padded: two copies of it."""
+    each = steps(stride, x.dim() - 2)
+    last = [n + s - 1 for n, s in zip(steps(after, len(each)), each, strict=True)]
+    wide = pad(x, before, last, "circular")
+    starts = zip(*(start.tolist() for start in offset_of(phase, stride, len(each))), strict=True)
+    sizes = [n - s + 1 for n, s in zip(wide.shape[2:], each, strict=True)]
+    windows = [[slice(a, a + n) for a, n in zip(start, sizes, strict=True)] for start in starts]
+    return torch.stack([image[(slice(None), *window)] for image, window in zip(wide, windows, strict=True)])
+
+
 def _aligned(x: Tensor, phase: Tensor, stride: Stride, before: int, after: int) -> Tensor:
     """Circular padding and a shift that brings ``phase`` ``(N,)`` of each sample to phase 0, in one copy."""
     dims = x.dim() - 2
