@@ -683,12 +683,6 @@ REFUSED: dict[str, tuple[Network, str]] = {
         ),
         r"^the network: besides images it reads y",
     ),
-    "settings": (
-        lambda: type("Set", (Net,), {"forward": lambda net, x, **given: net.head(net.a(x) * given.get("scale", 1))})(
-            lambda: None, a=unit(3, 8), head=head(8)
-        ),
-        r"^the network: besides images it reads \*\*given",
-    ),
     "norm": (lambda: plain(nn.LayerNorm((8, 64, 64))), r"^1: it mixes positions with weights of their own"),
     "rows": (lambda: plain(nn.Linear(64, 64)), r"^1: it mixes positions"),
     "rolled": (

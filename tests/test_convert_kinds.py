@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import wraps
 from math import prod
 from typing import Any, NamedTuple, cast
 
@@ -345,6 +346,33 @@ class Returns(nn.Module):
             raise ValueError("no images")
         x = self.up(self.stem(pixel_values).relu())
         return self.make(self.head(x), x)
+
+
+def choosing(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """As Hugging Face wraps forward: what it is given by name decides what comes out."""
+
+    @wraps(forward)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        as_tuple = not kwargs.pop("return_dict", True)
+        output = forward(self, *args, **kwargs)
+        return tuple(output.values()) if as_tuple else output
+
+    return wrapper
+
+
+class Chooses(Returns):
+    @choosing
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None, **kwargs: Any
+    ) -> Any:
+        assert return_dict is None and not kwargs
+        return super().forward(pixel_values, labels, scale=kwargs.get("scale", 1))
+
+
+def test_arguments_beside_the_images_keep_their_defaults() -> None:
+    torch.manual_seed(0)
+    network = lps.convert(Chooses(RETURNED["dictionary and data class"]), "aps", example=SMALL).eval()
+    assert isinstance(network(images(2, 3, 16, 16)), Output)
 
 
 RETURNED: dict[str, Callable[[Tensor, Tensor], Any]] = {

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from .borders import Border, Pad
-from .grids import Axes, Grid, Map, Step, as_images, resolve, shown
+from .grids import Axes, Grid, Map, Step, as_images, resolve, shown, total
 from .layers import (
     SUMS,
     AcrossChannels,
@@ -57,8 +57,9 @@ def _each(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
 def _require_maps(call: Call, dims: int) -> None:
     """Refuse a call that looks at positions as they lie in ``(N, C, *space)`` where its input has them elsewhere."""
     if call.place.axes != as_images(dims):
-        found = call.place.positions
-        call.refuse(f"its input has its positions on the axes {found}; it looks at axes {tuple(range(2, 2 + dims))}")
+        call.refuse(
+            f"it looks at windows, and its input {tuple(call.x.shape)} has not the axes of the images, each by itself"
+        )
 
 
 def _window(
@@ -128,6 +129,9 @@ def padding(call: Call) -> Map | None:
     amounts = list(given["pad" if call.layer is None else "padding"])
     amounts += [0] * (2 * dims - len(amounts))
     before, after = amounts[-2::-2], amounts[-1::-2]
+    if not any(amounts):  # at this size; it may depend on that
+        call.pass_by()
+        return None
     if not any(before[axis] or after[axis] for axis in call.place.positions):
         return keep(call)
     if any(before[:2]) or any(after[:2]) or call.place.axes != as_images(dims - 2):
@@ -215,12 +219,9 @@ def _back(call: Call, factor: Sequence[int], shuffled: bool = False) -> Map:
     if set(need) != {1}:
         if shuffled and undone:
             call.refuse("it undoes a stride and makes the map finer than the images, at once")
-        here = [*(step.stride for step in grid), *((Fraction(1, n) for n in need),)]
-        finer = Step(call.node, cast(tuple[int, ...], tuple(map(prod, zip(*here, strict=True)))), smooth=True)
-        grid, undone = (
-            [finer],
-            [*undone, Step(call.node, cast(tuple[int, ...], tuple(Fraction(1, n) for n in need)), True)],
-        )
+        finer = tuple(cast(int, Fraction(1, n)) for n in need)
+        undone.append(Step(call.node, finer, smooth=True))
+        grid = [Step(call.node, total((*grid, undone[-1]), len(need)), smooth=True)]
     call.plan.raised[call.node] = tuple(undone)
     if shuffled:
         call.plan.shuffled.add(call.node)
@@ -523,21 +524,7 @@ def item(call: Call) -> Map | None:
 
 ACTIVATIONS = {"relu", "relu6", "gelu", "hardswish", "leakyrelu", "elu", "selu", "hardsigmoid", "tanh"}
 ELEMENTWISE = ACTIVATIONS | {"identity", "dropout", "alphadropout", "featurealphadropout"}
-POINTWISE = {
-    "add",
-    "sub",
-    "mul",
-    "truediv",
-    "div",
-    "maximum",
-    "minimum",
-    "where",
-    "cat",
-    "concat",
-    "stack",
-    "max",
-    "min",
-}
+POINTWISE = set("add sub mul truediv div max maximum min minimum where cat concat concatenate stack".split())
 PER_CHANNEL = {"batchnorm", "syncbatchnorm", "prelu"}
 ORDERLESS = {"amax", "amin", "max", "min", "any", "all", "median", "quantile", "countnonzero"}
 """Reductions over positions whose result depends neither on their order nor on how it rounds."""
@@ -566,9 +553,12 @@ def keep(call: Call) -> Map | None:
         )
         if not fits:
             before, after = tuple(x.shape[1:]), tuple(shape[1:])
-            if call.kind in ("cat", "concat", "concatenate"):
-                call.refuse(f"it puts tokens of its own among the positions of a map {before}")
-            call.refuse(f"it turns a map {before} into {after}, which no rule explains")
+            joins = call.kind in ("cat", "concat", "concatenate")
+            call.refuse(
+                f"it puts tokens of its own among the positions of a map {before}"
+                if joins
+                else f"it turns a map {before} into {after}, which no rule explains"
+            )
         for axis, (along, _) in enumerate(runs, first):
             if along and axes[axis] not in ((), along):
                 call.refuse("maps with their positions on different axes meet")

@@ -287,16 +287,11 @@ def _answering() -> Iterator[None]:
 
 
 def _followed(network: nn.Module, images: Tensor) -> _Followed:
-    plain = copy.deepcopy(network).to("meta").eval()
-    others = list(inspect.signature(type(plain).forward).parameters.values())[2:]
-    named = [other for other in others if other.kind in (other.POSITIONAL_OR_KEYWORD, other.KEYWORD_ONLY)]
-    defaults = {other.name: other.default for other in named}
-    needed = [name for name, default in defaults.items() if default is inspect.Parameter.empty]
-    _require_images_alone(needed)
-    tracer = _Tracer(images, *defaults.values(), *({} for _ in others[len(named) :]))
+    plain = _reading_images_alone(copy.deepcopy(network).to("meta").eval())
+    tracer = _Tracer(images)
     try:
         with _answering():
-            graph = tracer.trace(plain, concrete_args=defaults or None)
+            graph = tracer.trace(plain)
     except ConvertError:
         raise
     except Exception as error:
@@ -311,18 +306,22 @@ def _followed(network: nn.Module, images: Tensor) -> _Followed:
         if node.op != "placeholder" and not node.args and "input" in node.kwargs:
             given = dict(node.kwargs)
             node.args, node.kwargs = (given.pop("input"),), given
-    for node in list(graph.nodes)[1 : 1 + len(defaults)]:
-        _erase(graph, node)
-    rest = list(graph.nodes)[1 : 1 + len(others) - len(named)]
-    _require_images_alone([str(node.target) for node in rest if node.users])
-    for node in rest:
-        graph.erase_node(node)
     return _Followed(graph, without_writes(graph, network), made, tracer.counts_images)
 
 
-def _require_images_alone(others: list[str]) -> None:
-    if others:
-        raise ConvertError("the network", f"besides images it reads {', '.join(others)}: wrap it in one that does not")
+def _reading_images_alone(network: nn.Module) -> nn.Module:
+    """``network`` with a forward of images alone, so that all else keeps its default."""
+    original = type(network)
+    others = list(inspect.signature(original.forward).parameters.values())[2:]
+    needed = [p.name for p in others if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if needed:
+        raise ConvertError("the network", f"besides images it reads {', '.join(needed)}: wrap it in one that does not")
+
+    def forward(self: Any, images: Tensor) -> Any:
+        return original.forward(self, images)
+
+    network.__class__ = type(original.__name__, (original,), {"forward": forward})
+    return network
 
 
 def _with_any_batch(many: _Followed, few: _Followed) -> None:
@@ -380,10 +379,3 @@ def _with_any_batch(many: _Followed, few: _Followed) -> None:
 
 def _equal(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.equal(a, b)
-
-
-def _erase(graph: fx.Graph, node: fx.Node) -> None:
-    """Take out an input of the network that keeps its default, and the checks that it does."""
-    for reader in list(node.users):
-        _erase(graph, reader)
-    graph.erase_node(node)
