@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: where files are shared out, short ones fill the end."""
+    """The book first, then files with slow tests: where files are shared out, short ones fill the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path.name != "test_book.py", item.path not in slow))
 
 
 @pytest.fixture

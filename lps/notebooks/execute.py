@@ -163,7 +163,7 @@ def run_jobs(outstanding: Sequence[Job], jobs: int) -> list[Failure]:
 
     context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload([*PRELOADED, *(PRELOADED_FOR_MANY if len(outstanding) > 2 * jobs else ())])
-    share = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // jobs)
+    share = max(1, (os.cpu_count() or 1) // jobs)
     machine = {"versions": versions(RECORDED_PACKAGES), "hardware": hardware()}
     waiting = list(reversed(outstanding))
     running: dict[int, tuple[Job, Any, Connection, float]] = {}

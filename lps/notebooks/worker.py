@@ -215,14 +215,15 @@ def serve_kernel(arguments: Sequence[str], parent: int) -> None:
     IPKernelApp.launch_instance([*arguments, f"--IPKernelApp.parent_handle={parent}"])
 
 
-def perform(job: Job, machine: Mapping[str, Any], threads: int, answer: Connection) -> None:
-    """:func:`work` in a process of its own: the answer is what failed, or None."""
+def perform(job: Job, machine: Mapping[str, Any], share: int, answer: Connection) -> None:
+    """:func:`work` in a process of its own, on a `share` of the cores: the answer is what failed, or None."""
     os.setsid()  # Ctrl-C reaches the parent alone, which ends this process
     Thread(target=end_with_parent, daemon=True).start()
     log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     for stream in (1, 2):
         os.dup2(log, stream)
-    os.environ |= {"OMP_NUM_THREADS": str(threads), "LPS_JOBS": os.environ.get("LPS_JOBS", str(threads))}
+    for name in ("OMP_NUM_THREADS", "LPS_JOBS"):
+        os.environ.setdefault(name, str(share))
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     if sys.platform == "linux":
         from jupyter_client.provisioning import local_provisioner
