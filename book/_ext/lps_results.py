@@ -620,7 +620,7 @@ class Provenance(ResultDirective):
 
 
 class Picture(ResultDirective):
-    """The first figure of another page's notebook, with its words for those who cannot see it. Argument: the notebook;
+    """The picture at the top of another page, with its words for those who cannot see it. Argument: the notebook;
     content: the caption."""
 
     required_arguments = 1
@@ -631,11 +631,11 @@ class Picture(ResultDirective):
         notebook = self.load(executed.as_posix())
         if notebook is None:
             return self.absent("This picture", f"make reproduce NB={self.arguments[0]}")
-        drawn = (
-            c for c in notebook["cells"] if any("image/svg+xml" in o.get("data", {}) for o in c.get("outputs", []))
-        )
-        alt = next(drawn)["metadata"]["mystnb"]["image"]["alt"]
-        path = executed.with_name(f"{executed.stem}-1.svg").relative_to(self.path(""))
+        outputs = [(c["metadata"], o) for c in notebook["cells"] for o in c.get("outputs", [])]
+        drawn = [metadata for metadata, output in outputs if "image/svg+xml" in output.get("data", {})]
+        number = next((n for n, metadata in enumerate(drawn) if "lede" in metadata.get("tags", [])), 0)
+        alt = drawn[number]["mystnb"]["image"]["alt"]
+        path = executed.with_name(f"{executed.stem}-{number + 1}.svg").relative_to(self.path(""))
         picture = nodes.image("", uri=f"/{path.as_posix()}", alt=alt, width="100%")
         caption = nodes.caption()
         self.state.nested_parse(self.content, self.content_offset, caption)
