@@ -8,10 +8,11 @@ from itertools import chain
 from typing import Any, Literal
 
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lps import DeepLabV3Plus, Downsample, LearnedPhase, LowPass, MaxNorm, Upsample, polyphase
+from lps import DeepLabV3Plus, Downsample, LearnedPhase, LowPass, MaxNorm, Upsample, convert, polyphase
 from lps.resnet import Stem
 
 from .measure import Case, Work
@@ -273,6 +274,32 @@ def scaling(setting: Setting, batch: int, size: int, seconds: float) -> Group:
     return Group(f"scaling-{setting.name}", setting, cases, {"axes": points}, seconds)
 
 
+CONVERTED = (
+    "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf", "resnet18", "resnet50",
+    "densenet121", "convnext_tiny", "vgg11_bn",
+)  # fmt: skip
+"""Networks of torchvision that are timed before and after :func:`lps.convert`."""
+
+
+def conversion(setting: Setting, name: str, batch: int, size: int, seconds: float) -> Group:
+    """A network of torchvision and what it is converted to, sampling before its convolutions or behind them."""
+
+    def build(method: Any, antialias: Any, placement: Any) -> Work:
+        torch.manual_seed(0)
+        images = setting.place(torch.randn(batch, 3, size, size))
+        network: nn.Module = calibrated(getattr(torchvision.models, name)(weights=None), images).eval()
+        if method:
+            head: Any = "pool" if name.startswith("vgg") else "keep"
+            network = convert(network, method, antialias, placement=placement, head=head, example=images[:1])
+        return setting.inference(network, images)
+
+    cases = {"original": Case(partial(build, None, None, None), "original")}
+    for placement in ("before", "behind"):
+        for method, antialias in (("aps", "none"), ("aps", "tri-3"), ("lps", "tri-3")):
+            cases[f"{method}-{antialias} {placement}"] = Case(partial(build, method, antialias, placement), "original")
+    return Group(f"converted-{name}-{setting.name}", setting, cases, {"batch": batch, "size": size}, seconds)
+
+
 def plan(device: Device, batch: int | None) -> list[Group]:
     """Groups in the order in which a budget is spent; ``batch`` replaces the number of images of the networks."""
     return on_gpu(batch) if device == "cuda" else on_cpu(batch)
@@ -292,6 +319,7 @@ def on_cpu(batch: int | None) -> list[Group]:
         segmentation(eager, 2, 256, 20),
         classifiers(compiled, FEW, 18, "imagenet", images, 224, 60),
         classifiers(bf16, FEW, 18, "imagenet", images, 224, 15),
+        *(conversion(eager, name, batch or 8, 128, 10) for name in CONVERTED),
     ]
 
 

@@ -50,7 +50,7 @@ class BasicBlock(nn.Module):
         self.downsample = None if sampling is None else sampling.layer(width)
         self.conv2 = Conv2d(width, width, 3, 1, padding, dilation)
         self.norm2 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
         changes = sampling is not None or stride > 1 or in_channels != width
         self.shortcut = Shortcut(in_channels, width, stride, sampling) if changes else None
 
@@ -86,7 +86,7 @@ class Bottleneck(nn.Module):
         self.downsample = None if sampling is None else sampling.layer(width)
         self.conv3 = Conv2d(width, out_channels, 1)
         self.norm3 = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
         changes = sampling is not None or stride > 1 or in_channels != out_channels
         self.shortcut = Shortcut(in_channels, out_channels, stride, sampling) if changes else None
 
@@ -107,7 +107,7 @@ class CifarStem(nn.Module):
         super().__init__()
         self.conv = Conv2d(in_channels, width, 3, 1, padding)
         self.norm = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Selection]]:
         return self.relu(self.norm(self.conv(x))), []
@@ -131,7 +131,7 @@ class ImageNetStem(nn.Module):
         super().__init__()
         self.conv = Conv2d(in_channels, width, 7, 2 if sampling is None or strided else 1, padding)
         self.norm = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
         self.padding: Padding = pool_padding
         self.samplers = nn.ModuleList()
         if sampling is not None and not strided:

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 import torch
@@ -179,6 +179,16 @@ def test_every_kind_of_group_runs(setting: Setting) -> None:
     for group in small:
         for case in group.cases.values():
             case.build().step()
+
+
+def test_a_converted_network_is_timed_beside_its_original() -> None:
+    group = groups.conversion(CPU, "mobilenet_v3_small", 2, 32, 0)
+    original, aps, lps = (group.cases[name].build() for name in ("original", "aps-none before", "lps-tri-3 before"))
+    counts = [sum(p.numel() for p in cast(nn.Module, work.network).parameters()) for work in (original, aps, lps)]
+    assert counts[0] == counts[1] < counts[2] < 1.02 * counts[0]
+    for work in (original, aps, lps):
+        work.step()
+    assert len(group.cases) == 7 and {case.against for case in group.cases.values()} == {"original"}
 
 
 @pytest.fixture
