@@ -209,61 +209,54 @@ def failure_of(job: Job, code: int, answer: Connection) -> Failure | None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``python -m lps notebooks``."""
     parser.add_argument("only", nargs="*", metavar="notebook", help="notebooks to execute (default: all)")
-    parser.add_argument("--profile", default="quick", help="smoke, quick (default), reduced, converged, short or full")
     parser.add_argument("--set", nargs="+", default=[], metavar="name=value", help="parameters of these notebooks")
     parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time (default: 1)")
-    _add_parameters(parser)
+    _add_shared(parser)
 
 
 def add_variant_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``python -m lps variant``."""
     parser.add_argument("notebook", help="notebook to execute")
     parser.add_argument("set", nargs="*", metavar="name=value", help="parameters that differ from the profile's")
+    _add_shared(parser)
+
+
+def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="quick", help="smoke, quick (default), reduced, converged, short or full")
-    _add_parameters(parser)
-
-
-def _add_parameters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parameters", default="", metavar="TEXT", help="the same in one text, as make's P has them")
 
 
 def main(args: argparse.Namespace) -> int:
     """Execute what is outstanding of a profile; the exit code says whether a notebook failed."""
-    return run(args.profile, args.only, [*args.set, *words(args.parameters)], jobs=args.jobs)
+    if args.jobs < 1:
+        raise ValueError(f"jobs is {args.jobs}: at least one notebook runs at a time")
+    failed, _ = run(args, args.only, jobs=args.jobs)
+    return failed
 
 
 def variant_main(args: argparse.Namespace) -> int:
     """Execute one notebook with other parameters, apart from the main results, and say where it is."""
-    return run(args.profile, [args.notebook], [*args.set, *words(args.parameters)], variant=True)
+    failed, (job,) = run(args, [args.notebook], variant=True)
+    if not failed:
+        target = Path(job.target).relative_to(ROOT)
+        print(target, target.with_suffix(".html"), sep="\n")
+    return failed
 
 
-def run(profile: str, only: Sequence[str], overrides: Sequence[str], jobs: int = 1, variant: bool = False) -> int:
-    """Plan, execute and report; the exit code."""
+def run(args: argparse.Namespace, only: Sequence[str], jobs: int = 1, variant: bool = False) -> tuple[int, list[Job]]:
+    """Plan, execute and report; the exit code, and what was asked for."""
     from ..experiments.profiles import load_profile
 
-    try:
-        if jobs < 1:
-            raise ValueError(f"jobs is {jobs}: at least one notebook runs at a time")
-        requested = plan(profile, load_profile(profile).notebooks, only, overrides, variant)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    current = sum(job.is_current() for job in requested)
-    if current:
-        print(f"{profile}: {current} of {len(requested)} notebooks are up to date")
+    overrides = [*args.set, *words(args.parameters)]
+    requested = plan(args.profile, load_profile(args.profile).notebooks, only, overrides, variant)
+    if current := sum(job.is_current() for job in requested):
+        print(f"{args.profile}: {current} of {len(requested)} notebooks are up to date")
     try:
         failures = execute(requested, jobs)
     except KeyboardInterrupt:
         print("stopped; run the same command to go on", file=sys.stderr)
-        return 130
+        return 130, requested
     for failure in failures:
         where = f" in {failure.cell}" if failure.cell else ""
         print(f"{failure.name} failed{where}: {failure.error} (log: {failure.log})", file=sys.stderr)
-    if variant and not failures:
-        for job in requested:
-            print(
-                Path(job.target).relative_to(ROOT),
-                Path(job.target).with_suffix(".html").relative_to(ROOT),
-                sep="\n",
-            )
-    return 1 if failures else 0
+    return 1 if failures else 0, requested
