@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .exact.ties import Origin
 from .metrics import shift_each
 from .polyphase import Stride, keep, offset_of, steps
 from .selection import Selection
@@ -225,7 +226,7 @@ def _join(values: Sequence[Any], joined: dict[tuple[int, ...], Tensor]) -> Any:
         return joined[key]
     if isinstance(first, tuple | list):
         parts = [_join(part, joined) for part in zip(*values, strict=True)]
-        return type(first)(*parts) if isinstance(first, Selection) else parts
+        return type(first)(*parts) if isinstance(first, Selection | Origin) else parts
     return {key: _join([v[key] for v in values], joined) for key in first} if isinstance(first, Mapping) else first
 
 

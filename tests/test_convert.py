@@ -24,7 +24,7 @@ from lps.convert.grids import Map, Step, as_images, meet, resolve
 from lps.convert.layers import Align, Interpolation, Linear, Pooling, convolve
 from lps.convert.pointwise import Pointwise
 from lps.paths import SHIPPED
-from lps.polyphase import Stride, keep, mix, phases
+from lps.polyphase import Stride, keep, mix, phases, steps
 from lps.selection import Selection
 
 Network = Callable[[], nn.Module]
@@ -808,6 +808,18 @@ def test_torchvision_segmenters(name: str) -> None:
     torch.manual_seed(0)
     network = lps.convert(models.get_model(name, weights=None, weights_backbone=None))
     assert lps.verify(network, images(1, 3, 64, 64), shifts=2).exact
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18"])
+def test_torchvision_of_video(name: str) -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    network = lps.convert(models.get_model(name, weights=None), "aps").eval()
+    x = images(1, 3, *steps(lps.conversion_report(network).stride, 3))
+    with torch.inference_mode():
+        for shift in ((1, 1, 1), (3, 5, 2)):
+            assert torch.equal(network(x.roll(shift, (2, 3, 4))), network(x))
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ class _FirstPhase(fx.Interpreter):
 
     def __init__(self, plan: Plan, size: Size) -> None:
         super().__init__(_copied(plan.network, lambda x: x.to("meta")), graph=plan.graph)
-        self.plan, self.size = plan, size
+        self.plan, self.size, self.extra_traceback = plan, size, False
         self.strides = {step.node: step.stride for step in plan.steps if not step.aligned}
 
     def run_node(self, n: fx.Node) -> Any:

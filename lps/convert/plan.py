@@ -223,8 +223,9 @@ def follow(view: Tensor, whole: Layout) -> Axes | None:
         inside = sorted({(s, n) for n, s in found if step <= s and s * n <= step * size and n > 1}, reverse=True)
         if along and size == 1:
             return None
-        if len(along) > 1 and len(inside) == len(along) and prod(n for _, n in inside) == size:
-            left |= {s: (n, (axis,)) for (s, n), axis in zip(inside, along, strict=True)}
+        share = len(along) // max(len(inside), 1)
+        if share and len(inside) > 1 and share * len(inside) == len(along) and prod(n for _, n in inside) == size:
+            left |= {s: (n, along[i * share : (i + 1) * share]) for i, (s, n) in enumerate(inside)}
         elif along:
             left[step] = size, along
     runs = [(step, step * size) for step, (size, _) in left.items()]

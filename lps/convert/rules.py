@@ -155,6 +155,9 @@ def upsampling(call: Call) -> Map | None:
     _require_maps(call, call.x.dim() - 2)
     sizes, finer, given = tuple(call.x.shape[2:]), tuple(call.node.meta["value"].shape[2:]), call.given
     mode, aligned = given.get("mode", "nearest"), given.get("align_corners")
+    coarser = tuple(n // m for n, m in zip(sizes, finer, strict=True))
+    if max(coarser) > 1 and all(k * m == n for k, m, n in zip(coarser, finer, sizes, strict=True)) and not aligned:
+        return _shrinking(call, mode, coarser)
     factor = tuple(m // n for n, m in zip(sizes, finer, strict=True))
     if any(n * f != m for n, f, m in zip(sizes, factor, finer, strict=True)) or call.place.grid is None:
         call.refuse(f"it resizes {sizes} to {finer}; a whole factor along each axis is expected")
@@ -170,6 +173,20 @@ def upsampling(call: Call) -> Map | None:
     if aligned:
         call.plan.otherwise[call.name] = nn.Sequential(Every(factor), nn.Upsample(None, factor, mode, True))
     return out
+
+
+def _shrinking(call: Call, mode: str, stride: tuple[int, ...]) -> Map:
+    """An interpolation at a stride: of the samples about the middle of each window, or of all of them."""
+    if mode not in ("nearest", "nearest-exact", "linear", "bilinear", "trilinear", "area") or call.given.get(
+        "antialias"
+    ):
+        call.refuse(f"the interpolation {mode!r} to a coarser map has no kernel here")
+    kernel = stride if mode == "area" else tuple(1 if mode.startswith("nearest") or s % 2 else 2 for s in stride)
+    middle = {"nearest": (0,) * len(stride), "nearest-exact": tuple(s // 2 for s in stride)}
+    first = middle.get(mode, tuple((s - k) // 2 for s, k in zip(stride, kernel, strict=True)))
+    border = Border((Pad(tuple(-n for n in first), (0,) * len(stride)),))
+    call.swap(Pooling(False, kernel, (1,) * len(stride), call.plan.padding, border))
+    return call.step(call.place, stride, smooth=not mode.startswith("nearest"))
 
 
 def spreading(call: Call) -> Map | None:
@@ -600,7 +617,7 @@ def _require_no_position(call: Call, other: fx.Node, axes: Sequence[tuple[int, .
     move with the images."""
     sizes = reversed(list(zip(_axes_of(call.plan, other), other.meta["value"].shape, strict=True)))
     for along, (these, size) in zip(reversed(axes), sizes, strict=False):
-        if along != these and size > 1:
+        if along != these and size > 1 and other.meta["value"].numel():
             call.refuse(f"it meets {other.name}, which has values of its own at each position")
 
 
@@ -658,7 +675,11 @@ _RULES: tuple[tuple[str, Rule, str], ...] = (
     ("adaptiveavgpool adaptivemaxpool", adaptive_pooling, ""),
     ("pad", padding, "pad mode value"),
     ("zeropad constantpad reflectionpad replicationpad circularpad", padding, ""),
-    ("upsample upsamplingnearest upsamplingbilinear interpolate", upsampling, "size scale_factor mode align_corners"),
+    (
+        "upsample upsamplingnearest upsamplingbilinear interpolate",
+        upsampling,
+        "size scale_factor mode align_corners recompute_scale_factor antialias",
+    ),
     ("groupnorm", norm_over_space, "num_groups weight bias eps"),
     ("instancenorm", norm_over_space, "running_mean running_var weight bias use_input_stats momentum eps"),
     ("layernorm rmsnorm", layer_norm, "normalized_shape"),

@@ -179,7 +179,8 @@ def _compare(original: nn.Module, runs: Sequence[_Run], plain: fx.GraphModule) -
         except Exception as error:
             layer = "the network" if watch.node is None else name_of(watch.node)
             where = f"on {len(run.images)} images {tuple(run.images.shape[2:])}"
-            return inf, ConvertError(layer, f"what it became fails {where} ({type(error).__name__}: {error})")
+            words = f"{type(error).__name__}: {error}".partition("\n")[0]
+            return inf, ConvertError(layer, f"what it became fails {where} ({words})")
         outputs = [_gap(y, expected, watch.largest) for y, expected in zip_longest(found, run.outputs)]
         if any(gap > TOLERANCES[dtype] for gap in chain(outputs, watch.beside(run))):
             blamed = _blame(watch, run, max(outputs, default=0.0), TOLERANCES[dtype])
@@ -231,7 +232,7 @@ class _Watch(fx.Interpreter):
 
     def __init__(self, network: fx.GraphModule) -> None:
         super().__init__(network)
-        self.network = network
+        self.network, self.extra_traceback = network, False
         self.node: fx.Node | None = None
         self.largest = 0.0
         self.calls: list[tuple[fx.Node, Tensor | None, Tensor | None, float]] = []

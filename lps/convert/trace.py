@@ -295,9 +295,10 @@ def _followed(network: nn.Module, images: Tensor) -> _Followed:
     except ConvertError:
         raise
     except Exception as error:
+        words = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise ConvertError(
             tracer.inside(),
-            f"its code cannot be followed on images {tuple(images.shape)} ({type(error).__name__}: {error}); "
+            f"its code cannot be followed on images {tuple(images.shape)} ({words}); "
             "if such images do not fit, pass some that do as `example`",
         ) from error
     made = {name: getattr(plain, name) for name in tracer.tensor_attrs.values() if hasattr(plain, name)}
