@@ -151,6 +151,11 @@ def forget_failed_build(app: Sphinx, error: Exception | None) -> None:
         Path(app.doctreedir, "environment.pickle").unlink(missing_ok=True)
 
 
+def own_module(app: Sphinx, module: str, name: str) -> str | None:
+    """On ``viewcode-follow-imported``: the type of an alias such as ``list[int]`` has no listing, its module has."""
+    return module if getattr(getattr(sys.modules.get(module), name, None), "__module__", None) == "builtins" else None
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     sys.path.insert(0, str(Path(__file__).parents[2]))  # the API pages describe the ``lps`` of this checkout
     register_claim()
@@ -159,6 +164,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", link_repository, priority=100)
     app.connect("source-read", substitute_executed)
     app.connect("html-page-context", set_theme_mode, priority=900)
+    app.connect("viewcode-follow-imported", own_module)
     app.connect("build-finished", copy_mathjax)
     app.connect("build-finished", forget_failed_build, priority=900)
     lps_results.setup(app)
