@@ -71,9 +71,9 @@ def convert(
     its norm and its activation, as the paper does, and so convolves at every position. ``"before"`` filters the map
     that a convolution reads and shifts it by the chosen phase, and the convolution strides as it did, at about the cost
     of the original. ``head="pool"`` puts global pooling in front of a head that reads flattened maps. ``example`` are
-    images to follow the network's code with; by default they are 224 samples wide. With a ``padding`` other than
-    ``"circular"`` the network is converted alike, but no invariance is guaranteed; with ``"zeros"`` each layer sees the
-    border that it had.
+    images to follow the network's code with; by default they are 224 samples wide, or of a size and channels that fit.
+    Wrappers such as ``DataParallel`` are taken off. With a ``padding`` other than ``"circular"`` the network is
+    converted alike, but no invariance is guaranteed; with ``"zeros"`` each layer sees the border that it had.
 
     The result takes sizes that its total stride divides and says so of others. :func:`conversion_report` tells what was
     done. Raises :class:`ConvertError`, with the layer and the reason, for a network that cannot be converted with a
