@@ -7,9 +7,10 @@ or refused with the reason; and what it costs beside the original.
 import argparse
 import inspect
 import json
+import re
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from time import perf_counter
@@ -35,7 +36,16 @@ from ..polyphase import circular_shift
 from ..verify import verify
 
 RECORDS = {placement: SHIPPED / "convert" / f"families-{placement}.json" for placement in get_args(Placement)}
-FINETUNING = SHIPPED / "convert" / "finetuning.json"
+NOTEBOOKS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
+    "finetuning": ("finetune", "curves", {}),
+    "pretrained": (
+        "pretrained",
+        "rows",
+        {"network": "pretrained", "photographs": "imagenet-sample/val", "count": 800, "size": 224, "epochs": 3},
+    ),
+}
+"""Records that a notebook's own code makes: the notebook, its result, and how its parameters differ from those of the
+profile *reduced*."""
 
 FAMILIES: dict[str, Sequence[str]] = {
     "torchvision": (
@@ -69,6 +79,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--finetuning", action="store_true", help="run the notebook on fine-tuning with the CIFAR-10 images"
     )
+    parser.add_argument(
+        "--pretrained", action="store_true", help="run the notebook on EfficientNet-Lite0 with photographs of ImageNet"
+    )
     parser.add_argument("--method", default="lps", choices=("lps", "aps"))
     parser.add_argument("--antialias", default="tri-3", choices=get_args(AntiAlias))
     parser.add_argument(
@@ -87,9 +100,10 @@ def main(options: argparse.Namespace) -> int:
     if options.borders:
         write_json(SHIPPED / "convert" / "borders.json", {**about(), "rows": borders()})
         return 0
-    if options.finetuning:
-        write_json(FINETUNING, finetuning())
-        return 0
+    for name in NOTEBOOKS:
+        if getattr(options, name):
+            write_json(SHIPPED / "convert" / f"{name}.json", from_notebook(name))
+            return 0
     if options.families:
         record_families(options.record or RECORDS[options.placement], options.placement, options.families)
         return 0
@@ -229,21 +243,19 @@ def borders() -> dict[str, dict[str, float]]:
     return rows
 
 
-def finetuning(profile: str = "reduced") -> dict[str, Any]:
-    """The record of ``notebooks/finetune.ipynb`` with a profile's parameters: each network's curve, in per cent.
-
-    The notebook's own code runs here, up to its curves.
-    """
-    notebook = json.loads((ROOT / "notebooks" / "finetune.ipynb").read_text(encoding="utf-8"))
-    parameters = declared_parameters(notebook) | load_profile(profile).notebooks["finetune"]
+def from_notebook(record: str) -> dict[str, Any]:
+    """A record of :data:`NOTEBOOKS`: the notebook's own code runs here, cell by cell, until the result is whole."""
+    (page, result, parameters), profile = NOTEBOOKS[record], "reduced"
+    notebook = json.loads((ROOT / "notebooks" / f"{page}.ipynb").read_text(encoding="utf-8"))
+    parameters = declared_parameters(notebook) | load_profile(profile).notebooks.get(page, {}) | parameters
     code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    last = max(number for number, source in enumerate(code) if re.search(rf"^{result}\b|^    {result}\[", source, re.M))
     made_by = about()
     started, began = now(), perf_counter()
     names: dict[str, Any] = dict(parameters)
-    for source in code[1:]:
-        if "curves" not in names:
-            exec(source, names)
-    images = names["images"]
+    for source in code[1 : last + 1]:
+        exec(source, names)
+    images, found = names["images"], names[result]
     return {
         **made_by,
         "commit": made_by["code"]["commit"],
@@ -254,11 +266,16 @@ def finetuning(profile: str = "reduced") -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "started": started,
         "seconds": perf_counter() - began,
-        "command": "OMP_NUM_THREADS=1 python -m lps convert --finetuning",
-        "rows": {
-            name: [{"accuracy": acc, "c_cons": cons.percent, "pairs": cons.total} for acc, cons in curve]
-            for name, curve in names["curves"].items()
-        },
+        "command": f"OMP_NUM_THREADS=1 python -m lps convert --{record}",
+        "rows": curves(found) if record == "finetuning" else found,
+    }
+
+
+def curves(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Of each network accuracy and consistency after each epoch."""
+    return {
+        name: [{"accuracy": acc, "c_cons": cons.percent, "pairs": cons.total} for acc, cons in curve]
+        for name, curve in found.items()
     }
 
 
