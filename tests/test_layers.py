@@ -418,3 +418,22 @@ def test_a_filter_along_some_axes_leaves_the_others() -> None:
 def test_a_stride_of_other_axes_than_the_map_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"the stride \(1, 2, 2\) is of 3 axes, and the map has 2"):
         lps.Downsample(lps.MaxNorm((1, 2, 2)), stride=(1, 2, 2))(maps(2))
+
+
+@pytest.mark.parametrize("layer", [lps.Downsample(lps.LearnedPhase(4, 2), lps.LowPass(4, 3)), lps.LowPass(4, 3)])
+def test_half_precision_is_filtered_in_full(layer: nn.Module) -> None:
+    def run(x: torch.Tensor) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        x = x.requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=x.dtype == torch.bfloat16):
+            y = layer(x)
+        y = y[0] if isinstance(y, tuple) else y
+        weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+        return [y, *torch.autograd.grad((y * weights).sum(), x)]
+
+    x = maps(2, channels=4).bfloat16()
+    for half, full in zip(run(x), run(x.detach().float()), strict=True):
+        assert half.dtype == torch.bfloat16
+        torch.testing.assert_close(half.float(), full, rtol=2e-2, atol=2e-2)
+    if isinstance(layer, lps.LowPass):
+        assert torch.equal(layer(x), layer(x.float()).bfloat16())

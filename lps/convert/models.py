@@ -51,7 +51,7 @@ class _Opened(nn.Module):
         vars(self).update(vars(whole))
 
 
-class Attention(_Opened):
+class FollowedAttention(_Opened):
     """``nn.MultiheadAttention`` of one width, call by call."""
 
     def __init__(self, whole: Any) -> None:
@@ -85,7 +85,7 @@ class Attention(_Opened):
         return y if self.batch_first else y.transpose(0, 1), shares if need_weights else None
 
 
-class EncoderLayer(_Opened):
+class FollowedLayer(_Opened):
     """``nn.TransformerEncoderLayer``, call by call."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class EncoderLayer(_Opened):
         return self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))
 
 
-class Encoder(_Opened):
+class FollowedEncoder(_Opened):
     """``nn.TransformerEncoder``, layer by layer."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
@@ -110,9 +110,9 @@ class Encoder(_Opened):
 
 
 OPENED: dict[type[nn.Module], type[_Opened]] = {
-    nn.MultiheadAttention: Attention,
-    nn.TransformerEncoderLayer: EncoderLayer,
-    nn.TransformerEncoder: Encoder,
+    nn.MultiheadAttention: FollowedAttention,
+    nn.TransformerEncoderLayer: FollowedLayer,
+    nn.TransformerEncoder: FollowedEncoder,
 }
 
 

@@ -202,16 +202,16 @@ def makes_object(node: fx.Node) -> bool:
     return node.op == "call_function" and isinstance(node.target, type) and not isinstance(node.meta["value"], Tensor)
 
 
-Layout = list[tuple[int, int, tuple[int, ...]]]
+Memory = list[tuple[int, int, tuple[int, ...]]]
 """Of each axis of a tensor its size, its step in memory and what it runs along."""
 
 
-def unpacked(shape: Sequence[int], axes: Axes) -> Layout:
+def unpacked(shape: Sequence[int], axes: Axes) -> Memory:
     """The layout of a tensor that lies in memory as its shape says."""
     return [(n, prod(shape[axis + 1 :]), along) for axis, (n, along) in enumerate(zip(shape, axes, strict=True))]
 
 
-def follow(view: Tensor, whole: Layout) -> Axes | None:
+def follow(view: Tensor, whole: Memory) -> Axes | None:
     """What the axes of a ``view`` of a ``whole`` run along.
 
     ``None`` where the view has not all positions, or mixes them with something else. A row of positions is cut into the

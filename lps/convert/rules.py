@@ -38,7 +38,7 @@ from .layers import (
     Spread,
     TransposedConvolution,
 )
-from .plan import Call, Layout, Plan, Rule, follow, makes_object, unpacked
+from .plan import Call, Memory, Plan, Rule, follow, makes_object, unpacked
 from .pointwise import Elementwise, Pointwise
 from .report import ConvertError
 from .trace import called, kind_of, known, rounds_by_place
@@ -253,11 +253,11 @@ def shuffle(call: Call) -> Map | None:
     return _back(call, (call.given["upscale_factor"],) * 2, shuffled=True)
 
 
-def _shuffled(call: Call, found: Tensor, layout: Layout) -> Map | None:
+def _shuffled(call: Call, found: Tensor, layout: Memory) -> Map | None:
     """A view that does that by hand; ``None`` for another."""
     images, cuts, joins = as_images(call.plan.dims), [1] * call.plan.dims, [1] * call.plan.dims
     sizes = {step: size for size, step in zip(found.shape, found.stride(), strict=True) if size > 1}
-    whole: Layout = []
+    whole: Memory = []
     for size, step, along in layout:
         fine = next((n for n, s, these in layout if not these and s * n == step and sizes.get(s) == n * size), 1)
         cut = sizes.get(step, 1)

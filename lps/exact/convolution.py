@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..polyphase import Stride, steps
-from .cpu import ConvolveCircular, evened, widened
+from .cpu import ConvolveCircular, evened, in_full, widened
 
 Padding = Literal["circular", "zeros", "reflect"]
 
@@ -119,6 +119,7 @@ def convolve_circular(x: Tensor, weight: Tensor, dilation: Sequence[int]) -> Ten
     return cast(Tensor, ConvolveCircular.apply(x, weight, dilation))
 
 
+@in_full
 def depthwise(x: Tensor, kernel: Tensor, stride: Stride = 1) -> Tensor:
     """Each channel of ``x`` ``(N, C, *space)`` with the same ``kernel`` ``(1, 1, *size)``."""
     channels = x.shape[1]

@@ -5,6 +5,7 @@ were found by trying every size; ``tests/test_exact_networks.py`` tries them aga
 """
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -37,6 +38,22 @@ SHARE = 1 << 15
 def runs(x: Tensor) -> bool:
     """Does a CPU run this step now, and is it not recorded for sizes to come?"""
     return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+
+
+def in_full(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A convolution in groups of a map with a kernel, which a CPU computes in float32 where they are in half precision.
+
+    There its convolutions in groups take two to four times as long, backwards most of all.
+    """
+
+    @wraps(function)
+    def run(x: Tensor, kernel: Tensor, *settings: Any) -> Tensor:
+        if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float16):
+            return function(x, kernel, *settings)
+        with torch.autocast("cpu", enabled=False):
+            return function(x.float(), kernel.float(), *settings).to(x.dtype)
+
+    return run
 
 
 def by_pieces(function: Callable[..., Tensor], x: Tensor, *beside: Tensor) -> Tensor:

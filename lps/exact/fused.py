@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..polyphase import Stride, components, keep, mix, offset_of, phase_view, phases, place, require_divisible, steps
 from .convolution import CONVOLVE, SPREAD, Padding, convolve_circular, depthwise, pad
-from .cpu import by_pieces
+from .cpu import by_pieces, in_full
 from .mean import channel_sum, exact_mean, largest_of
 
 
@@ -59,6 +59,7 @@ def _moved(kernel: Tensor, z: Tensor, stride: Stride, like: Tensor) -> Tensor:
     return SPREAD[len(space)](weights, kernel).repeat_interleave(channels, 0)
 
 
+@in_full
 def mix_filtered(x: Tensor, kernel: Tensor, z: Tensor, stride: Stride) -> Tensor:
     """``sum_k z_k Poly(kernel * x)_k`` of a padded map ``x`` ``(N, C, *space)`` with ``z`` ``(N, P)``, Eq. (17).
 
@@ -74,6 +75,7 @@ def mix_filtered(x: Tensor, kernel: Tensor, z: Tensor, stride: Stride) -> Tensor
     return cast(Tensor, _Credit.apply(y, z, x, kernel, stride)) if z.requires_grad else y
 
 
+@in_full
 def place_filtered(y: Tensor, kernel: Tensor, z: Tensor, stride: Stride) -> Tensor:
     """``kernel * u`` with ``Poly(u)_k = z_k y`` on a circle: ``y`` ``(N, C, *space)`` to ``(N, C, *(s * space))``.
 
