@@ -183,7 +183,7 @@ def _price(known: Mapping[str, Sequence[Effect]]) -> Answer:
         return Answer(question, "not tested", "No pair of runs on real images is recorded.", "", page)
     judged: set[Outcome] = {best(of).outcome for of in found.values() if of}
     outcome: Outcome = judged.pop() if len(judged) == 1 else "not settled"
-    words = "; ".join(f"{name} {_told(of)}" for name, of in found.items() if of)
+    words = "; ".join(f"{name}, {best(of).outcome}: {_told(of)}" for name, of in found.items() if of)
     scale = _joined(effect.scale for effect in every)
     return Answer(question, outcome, f"Points gained over rows that keep phase 0: {words}.", scale, page)
 
@@ -201,8 +201,11 @@ def _learned(studied: Sequence[Record], controls: Sequence[Record]) -> Answer:
     drawn = [r["metrics"] for r in section53.one_per_run(controls) if "lps" in r["experiment"] and not _drawn(r)]
     if drawn:
         fall = sum(section53.falls(metrics, RANDOM) for metrics in drawn)
-        text += f" With phases drawn at random it falls in {fall} of {len(drawn)}."
+        text += f" With phases drawn at random it falls in {fall} of {len(drawn)}"
+        text += ": networks that do not depend on the phase cannot say what LPD learned." if not falls + fall else "."
     outcome: Outcome = "seen" if falls == len(real) else "leans" if 2 * falls > len(real) else "not seen"
+    if drawn and not falls + fall:
+        outcome = "not settled"
     scale = _joined(f"{images(record['data'])}, profile {record['profile']}" for record in real)
     return Answer(question, outcome, text, scale, page)
 
@@ -236,16 +239,16 @@ def _segmentation(made: pd.DataFrame, known: Mapping[str, Sequence[Effect]]) -> 
 def _cost(entries: Sequence[Mapping[str, Any]], timed: Sequence[Record]) -> Answer:
     share = next(entry for entry in entries if entry["id"] == "table4/lps-tri-3:pooling_share")
     paper = 100 * (times.paper_ratios()["lps-tri-3"] - 1)
-    text = f"Parameters: {share['ours']} % more (paper: {share['paper']} %). Time over LPF: "
+    held = "seen" if share["verdict"] == "holds" else "not settled"
+    text = f"Parameters, {held}: {share['ours']} % more (paper: {share['paper']} %). Time over LPF: "
     if record := times.newest(timed, times.TABLE4, "cpu"):
         took = times.frame(record).loc["lps-tri-3"]
         low, middle, high = (100 * (took[name] - 1) for name in ("low", "time", "high"))
-        text += (
-            f"{middle:.0f} % more on a processor, quartiles {low:.0f} to {high:.0f} (paper: {paper:.0f} % on a GPU)."
-        )
+        text += f"{middle:.0f} % more on a processor, quartiles {low:.0f} to {high:.0f}; not to be compared with "
+        text += f"the paper's {paper:.0f} % on a GPU."
     else:
         text += f"not measured (paper: {paper:.0f} % on a GPU)."
-    outcome: Outcome = "seen" if share["verdict"] == "holds" else "not settled"
+    outcome: Outcome = "not settled"  # the time is of other hardware than the paper's
     return Answer("What does it cost in parameters and time?", outcome, text, "the paper's network", "notebooks/table4")
 
 

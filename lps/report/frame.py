@@ -166,14 +166,12 @@ def _rank(profile: str) -> int:
     return -profile_names().index(profile)
 
 
-def grouped(records: Iterable[Record]) -> dict[tuple[str, str, str], list[Record]]:
-    """Records of studies by profile, name and fingerprint of their data: the largest profile first, then the groups
-    with the most of them."""
-    found: dict[tuple[str, str, str], list[Record]] = {}
+def grouped(records: Iterable[Record]) -> list[list[Record]]:
+    """Records of studies by their data, whatever the profile: the largest groups first."""
+    found: dict[str, list[Record]] = {}
     for record in records:
-        key = record["profile"], record["data"]["name"], record["data"]["fingerprint"]
-        found.setdefault(key, []).append(record)
-    return dict(sorted(found.items(), key=lambda item: (_rank(item[0][0]), -len(item[1]))))
+        found.setdefault(record["data"]["fingerprint"], []).append(record)
+    return sorted(found.values(), key=len, reverse=True)
 
 
 def one_per_seed(lines: pd.DataFrame) -> pd.DataFrame:

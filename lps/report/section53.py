@@ -19,7 +19,7 @@ LIMITS = "in every network; direction only at most, and undecided below full sca
 
 
 def judge(name: str, studied: Sequence[Record]) -> dict[str, Any]:
-    """Fields of a ledger entry, each network counted once: those of the largest profile and of one data set.
+    """Fields of a ledger entry, each network counted once, of every profile on the data with the most of them.
 
     A study of other networks than the paper's earns *direction only* at most. Where the direction is absent it is
     *undecided*, and *fails* only where it is absent from a network trained at full scale.
@@ -28,7 +28,7 @@ def judge(name: str, studied: Sequence[Record]) -> dict[str, Any]:
     fields = {"rule": f"{DIRECTIONS[name]}, {LIMITS}", "command": command, "ours": None}
     studied = one_per_run(studied)
     real = grouped(record for record in studied if record["data"]["name"] != "drawn")
-    found = max(real.values(), key=lambda made: any(map(is_full_scale, made)), default=[])
+    found = max(real, key=lambda made: any(map(is_full_scale, made)), default=[])
     if not found:
         drawn = f"; on drawn data: {_value(name, studied)}" if studied else ""
         return {**fields, "verdict": "not run", "evidence": f"no study of a network trained on real images{drawn}"}
