@@ -98,6 +98,14 @@ def test_an_exact_mean_has_the_gradient_of_a_mean() -> None:
     torch.testing.assert_close(exact, plain)
 
 
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf, -torch.inf])
+def test_an_exact_mean_of_what_is_not_finite_is_nan_in_its_sample_alone(odd: float) -> None:
+    x = torch.ones(2, 3, 4)
+    x[0, 1, 2] = odd
+    found = exact_mean(x, (2,))
+    assert found[0].isnan().all() and torch.equal(found[1], torch.ones(3).double())
+
+
 def test_an_exact_mean_of_zeros_is_zero() -> None:
     assert exact_mean(torch.zeros(2, 8), (1,)).tolist() == [0, 0]
 

@@ -35,7 +35,8 @@ def _mean(x: Tensor, dims: tuple[int, ...]) -> Tensor:
         middle = 1.5 * 2.0**52 * unit  # beside it float64 has steps of one unit, and its bits count them
         steps = x.to(torch.float64, copy=True).add_(middle).view(torch.int64)
         total = steps.sum(dims, keepdim=True) - count * middle.view(torch.int64)
-    return (total.double() * unit / count).squeeze(dims)
+    finite = largest - largest  # 0, or NaN in a sample that holds what is not finite
+    return (total.double() * unit / count + finite).squeeze(dims)
 
 
 class _ExactMean(torch.autograd.Function):

@@ -219,9 +219,9 @@ def perform(job: Job, machine: Mapping[str, Any], share: int, answer: Connection
     """:func:`work` in a process of its own, on a `share` of the cores: the answer is what failed, or None."""
     os.setsid()  # Ctrl-C reaches the parent alone, which ends this process
     Thread(target=end_with_parent, daemon=True).start()
-    log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    for stream in (1, 2):
-        os.dup2(log, stream)
+    with Path(job.log).open("wb") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
     for name in ("OMP_NUM_THREADS", "LPS_JOBS"):
         os.environ.setdefault(name, str(share))
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
