@@ -6,10 +6,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from lps.experiments.profiles import load_profile
 from lps.experiments.records import read_records
+from lps.experiments.rows import ROWS, matching
 from lps.paths import SHIPPED
 from lps.report.answers import Effect, answers, effects
-from lps.report.frame import COLUMNS, frame
+from lps.report.frame import COLUMNS, frame, guaranteed
 from lps.report.statistics import Interval
 
 STUDENT = 4.302652729911275
@@ -89,3 +91,12 @@ def _less_one(made: pd.DataFrame) -> pd.DataFrame:
 def test_contrary_results_stand_in_the_answer(shipped: list[Any]) -> None:
     (found,) = (a for a in answers(frame(shipped), ENTRIES, [], [], []) if a.page == "notebooks/table5")
     assert "The other way round than in the paper: LPD without LPU" in found.text
+
+
+@pytest.mark.parametrize("row", [row.name for row in ROWS])
+def test_what_promises_equal_predictions_is_what_selects_with_circular_borders(row: str) -> None:
+    model = load_profile("quick").row(*matching([row])).as_dict()["model"]
+    promised = model["method"] in ("aps", "lps") and not row.startswith(("table3", "table6"))
+    if row.startswith("table5"):
+        promised = row == "table5/lps-adapt-3"
+    assert guaranteed(model) == promised
