@@ -392,11 +392,12 @@ def test_no_flipped_bit_changes_what_is_read(name: str, read: Callable[[Path], A
 def test_a_part_that_is_called_a_folder_is_refused(tmp_path: Path) -> None:
     """One bit of the directory, on which torch takes for weights what it finds in memory."""
     path = tmp_path / "a.pt"
-    torch.save({"layer": torch.ones(300)}, path)
+    layer = torch.rand(300)  # kept, so that its memory is not what torch finds
+    torch.save({"layer": layer}, path)
     content = bytearray(path.read_bytes())
     content[content.rindex(b"a/data/0") - 8] ^= 0x10  # in the directory, eight bytes before the name
     path.write_bytes(content)
-    assert not torch.equal(torch.load(path)["layer"], torch.ones(300)), "torch reads it well, so this says nothing"
+    assert not torch.equal(torch.load(path)["layer"], layer), "torch reads it well, so this says nothing"
     with pytest.raises(ValueError, match=r"a.pt is not a readable file of weights"):
         read_weights(path)
 
