@@ -190,7 +190,7 @@ def _price(known: Mapping[str, Sequence[Effect]]) -> Answer:
 
 def _learned(studied: Sequence[Record], controls: Sequence[Record]) -> Answer:
     question, page = "Does LPD learn something that APS lacks (Sec. 5.3)?", "notebooks/section53"
-    real = [record for record in section53.one_per_run(studied) if not _drawn(record)]
+    real = section53.on_real_images(studied)
     if not real:
         return Answer(question, "not tested", "No study of a network trained on real images is recorded.", "", page)
     falls = sum(section53.direction("replaced", record["metrics"]) for record in real)
@@ -198,23 +198,19 @@ def _learned(studied: Sequence[Record], controls: Sequence[Record]) -> Answer:
         f"Accuracy falls in {falls} of {len(real)} networks when APS takes LPD's place (paper: from "
         f"{paper_number('replaced-before'):g} to {paper_number('replaced-after'):g} %)."
     )
-    drawn = [r["metrics"] for r in section53.one_per_run(controls) if "lps" in r["experiment"] and not _drawn(r)]
-    if drawn:
-        fall = sum(section53.falls(metrics, RANDOM) for metrics in drawn)
-        text += f" With phases drawn at random it falls in {fall} of {len(drawn)}"
+    controlled = [r["metrics"] for r in section53.on_real_images(controls) if "lps" in r["experiment"]]
+    if controlled:
+        fall = sum(section53.falls(metrics, RANDOM) for metrics in controlled)
+        text += f" With phases drawn at random it falls in {fall} of {len(controlled)}"
         text += ": networks that do not depend on the phase cannot say what LPD learned." if not falls + fall else "."
     outcome: Outcome = "seen" if falls == len(real) else "leans" if 2 * falls > len(real) else "not seen"
-    if drawn and not falls + fall:
+    if controlled and not falls + fall:
         outcome = "not settled"
     scale = _joined(f"{images(record['data'])}, profile {record['profile']}" for record in real)
     return Answer(question, outcome, text, scale, page)
 
 
 RANDOM = "acc, random phase"
-
-
-def _drawn(record: Record) -> bool:
-    return bool(record["data"]["name"] == "drawn")
 
 
 SEGMENTATION = ("lpd-only-over-ddac", "aps-over-ddac", "lps-over-lpf-miou")

@@ -27,7 +27,7 @@ def judge(name: str, studied: Sequence[Record]) -> dict[str, Any]:
     command = "python -m lps run 'table1/lps*' --profile reduced; python -m lps study 'table1/lps*' --profile reduced"
     fields = {"rule": f"{DIRECTIONS[name]}, {LIMITS}", "command": command, "ours": None}
     studied = one_per_run(studied)
-    real = grouped(record for record in studied if record["data"]["name"] != "drawn")
+    real = grouped(on_real_images(studied))
     found = max(real, key=lambda made: any(map(is_full_scale, made)), default=[])
     if not found:
         drawn = f"; on drawn data: {_value(name, studied)}" if studied else ""
@@ -41,6 +41,11 @@ def judge(name: str, studied: Sequence[Record]) -> dict[str, Any]:
         "evidence": seen + "; ".join(f"{record['run']}: {_value(name, [record])}" for record in found),
         "run": [record["id"] for record in found],
     }
+
+
+def on_real_images(studied: Iterable[Record]) -> list[Record]:
+    """A record of each network that was trained on images that are not drawn."""
+    return [record for record in one_per_run(studied) if record["data"]["name"] != "drawn"]
 
 
 def one_per_run(studied: Iterable[Record]) -> list[Record]:
