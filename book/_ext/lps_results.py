@@ -24,8 +24,9 @@ from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from lps.experiments.profiles import load_profile, read_yaml
+from lps.experiments.profiles import load_profile
 from lps.experiments.records import read_record
+from lps.experiments.schema import read_yaml
 from lps.notebooks.execute import plan
 from lps.report import frame
 from lps.report.coverage import find

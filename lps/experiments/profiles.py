@@ -5,13 +5,11 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 from typing import Any
-
-import yaml
 
 from .config import SECTIONS, TABLES, Experiment, Own, build
 from .rows import ROWS, Row
+from .schema import read_yaml
 
 PAPER = "full"
 _FOLDER = files("lps") / "profiles"
@@ -45,29 +43,6 @@ class Profile:
             for section, cls in zip(SECTIONS, TABLES[row.table], strict=True)
         )
         return Experiment(row.name, self.name, *parts)
-
-
-class _Strict(yaml.SafeLoader):
-    """Plain values only, and no key twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if (key.tag, key.value) in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
-            seen.add((key.tag, key.value))
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Traversable) -> Any:
-    """What is in a YAML file. Raises ``ValueError`` with the file and the line where it cannot be read."""
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Strict)
-    except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
-        raise ValueError(f"{path}{line}: {error.problem or error.context}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
 
 
 def profile_names() -> list[str]:

@@ -4,8 +4,11 @@ import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.resources.abc import Traversable
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
 
 Shape = Any
 """What a value has to be: a type, an annotation (``int | None``, ``Literal``, ``Annotated`` with rules), or one of
@@ -109,3 +112,26 @@ SOME = Annotated[int, Range(1, LARGEST)]
 REAL = Annotated[float, Range()]
 POSITIVE = Annotated[float, Range(0)]
 PERCENT = Annotated[float, Range(0, 100)]
+
+
+class _Strict(yaml.SafeLoader):
+    """Plain values only, and no key twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+            seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Traversable) -> Any:
+    """What is in a YAML file. Raises ``ValueError`` with the file and the line where it cannot be read."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Strict)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
+        raise ValueError(f"{path}{line}: {error.problem or error.context}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from textwrap import dedent
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -24,8 +24,6 @@ _NO_SOURCE = (
     "written in a file or in a cell of a notebook"
 )
 
-Place = tuple[int, int]
-
 
 def source_of(sampling: Sampling) -> str:
     """A program that defines ``sampling``: every class, function and plain value of the reader's own that it uses.
@@ -33,76 +31,66 @@ def source_of(sampling: Sampling) -> str:
     What an installed package defines is known by its name. Raises ``ValueError`` where a part has no source.
     """
     program = _Program()
-    parts = [f"{name}={program.factory(getattr(sampling, name), name)}" for name in ("select", "antialias")]
+    parts = [f"{name}={program.part(getattr(sampling, name), name)}" for name in ("select", "antialias")]
     last = (
         f"sampling = lps.Sampling({', '.join(parts)}, stride={sampling.stride}, select_from={sampling.select_from!r})"
     )
-    return "\n\n".join([*program.parts, last]) + "\n"
+    return "\n\n".join([*program.texts, last]) + "\n"
 
 
 class _Program:
     """Definitions, each after those that it uses."""
 
     def __init__(self) -> None:
-        self.parts: list[str] = []
+        self.texts: list[str] = []
         self.seen: set[Any] = set()
 
-    def factory(self, value: Any, name: str) -> str:
-        """The expression of a part of a sampling."""
-        if value is None:
-            return "None"
+    def part(self, value: Any, name: str) -> str:
+        """The expression of a part of a sampling, or of what a part is given."""
         if isinstance(value, partial):
-            given = [self.argument(each, name) for each in value.args]
-            words = [*given, *(f"{key}={self.argument(each, name)}" for key, each in value.keywords.items())]
-            return f"partial({', '.join([self.factory(value.func, name), *words])})"
-        if isinstance(value, FunctionType) and value.__name__ == "<lambda>":
-            return self.define(value, name)
+            inner = f"an argument of {name}"
+            given = [self.part(each, inner) for each in value.args]
+            given += [f"{key}={self.part(each, inner)}" for key, each in value.keywords.items()]
+            return f"partial({', '.join([self.part(value.func, name), *given])})"
+        if _plain(value):
+            return repr(value)
         if not isinstance(value, type | FunctionType):
             raise ValueError(_NO_SOURCE.format(f"{name}, of type {type(value).__name__},"))
+        if value.__name__ == "<lambda>":
+            return self.define(value, name)
         self.add(value, value.__name__)
         return value.__name__
 
-    def argument(self, value: Any, name: str) -> str:
-        """The expression of what a part is given."""
-        if isinstance(value, type | FunctionType):
-            return self.factory(value, name)
-        if not _plain(value):
-            raise ValueError(_NO_SOURCE.format(f"an argument of {name}"))
-        return repr(value)
-
     def add(self, value: Any, name: str) -> None:
         """Whatever the reader's source calls ``name``."""
-        if isinstance(value, type | FunctionType | ModuleType):
-            if value in self.seen or _installed(value):
-                return
-            self.seen.add(value)
-            if isinstance(value, ModuleType):
-                self.parts.append(inspect.getsource(value).strip())
-                return
-            text = self.define(value, name)
-            self.parts.append(text if value.__name__ == name else f"{text}\n{name} = {value.__name__}")
-            if value.__name__ == "<lambda>":
-                self.parts[-1] = f"{name} = {text}"
-        elif _plain(value):
-            if name not in self.seen:
-                self.seen.add(name)
-                self.parts.append(f"{name} = {value!r}")
-        elif not isinstance(value, BuiltinFunctionType) and type(value).__module__ != "typing":
+        if isinstance(value, BuiltinFunctionType) or type(value).__module__ == "typing":
+            return
+        defined = isinstance(value, type | FunctionType | ModuleType)
+        if not defined and not _plain(value):
             raise ValueError(_NO_SOURCE.format(f"{name}, of type {type(value).__name__},"))
+        key = value if defined else name
+        if key in self.seen or (defined and _installed(value)):
+            return
+        self.seen.add(key)
+        if isinstance(value, ModuleType):
+            self.texts.append(inspect.getsource(value).strip())
+        elif not defined or value.__name__ == "<lambda>":
+            self.texts.append(f"{name} = {self.define(value, name) if defined else repr(value)}")
+        else:
+            text = self.define(value, name)
+            self.texts.append(text if value.__name__ == name else f"{text}\n{name} = {value.__name__}")
 
     def define(self, value: Any, name: str) -> str:
         """The text of a definition; what it looks up, in the closures and then the globals of its functions, goes
         before it."""
-        node, text = _definition(value, name)
+        text, code = _definition(value, name)
         known: dict[str, Any] = {}
         for function in _functions(value):
-            known = function.__globals__ | known
-        for function in _functions(value):
             cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-            known |= {free: cell.cell_contents for free, cell in cells if free != "__class__"}
-        mode: Literal["eval", "exec"] = "eval" if isinstance(node, ast.expr) else "exec"
-        whole: Any = ast.Expression(node) if isinstance(node, ast.expr) else ast.Module([node], [])
-        for used in dict.fromkeys(_looked_up(compile(whole, name, mode))):
+            closed = {free: cell.cell_contents for free, cell in cells if free != "__class__"}
+            known = function.__globals__ | known | closed
+        steps = (step for each in _codes(code) for step in dis.get_instructions(each))
+        for used in dict.fromkeys(step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")):
             if used in known and not used.startswith("__"):
                 self.add(known[used], used)
         return text
@@ -132,60 +120,49 @@ def _installed(value: Any) -> bool:
     return any(place.is_relative_to(folder) for place in places for folder in _LIBRARIES)
 
 
-def _looked_up(code: CodeType) -> Iterator[str]:
-    for step in dis.get_instructions(code):
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            yield step.argval
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """The code of a definition, and of those inside it."""
+    yield code
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
-            yield from _looked_up(inner)
+            yield from _codes(inner)
 
 
-def _definition(value: Any, name: str) -> tuple[Any, str]:
-    """The definition of a class or function in its file or cell: parsed, and as text."""
+def _places(code: CodeType) -> Any:
+    """Where in its file a function stands, which tells it from the others there."""
+    return code.co_firstlineno, {place for place in code.co_positions() if None not in place}
+
+
+def _definition(value: Any, name: str) -> tuple[str, CodeType]:
+    """The definition of a class or function in its file or cell: as text, and compiled."""
+    kind: Any = ast.ClassDef if isinstance(value, type) else ast.FunctionDef | ast.Lambda
     for function in _functions(value):
         code = function.__code__
         text = "".join(linecache.getlines(code.co_filename, function.__globals__))
         try:
-            nodes = [node for node in ast.walk(ast.parse(text)) if _defines(node, value, code)]
+            nodes = list(ast.walk(ast.parse(text)))
         except SyntaxError:
             continue
-        if nodes:
-            node = max(nodes, key=_span)  # of lambdas that hold one another the innermost
-            return node, _text(text, node)
+        for node in reversed(nodes):  # of lambdas that hold one another the innermost
+            if isinstance(node, kind) and getattr(node, "name", "<lambda>") == value.__name__:
+                compiled = _compiled(node, name)
+                if any(_places(inner) == _places(code) for inner in _codes(compiled)):
+                    return _text(text, node), compiled
     try:  # a class without a method, in a file
         text = dedent(inspect.getsource(value)).strip()
-        return ast.parse(text).body[0], text
+        return text, compile(text, name, "exec")
     except (OSError, TypeError, SyntaxError):
         raise ValueError(_NO_SOURCE.format(name)) from None
 
 
-def _defines(node: ast.AST, value: Any, code: CodeType) -> bool:
+def _compiled(node: Any, name: str) -> CodeType:
     if isinstance(node, ast.Lambda):
-        (start, end), (first, last) = _span(node.body), _extent(code)
-        return code.co_name == "<lambda>" and start <= first and last <= end
-    if isinstance(value, type):
-        inner = node.body if isinstance(node, ast.ClassDef) and node.name == value.__name__ else []
-        return any(isinstance(each, ast.FunctionDef) and _first_line(each) == code.co_firstlineno for each in inner)
-    return isinstance(node, ast.FunctionDef) and node.name == code.co_name and _first_line(node) == code.co_firstlineno
-
-
-def _first_line(node: Any) -> int:
-    return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        return compile(ast.Expression(node), name, "eval")
+    return compile(ast.Module([node], []), name, "exec")
 
 
 def _text(text: str, node: Any) -> str:
     if isinstance(node, ast.Lambda):
         return ast.get_source_segment(text, node) or ""
-    return dedent("".join(text.splitlines(keepends=True)[_first_line(node) - 1 : node.end_lineno])).strip()
-
-
-def _span(node: Any) -> tuple[Place, Place]:
-    return (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
-
-
-def _extent(code: CodeType) -> tuple[Place, Place]:
-    """Where the body of a lambda begins and ends."""
-    known = [((a, c), (b, d)) for a, b, c, d in code.co_positions() if None not in (a, b, c, d)]
-    places = [(start, end) for start, end in known if start != end] or known
-    return min(start for start, _ in places), max(end for _, end in places)  # type: ignore[return-value]
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    return dedent("".join(text.splitlines(keepends=True)[first - 1 : node.end_lineno])).strip()

@@ -8,7 +8,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from ..experiments.profiles import read_yaml
+from ..experiments.schema import read_yaml
 from ..paths import PAPER, ROOT
 
 EXPECTED = (

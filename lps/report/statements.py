@@ -13,8 +13,9 @@ from .. import shifts
 from ..data.drawn import draw
 from ..exact.convolution import Padding
 from ..experiments.model import build_model
-from ..experiments.profiles import load_profile, read_yaml
+from ..experiments.profiles import load_profile
 from ..experiments.rows import Row
+from ..experiments.schema import read_yaml
 from ..filters import LowPass
 from ..paths import PAPER
 from ..polyphase import circular_shift

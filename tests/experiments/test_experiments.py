@@ -24,8 +24,9 @@ from lps.experiments.fit import CHECKPOINT, AtomicCheckpoints
 from lps.experiments.jobs import attempt, run_all
 from lps.experiments.learner import learning_rate, temperature
 from lps.experiments.model import fresh
-from lps.experiments.profiles import load_profile, read_yaml
+from lps.experiments.profiles import load_profile
 from lps.experiments.run import DataCache, Run, measure_again, perform, plan
+from lps.experiments.schema import read_yaml
 from lps.experiments.status import state
 from lps.experiments.weights import HASHES, about, read_weights
 from lps.paths import SHIPPED

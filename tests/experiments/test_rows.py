@@ -13,12 +13,12 @@ from lps.experiments.learner import Learner, learning_rate, temperature
 from lps.experiments.model import ConvexPhase
 from lps.experiments.profiles import load_profile, profile_names
 from lps.experiments.records import read_record, write_json
-from lps.experiments.rows import ABLATIONS, ROWS, TABLE1, TABLE2, TABLE3, TABLE5, TABLE6, Row, matching
+from lps.experiments.rows import ROWS, Row, matching
 from lps.experiments.run import DataCache, Run, perform, plan
 from lps.experiments.weights import sha256
 from lps.paths import PAPER
 
-TABLES = {"table1": TABLE1, "table2": TABLE2, "table3": TABLE3, "table5": TABLE5, "table6": TABLE6}
+TABLES = {name: matching([f"{name}/*"]) for name in ("table1", "table2", "table3", "table5", "table6")}
 
 
 def run_of(name: str, results: Path, **changes: str) -> Run:
@@ -37,7 +37,7 @@ def test_rows_are_those_of_the_paper(table: str) -> None:
 def test_the_model_of_table_3_is_the_papers() -> None:
     with (PAPER / "table3.csv").open(newline="") as file:
         depths = [int(row["model"].removeprefix("ResNet-")) for row in csv.DictReader(file)]
-    assert [load_profile("full").row(row).model.depth for row in TABLE3] == depths
+    assert [load_profile("full").row(row).model.depth for row in TABLES["table3"]] == depths
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -78,7 +78,7 @@ def test_recipes_of_segmentation() -> None:
 
 
 def test_backbones_are_rows_of_the_same_network() -> None:
-    for row in (*TABLE5, *TABLE6):
+    for row in (*TABLES["table5"], *TABLES["table6"]):
         model = full(row.name).model
         assert isinstance(model, Segmenter)
         backbone = full(model.backbone).model
@@ -88,7 +88,7 @@ def test_backbones_are_rows_of_the_same_network() -> None:
 
 def test_an_ablation_changes_one_choice() -> None:
     base = full("table1/lps-tri-3").as_dict()
-    for row in ABLATIONS:
+    for row in matching(["table1-ablations/*"]):
         changed = load_profile("full").row(row).as_dict()
         differing = [(s, n) for s in ("model", "train") for n in base[s] if base[s][n] != changed[s][n]]
         assert len(differing) == 1, row.name
@@ -116,7 +116,7 @@ def test_rows_of_the_photographs_tell_the_methods_apart(tmp_path: Path) -> None:
     assert metrics["c_cons"]["value"] < 100 and metrics["s_cons"]["value"] < 100
 
 
-@pytest.mark.parametrize("row", [row for row in TABLE5 if row.labels[0] != "LPS"], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in TABLES["table5"] if row.labels[0] != "LPS"], ids=lambda row: row.name)
 def test_rows_of_the_masks_tell_the_methods_apart(row: Row, tmp_path: Path) -> None:
     run = run_of(row.name, tmp_path, data__train="20", data__test="4")
     perform(run, DataCache(None), {})

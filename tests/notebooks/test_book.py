@@ -19,8 +19,9 @@ import pytest
 
 import lps
 from lps.experiments.config import SECTIONS
-from lps.experiments.profiles import load_profile, read_yaml
+from lps.experiments.profiles import load_profile
 from lps.experiments.rows import matching
+from lps.experiments.schema import read_yaml
 from lps.paths import ROOT
 from lps.report import coverage, paper
 from lps.report.answers import Outcome
