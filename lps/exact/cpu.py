@@ -130,8 +130,20 @@ def _sum_of_taps(taps: Sequence[Tensor], dilation: int, axis: int) -> Tensor:
     return here
 
 
+def _moved_copies(x: Tensor, shifts: Sequence[int], axis: int) -> Tensor:
+    """Circular shifts of ``x`` ``(N, ...)`` along an axis counted from the end, side by side: ``(N, shifts, ...)``."""
+    copies, size = x.new_empty(x.shape[0], len(shifts), *x.shape[1:]), x.shape[axis]
+    for copy, shift in zip(copies.unbind(1), shifts, strict=True):
+        copy.narrow(axis, shift % size, size - shift % size).copy_(x.narrow(axis, 0, size - shift % size))
+        copy.narrow(axis, 0, shift % size).copy_(x.narrow(axis, size - shift % size, shift % size))
+    return copies
+
+
 class ConvolveCircular(torch.autograd.Function):
-    """A matrix product for each row of taps, whose results are then moved and added: no padded map is made."""
+    """A matrix product for all taps, whose results are then moved and added: no padded map is made.
+
+    Rows come first, as whole blocks of memory move there; what is then left to move along rows is a third.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: Sequence[int]) -> Tensor:
@@ -139,28 +151,25 @@ class ConvolveCircular(torch.autograd.Function):
         ctx.dilation = dilation
         space = x.shape[2:]
         flat = widened(x.flatten(2), [space.numel()])
-        rows = []
-        for taps in weight.movedim((0, 1), (-2, -1)):
-            y = torch.bmm(taps.reshape(1, -1, x.shape[1]).expand(x.shape[0], -1, -1), flat)  # `@` may copy all of it
-            y = y[..., : space.numel()].unflatten(1, taps.shape[:-1]).unflatten(-1, space)
-            for axis in range(1 - len(space), 0):
-                y = _sum_of_taps(y.unbind(1), dilation[axis], axis)
-            rows.append(y)
-        return _sum_of_taps(rows, dilation[0], -len(space))
+        taps = weight.movedim((0, 1), (-2, -1))
+        y = torch.bmm(taps.reshape(1, -1, x.shape[1]).expand(x.shape[0], -1, -1), flat)  # `@` may copy all of it
+        y = y[..., : space.numel()].unflatten(1, taps.shape[:-1]).unflatten(-1, space)
+        for axis, step in enumerate(dilation, -len(space)):
+            y = _sum_of_taps(y.unbind(1), step, axis)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        (gradient,) = gradients
+        (dy,) = gradients
         x, weight = ctx.saved_tensors
-        dims = x.dim() - 2
-        shifts = [(-dilation, 0, dilation) for dilation in ctx.dilation]
-        channels = x.transpose(0, 1).flatten(1)
-        dx, dweight = torch.zeros_like(x.flatten(2)), []
-        for taps, shift in zip(weight.movedim((0, 1), (-2, -1)), shifts[0], strict=True):
-            dy = gradient.roll(shift, -dims)
-            for axis in range(-1, -dims, -1):
-                dy = torch.stack([dy.roll(shift, axis) for shift in shifts[axis]], 1)
-            dy = dy.flatten(-dims).flatten(1, -2)
-            dx.baddbmm_(taps.reshape(-1, x.shape[1]).t().expand(len(x), -1, -1), dy)
-            dweight.append((dy.transpose(0, 1).flatten(1) @ channels.t()).view_as(taps))
-        return dx.view_as(x), torch.stack(dweight).movedim((-2, -1), (0, 1)), None
+        count, channels, *space = x.shape
+        taps = weight.movedim((0, 1), (-2, -1))
+        for axis, step in reversed(list(enumerate(ctx.dilation, -len(space)))):
+            dy = _moved_copies(dy, (-step, 0, step), axis)
+        dy, flat = dy.view(count, -1, x[0, 0].numel()), x.flatten(2)
+        dx = torch.bmm(taps.reshape(-1, channels).t().expand(count, -1, -1), dy).view_as(x)
+        if flat.shape[2] < channels:  # the products of each image would take more memory than their factors
+            dweight = dy.transpose(0, 1).flatten(1) @ flat.transpose(0, 1).flatten(1).t()
+        else:
+            dweight = torch.bmm(dy, flat.transpose(1, 2)).sum(0)
+        return dx, dweight.view_as(taps).movedim((-2, -1), (0, 1)), None

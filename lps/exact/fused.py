@@ -6,6 +6,7 @@ A CPU and a GPU want these sums in another order of work: a CPU one convolution 
 GPU a plain depthwise convolution.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -16,6 +17,12 @@ from ..polyphase import Stride, components, keep, mix, offset_of, phase_view, ph
 from .convolution import CONVOLVE, SPREAD, Padding, convolve_circular, depthwise, pad
 from .cpu import by_pieces, in_full
 from .mean import channel_sum, exact_mean, largest_of
+
+SMALL = 128
+"""A CPU mixes the phases of maps of so many positions at most by one matrix product."""
+
+WIDE = 64
+"""Up to this width a CPU multiplies whole rows for the gradient of ``z``; wider ones are mostly no tap's."""
 
 
 class Filter(Protocol):
@@ -43,8 +50,34 @@ class _Credit(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         (gradient,) = gradients
         x, kernel = ctx.saved_tensors
-        products = [(gradient * part).flatten(1).sum(1) for part in components(depthwise(x, kernel), ctx.stride)]
-        return gradient, torch.stack(products, 1).to(ctx.dtype), None, None, None
+        if x.dim() == 4 and x.shape[-1] <= WIDE:
+            credit = F.conv2d(_correlation(x, gradient, kernel.shape, ctx.stride), kernel).flatten(1)
+        else:
+            products = components(depthwise(x, kernel), ctx.stride)
+            credit = torch.stack([(gradient * part).flatten(1).sum(1) for part in products], 1)
+        return gradient, credit.to(ctx.dtype), None, None, None
+
+
+def _correlation(x: Tensor, y: Tensor, size: Sequence[int], stride: Stride) -> Tensor:
+    """``sum_{c, n} y[c, n] x[c, stride n + t]`` for each tap ``t`` of a kernel of this ``size``, moved to every phase.
+
+    ``x`` ``(N, C, *padded)``, ``y`` ``(N, C, *space)`` to ``(N, 1, *taps)``. A matrix product of whole rows for each
+    block of ``stride`` rows that the taps reach; it has a diagonal for each tap along a row.
+    """
+    down, right = steps(stride, 2)
+    height, width = (n + s - 1 for n, s in zip(size[2:], (down, right), strict=True))
+    blocks = -(-x.shape[2] // down)
+    if missing := blocks * down - x.shape[2]:
+        x = F.pad(x, (0, 0, 0, missing))
+    y = F.pad(y, (0, 0, 0, blocks - y.shape[2])).flatten(1, 2)  # no sum reaches from one channel into the next
+    rows = x.reshape(len(x), y.shape[1], -1)
+    found = []
+    for block in range(-(-height // down)):
+        sums = torch.bmm(rows[:, block:].transpose(1, 2), y[:, : y.shape[1] - block])
+        columns = y.shape[2]
+        shape, step = (len(x), down, width, columns), columns * x.shape[3]
+        found.append(sums.as_strided(shape, (down * step, step, columns, right * columns + 1)).sum(-1))
+    return torch.cat(found, 1)[:, None, :height]
 
 
 def _grouped(x: Tensor) -> bool:
@@ -64,11 +97,16 @@ def mix_filtered(x: Tensor, kernel: Tensor, z: Tensor, stride: Stride) -> Tensor
     """``sum_k z_k Poly(kernel * x)_k`` of a padded map ``x`` ``(N, C, *space)`` with ``z`` ``(N, P)``, Eq. (17).
 
     On a CPU one strided convolution with the moved kernels: where ``z`` is one-hot, nothing but the kept phase is
-    filtered.
+    filtered. A mixture of small maps is a matrix product.
     """
     if not _grouped(x):
         return mix(depthwise(x, kernel), z, stride)
     count, channels, *space = x.shape
+    if z.requires_grad and x[0, 0].numel() <= SMALL:
+        each = torch.eye(x[0, 0].numel(), dtype=x.dtype).view(-1, 1, *space)  # what becomes of each position
+        parts = torch.stack(components(depthwise(each, kernel), stride))
+        matrices = (z.to(x.dtype) @ parts.flatten(1)).view(count, len(each), -1)
+        return torch.bmm(x.flatten(2), matrices).view(count, channels, *parts.shape[3:])
     convolve = CONVOLVE[len(space)]
     y = convolve(x.reshape(1, -1, *space), _moved(kernel, z, stride, x), stride=stride, groups=count * channels)
     y = y.view(count, channels, *y.shape[2:])
