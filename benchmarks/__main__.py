@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -27,7 +28,12 @@ from .measure import OutOfTime, measure
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("patterns", nargs="*", default=["*"], metavar="group", help="'resnet101*'; default: all")
+    parser.add_argument(
+        "patterns",
+        nargs="*",
+        metavar="group",
+        help="'resnet101*'; default: all but '*threads*', which take ten minutes",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--budget", type=seconds, help="time for all groups (s, m, h); default: 5m, on a GPU 10m", metavar="5m"
@@ -42,6 +48,7 @@ def arguments() -> argparse.ArgumentParser:
 def record(group: Group, measured: dict[str, Any], began: float, options: argparse.Namespace) -> Path:
     """Write a group's record: a machine, configuration and state of the code that are new get a file of their own."""
     content = {
+        **({"allocator": tunables} if (tunables := os.environ.get("GLIBC_TUNABLES")) else {}),
         "group": group.name,
         "config": group.describe(),
         "hardware": hardware(),
@@ -87,21 +94,26 @@ def main() -> int:
         print("error: no GPU that torch can use; leave out --device cuda to measure on the processor", file=sys.stderr)
         return 2
     options.budget = options.budget or (600.0 if options.device == "cuda" else 300.0)
-    groups = [g for g in plan(options.device, options.batch) if any(fnmatch(g.name, p) for p in options.patterns)]
+    planned = plan(options.device, options.batch)
+    groups = [g for g in planned if any(fnmatch(g.name, p) for p in options.patterns)]
+    if not options.patterns:
+        groups = [g for g in planned if not g.by_name]
     if options.list or not groups:
-        print("\n".join(g.name for g in plan(options.device, options.batch)))
+        print("\n".join(g.name for g in planned))
         return 0 if options.list else 2
-    deadline, status = time.monotonic() + options.budget, 0
+    deadline, status, threads = time.monotonic() + options.budget, 0, torch.get_num_threads()
     compile_ahead(groups, options)
     for position, group in enumerate(groups):
         began = time.monotonic()
         share = (deadline - began) * group.seconds / sum(later.seconds for later in groups[position:])
         print(f"{group.name}: about {max(0, share):.0f} s", file=sys.stderr)
-        group.setting.apply()
+        setting = group.setting
+        setting.apply()
+        torch.set_num_threads(setting.threads or threads)
         try:
-            setting = group.setting
+            counts = not setting.compiled
             measured = measure(
-                group.cases, setting.device, share, deadline, not setting.compiled, group.profiled, progress
+                group.cases, setting.device, share, deadline, counts, group.profiled, progress, group.in_a_row
             )
         except OutOfTime:
             print(f"the budget is used up; not measured: {', '.join(g.name for g in groups[position:])}")

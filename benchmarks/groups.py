@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any, Literal
@@ -16,12 +16,13 @@ from lps import DeepLabV3Plus, Downsample, LearnedPhase, LowPass, MaxNorm, Upsam
 from lps.resnet import Stem
 
 from .measure import Case, Work
-from .networks import LPF, LPS, NAIVE, STRIDED, classifier
+from .networks import LPF, LPS, NAIVE, NAIVE_LPF, STRIDED, classifier
 
 Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "tf32", "bf16"]
-ALL = (LPF, LPS, NAIVE, STRIDED, "baseline", "aps-tri-3", "ddac-adapt-3", "lps-adapt-3")
+ALL = (LPF, NAIVE_LPF, LPS, NAIVE, STRIDED, "baseline", "aps-tri-3", "ddac-adapt-3", "lps-adapt-3")
 FEW = (LPF, LPS, "aps-tri-3", "ddac-adapt-3")
+IN_A_ROW = (LPF, NAIVE_LPF, LPS, "aps-tri-3", "ddac-adapt-3")
 COMPILED = (LPF, LPS, NAIVE, "ddac-adapt-3")
 PROFILED = (LPF, LPS, "ddac-adapt-3")
 GIB = 2**30
@@ -29,17 +30,22 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Setting:
-    """How a network is run; ``precision`` ``bf16`` is autocast, ``tf32`` the GPU's shortened float32."""
+    """How a network is run; ``precision`` ``bf16`` is autocast, ``tf32`` the GPU's shortened float32.
+
+    Without ``threads`` a processor takes those that torch has.
+    """
 
     device: Device
     precision: Precision = "float32"
     compiled: bool = False
     channels_last: bool = False
+    threads: int | None = None
 
     @property
     def name(self) -> str:
         words = f"{self.precision}-{'compiled' if self.compiled else 'eager'}"
-        return f"{words}-nhwc" if self.channels_last else words
+        words += "-nhwc" if self.channels_last else ""
+        return words if self.threads is None else f"{words}-threads{self.threads}"
 
     def apply(self) -> None:
         """Set torch's switches, for a GPU, and forget what was compiled; autocast is part of each step."""
@@ -104,7 +110,11 @@ def calibrated(network: nn.Module, images: Tensor) -> nn.Module:
 
 @dataclass(frozen=True)
 class Group:
-    """Cases that take turns. ``seconds`` is its share of a budget, ``config`` what a record says of it."""
+    """Cases that take turns. ``seconds`` is its share of a budget, ``config`` what a record says of it.
+
+    With ``in_a_row`` each case also runs so many steps one after the other in every round. A group that takes long is
+    measured where its name is asked for, ``by_name``.
+    """
 
     name: str
     setting: Setting
@@ -112,9 +122,12 @@ class Group:
     config: dict[str, Any]
     seconds: float
     profiled: tuple[str, ...] = ()
+    in_a_row: int | None = None
+    by_name: bool = False
 
     def describe(self) -> dict[str, Any]:
-        return {**self.config, **asdict(self.setting)}
+        said = {**self.config, **asdict(self.setting), "in_a_row": self.in_a_row}
+        return {key: value for key, value in said.items() if value is not None}
 
 
 def classifiers(
@@ -127,21 +140,28 @@ def classifiers(
     seconds: float,
     train: bool = False,
     profiled: tuple[str, ...] = (),
+    width: int = 64,
 ) -> Group:
     """Networks of Table 4, or of Table 1 with ``stem="cifar"``, in evaluation or in training, over LPF Tri-3."""
 
     def build(row: str) -> Work:
         torch.manual_seed(0)
         images = setting.place(torch.randn(batch, 3, size, size))
-        network = setting.place(classifier(row, depth, stem))
+        network = setting.place(classifier(row, depth, stem, width))
         if not train:
             return setting.inference(calibrated(network, images), images)
         return setting.training(network, images, torch.randint(10, (batch,), device=setting.device))
 
     kind = f"{'cifar-' if stem == 'cifar' else ''}resnet{depth}-{'train' if train else 'eval'}"
     config = {"depth": depth, "stem": stem, "batch": batch, "size": size, "training": train}
+    config |= {} if width == 64 else {"width": width}
     cases = {row: Case(partial(build, row), LPF) for row in rows}
     return Group(f"{kind}-{setting.name}", setting, cases, config, seconds, profiled)
+
+
+def in_a_row(group: Group, batch: int, steps: int) -> Group:
+    """A group of networks that are also run several times one after the other, as its user would."""
+    return replace(group, name=f"{group.name}-batch{batch}", in_a_row=steps, by_name=True)
 
 
 def segmentation(setting: Setting, batch: int, size: int, seconds: float) -> Group:
@@ -309,8 +329,9 @@ def on_cpu(batch: int | None) -> list[Group]:
     eager, bf16, compiled = Setting("cpu"), Setting("cpu", "bf16"), Setting("cpu", compiled=True)
     images, small = batch or 2, batch or 16
     return [
-        classifiers(eager, ALL, 101, "imagenet", images, 224, 90, profiled=PROFILED),
+        classifiers(eager, ALL, 101, "imagenet", batch or 4, 224, 90, profiled=PROFILED),
         classifiers(eager, ALL, 18, "cifar", small, 32, 90, train=True, profiled=PROFILED),
+        *in_turn_and_in_a_row(),
         upsampling(eager, images, ((256, 14), (256, 28), (21, 56), (21, 112)), 10),
         roofline(eager, images, 15),
         scaling(eager, 2, 56, 20),
@@ -321,6 +342,21 @@ def on_cpu(batch: int | None) -> list[Group]:
         classifiers(bf16, FEW, 18, "imagenet", images, 224, 15),
         *(conversion(eager, name, batch or 8, 128, 10) for name in CONVERTED),
     ]
+
+
+def in_turn_and_in_a_row() -> list[Group]:
+    """Table 4 with batches and threads as they are used, and a training step of the networks of ``reduced``."""
+    groups = []
+    for threads in (1, 2):
+        setting = Setting("cpu", threads=threads)
+        for images, steps in ((4, 3), (16, 2)):
+            table4 = classifiers(setting, IN_A_ROW, 101, "imagenet", images, 224, images * 15 / threads)
+            groups.append(in_a_row(table4, images, steps))
+        for precision in ("float32", "bf16"):
+            setting = Setting("cpu", precision, threads=threads)
+            step = classifiers(setting, (LPF, LPS), 18, "cifar", 64, 32, 30, True, (LPF, LPS), width=16)
+            groups.append(in_a_row(step, 64, 3))
+    return groups
 
 
 def on_gpu(batch: int | None) -> list[Group]:

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lps import Downsample
 
-from .networks import SplitFirst
+from .networks import FilterDensely, SplitFirst
 
 MIN_ROUNDS = 3
 TURN = 0.05
@@ -68,6 +68,16 @@ def quartiles(values: Iterable[float]) -> dict[str, float]:
     return {"median": round(middle, 4), "q1": round(q1, 4), "q3": round(q3, 4)}
 
 
+def spread(rounds: Sequence[Mapping[str, Turn]], name: str, against: str) -> dict[str, dict[str, float]]:
+    """Quartiles of the times of a case, and of their ratios to another's of the same round."""
+    return {
+        "ms": quartiles(taken[name].ms for taken in rounds),
+        "cpu_ms": quartiles(taken[name].cpu_ms for taken in rounds),
+        "ratio": quartiles(taken[name].ms / taken[against].ms for taken in rounds),
+        "cpu_ratio": quartiles(taken[name].cpu_ms / taken[against].cpu_ms for taken in rounds),
+    }
+
+
 def measure(
     cases: Mapping[str, Case],
     device: str,
@@ -76,12 +86,14 @@ def measure(
     count: bool = True,
     profiled: Iterable[str] = (),
     report: Callable[[str], None] = print,
+    in_a_row: int | None = None,
 ) -> dict[str, Any]:
     """Rounds of turns, in a new order each, for ``seconds`` or until ``deadline`` (``time.monotonic`` seconds).
 
     Before the first round every case is built and run, its peak memory is taken, and with ``count`` its arithmetic is
     counted; a compiled network hides that, and its first step, with the compilation, is timed instead. Returns, for
-    each case, quartiles of its times and of its ratios to ``against`` in the same round, and all turns. Raises
+    each case, quartiles of its times and of its ratios to ``against`` in the same round, and all turns; with
+    ``in_a_row`` also those of so many steps one after the other, in rounds between the others. Raises
     :class:`OutOfTime` where fewer than :data:`MIN_ROUNDS` rounds are possible.
     """
     works: dict[str, Work] = {}
@@ -98,6 +110,7 @@ def measure(
         if time.monotonic() > deadline:
             raise OutOfTime
     rounds: list[dict[str, Turn]] = []
+    rows: list[dict[str, Turn]] = []
     longest = 0.0
     while len(rounds) < MIN_ROUNDS or time.monotonic() + longest < end:
         began = time.monotonic()
@@ -106,6 +119,8 @@ def measure(
         order = random.Random(len(rounds)).sample(list(works), len(works))
         taken = {name: turn(works[name].step, numbers[name]) for name in order}
         rounds.append(taken)
+        if in_a_row:
+            rows.append({name: turn(works[name].step, in_a_row) for name in reversed(order)})
         longest = max(longest, time.monotonic() - began)
         report(f"round {len(rounds)}")
 
@@ -115,10 +130,8 @@ def measure(
             **cases[name].facts,
             "against": against,
             "steps_per_turn": numbers[name],
-            "ms": quartiles(taken[name].ms for taken in rounds),
-            "cpu_ms": quartiles(taken[name].cpu_ms for taken in rounds),
-            "ratio": quartiles(taken[name].ms / taken[against].ms for taken in rounds),
-            "cpu_ratio": quartiles(taken[name].cpu_ms / taken[against].cpu_ms for taken in rounds),
+            **spread(rounds, name, against),
+            **({"in_a_row": spread(rows, name, against)} if in_a_row else {}),
             **costs[name],
             "memory_ratio": round(costs[name]["peak_mb"] / costs[against]["peak_mb"], 4),
         }
@@ -175,7 +188,7 @@ def parts_named(network: nn.Module) -> Iterator[None]:
     """Let the profiler see the sampling layers of a network, and in them the choice and the filter outside of it."""
     parts: dict[nn.Module, str] = {}
     for layer in network.modules():
-        if isinstance(layer, Downsample | SplitFirst):
+        if isinstance(layer, Downsample | SplitFirst | FilterDensely):
             parts[layer] = PARTS[0]
         if isinstance(layer, Downsample):
             inside = zip((layer.select, layer.antialias), PARTS[1:], strict=True)

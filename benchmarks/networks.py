@@ -1,4 +1,4 @@
-"""The networks of Table 4, and the two arrangements beside them that exist for comparison only."""
+"""The networks of Table 4, and the arrangements beside them that exist for comparison only."""
 
 from typing import Any, cast
 
@@ -11,20 +11,20 @@ from lps.polyphase import steps
 from lps.resnet import BasicBlock, Bottleneck, Stem
 
 LPF, LPS = "lpf-tri-3", "lps-tri-3"
-STRIDED, NAIVE = f"{LPF}-strided", f"{LPS}-naive"
+STRIDED, NAIVE, NAIVE_LPF = f"{LPF}-strided", f"{LPS}-naive", f"{LPF}-naive"
 
 
-def classifier(row: str, depth: int, stem: Stem) -> ResNet:
-    """The network of a row: of Table 4 (``lps-tri-3``), or :data:`STRIDED` or :data:`NAIVE`; 10 classes."""
+def classifier(row: str, depth: int, stem: Stem, width: int = 64) -> ResNet:
+    """The network of a row: of Table 4 (``lps-tri-3``), or one for comparison; 10 classes."""
     method, _, antialias = row.removesuffix("-strided").removesuffix("-naive").partition("-")
     sampling = Sampling.named(cast(Any, method), cast(Any, antialias or "none"))
     if row == STRIDED and stem == "imagenet":
         stem = "imagenet-strided"
-    network = ResNet(depth, classes=10, sampling=sampling, stem=stem)
+    network = ResNet(depth, classes=10, sampling=sampling, stem=stem, width=width)
     if row == STRIDED:
         filter_then_stride(network)
-    if row == NAIVE:
-        split_first(network)
+    if row in (NAIVE, NAIVE_LPF):
+        replace_layers(network, SplitFirst if row == NAIVE else FilterDensely)
     return network
 
 
@@ -72,8 +72,27 @@ class SplitFirst(nn.Module):
         return Selection(logits, F.one_hot(phase, logits.shape[1]).to(logits.dtype), phase)
 
 
-def split_first(network: ResNet) -> None:
-    """Replace every sampling layer of a network by its :class:`SplitFirst`."""
+class FilterDensely(nn.Module):
+    """LPF as it is written down, and as the original computes it: wrap the border, filter at every position, slice.
+
+    The same outputs as the ``layer`` that it replaces, up to rounding.
+    """
+
+    def __init__(self, layer: Downsample) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, selection: Any = None, origin: Any = None) -> tuple[Tensor, None]:
+        h, (down, right) = self.layer.antialias, steps(self.layer.stride, 2)
+        if h is not None:
+            lowpass = cast(LowPass, h)
+            x = F.pad(x, lowpass.reach * 2, mode="circular")
+            x = F.conv2d(x, lowpass.kernel, groups=x.shape[1])
+        return x[..., ::down, ::right], None
+
+
+def replace_layers(network: ResNet, by: type[SplitFirst] | type[FilterDensely]) -> None:
+    """Replace every sampling layer of a network."""
     for name, layer in list(network.named_modules()):
         if isinstance(layer, Downsample):
-            network.set_submodule(name, SplitFirst(layer))
+            network.set_submodule(name, by(layer))

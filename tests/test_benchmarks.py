@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -14,8 +15,9 @@ from benchmarks import __main__ as program
 from benchmarks import groups, measure
 from benchmarks.groups import Device, Group, Setting
 from benchmarks.measure import Case, Work, gigamacs
-from benchmarks.networks import LPF, LPS, NAIVE, STRIDED, classifier
+from benchmarks.networks import LPF, LPS, NAIVE, NAIVE_LPF, STRIDED, FilterDensely, classifier
 from lps import Downsample, LowPass, ResNet
+from lps.resnet import Stem
 
 CPU = Setting("cpu")
 
@@ -41,6 +43,17 @@ def test_the_naive_arrangement_computes_the_same_in_evaluation() -> None:
     assert not any(isinstance(m, Downsample) for name, m in naive.named_modules() if not name.endswith(".layer"))
     with torch.no_grad():
         torch.testing.assert_close(ours(images()), naive(images()), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+def test_the_naive_lpf_computes_the_same(stem: Stem) -> None:
+    torch.manual_seed(0)
+    ours, naive = (classifier(row, 18, stem).double().eval() for row in (LPF, NAIVE_LPF))
+    state = {key.replace(".layer.", "."): value for key, value in naive.state_dict().items()}
+    ours.load_state_dict(state)
+    assert sum(isinstance(m, FilterDensely) for m in naive.modules()) == (6 if stem == "cifar" else 8)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images(64)), naive(images(64)), rtol=1e-11, atol=1e-11)
 
 
 def test_the_naive_arrangement_has_the_same_gradients() -> None:
@@ -107,6 +120,16 @@ def test_cases_take_turns_and_are_divided_within_a_round() -> None:
     assert slow["ms"]["median"] >= 30 > slow["cpu_ms"]["median"]
 
 
+def test_cases_also_run_in_a_row() -> None:
+    cases = {"fast": Case(lambda: sleeper(0.06), "fast"), "slow": Case(lambda: sleeper(0.09), "fast")}
+    found = measure.measure(cases, "cpu", 0, time.monotonic() + 60, in_a_row=3)
+    assert len(found["turns_ms"]) == measure.MIN_ROUNDS
+    for case, least in zip(found["cases"].values(), (60, 90), strict=True):
+        assert case["in_a_row"].keys() == {"ms", "cpu_ms", "ratio", "cpu_ratio"}
+        assert least <= case["in_a_row"]["ms"]["q1"] < 2 * least
+    assert "in_a_row" not in measure.measure(cases, "cpu", 0, time.monotonic() + 60)["cases"]["fast"]
+
+
 def test_a_passed_deadline_ends_the_group_without_numbers() -> None:
     cases = {"fast": Case(lambda: sleeper(0.001), "fast")}
     with pytest.raises(measure.OutOfTime):
@@ -161,6 +184,22 @@ def test_groups_have_names_of_their_own_and_references_among_their_cases(device:
         assert all(case.against in group.cases for case in group.cases.values())
         assert set(group.profiled) <= set(group.cases)
         json.dumps(group.describe())
+
+
+def test_long_groups_are_measured_by_name(planned: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    planned[1] = replace(planned[1], by_name=True, setting=Setting("cpu", threads=2), in_a_row=2)
+    before = torch.get_num_threads()
+    try:
+        assert run(monkeypatch, "--threads", "1", "--results", str(tmp_path)) == 0
+        assert len(list(tmp_path.glob("*.json"))) == 1
+        assert run(monkeypatch, "*", "--threads", "1", "--results", str(tmp_path)) == 0
+    finally:
+        torch.set_num_threads(before)
+    first, second = (json.loads(path.read_text()) for path in sorted(tmp_path.glob("*.json")))
+    assert "threads" not in first["config"] and first["determinism"]["threads"] == 1
+    assert second["config"] == {"batch": 1, "channels_last": False, "compiled": False, "device": "cpu",
+                                "in_a_row": 2, "precision": "float32", "threads": 2}  # fmt: skip
+    assert second["determinism"]["threads"] == 2 and "in_a_row" in second["cases"]["one"]
 
 
 def test_every_map_is_profiled() -> None:
