@@ -350,7 +350,10 @@ def in_turn_and_in_a_row() -> list[Group]:
     for threads in (1, 2):
         setting = Setting("cpu", threads=threads)
         for images, steps in ((4, 3), (16, 2)):
-            table4 = classifiers(setting, IN_A_ROW, 101, "imagenet", images, 224, images * 15 / threads)
+            profiled = (LPF, LPS, "aps-tri-3", "ddac-adapt-3") if images == 4 else ()
+            table4 = classifiers(
+                setting, IN_A_ROW, 101, "imagenet", images, 224, 15 * images / threads, profiled=profiled
+            )
             groups.append(in_a_row(table4, images, steps))
         for precision in ("float32", "bf16"):
             setting = Setting("cpu", precision, threads=threads)

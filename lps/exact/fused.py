@@ -18,7 +18,7 @@ from .convolution import CONVOLVE, SPREAD, Padding, convolve_circular, depthwise
 from .cpu import by_pieces, in_full
 from .mean import channel_sum, exact_mean, largest_of
 
-SMALL = 128
+SMALL = 64
 """A CPU mixes the phases of maps of so many positions at most by one matrix product."""
 
 WIDE = 64
@@ -61,23 +61,21 @@ class _Credit(torch.autograd.Function):
 def _correlation(x: Tensor, y: Tensor, size: Sequence[int], stride: Stride) -> Tensor:
     """``sum_{c, n} y[c, n] x[c, stride n + t]`` for each tap ``t`` of a kernel of this ``size``, moved to every phase.
 
-    ``x`` ``(N, C, *padded)``, ``y`` ``(N, C, *space)`` to ``(N, 1, *taps)``. A matrix product of whole rows for each
-    block of ``stride`` rows that the taps reach; it has a diagonal for each tap along a row.
+    ``x`` ``(N, C, *padded)``, ``y`` ``(N, C, *space)`` to ``(N, 1, *taps)``. One matrix product of whole rows, as
+    many as the stride at a time; it has a diagonal for each tap.
     """
-    down, right = steps(stride, 2)
+    (down, right), (count, channels, rows, columns) = steps(stride, 2), y.shape
     height, width = (n + s - 1 for n, s in zip(size[2:], (down, right), strict=True))
-    blocks = -(-x.shape[2] // down)
+    blocks, reached = -(-x.shape[2] // down), -(-height // down)
     if missing := blocks * down - x.shape[2]:
         x = F.pad(x, (0, 0, 0, missing))
-    y = F.pad(y, (0, 0, 0, blocks - y.shape[2])).flatten(1, 2)  # no sum reaches from one channel into the next
-    rows = x.reshape(len(x), y.shape[1], -1)
-    found = []
-    for block in range(-(-height // down)):
-        sums = torch.bmm(rows[:, block:].transpose(1, 2), y[:, : y.shape[1] - block])
-        columns = y.shape[2]
-        shape, step = (len(x), down, width, columns), columns * x.shape[3]
-        found.append(sums.as_strided(shape, (down * step, step, columns, right * columns + 1)).sum(-1))
-    return torch.cat(found, 1)[:, None, :height]
+    below = y.new_zeros(count, channels, blocks, reached, columns)  # no sum reaches from one channel into the next
+    for block in range(reached):
+        below[:, :, block : block + rows, block].copy_(y)
+    wide = down * x.shape[3]
+    sums = torch.bmm(below.view(count, channels * blocks, -1).transpose(1, 2), x.reshape(count, -1, wide))
+    shape, strides = (count, reached, down, width, columns), (reached * columns * wide, columns * wide, x.shape[3], 1)
+    return sums.as_strided(shape, (*strides, wide + right)).sum(-1).flatten(1, 2)[:, None, :height]
 
 
 def _grouped(x: Tensor) -> bool:
@@ -97,16 +95,11 @@ def mix_filtered(x: Tensor, kernel: Tensor, z: Tensor, stride: Stride) -> Tensor
     """``sum_k z_k Poly(kernel * x)_k`` of a padded map ``x`` ``(N, C, *space)`` with ``z`` ``(N, P)``, Eq. (17).
 
     On a CPU one strided convolution with the moved kernels: where ``z`` is one-hot, nothing but the kept phase is
-    filtered. A mixture of small maps is a matrix product.
+    filtered.
     """
     if not _grouped(x):
         return mix(depthwise(x, kernel), z, stride)
     count, channels, *space = x.shape
-    if z.requires_grad and x[0, 0].numel() <= SMALL:
-        each = torch.eye(x[0, 0].numel(), dtype=x.dtype).view(-1, 1, *space)  # what becomes of each position
-        parts = torch.stack(components(depthwise(each, kernel), stride))
-        matrices = (z.to(x.dtype) @ parts.flatten(1)).view(count, len(each), -1)
-        return torch.bmm(x.flatten(2), matrices).view(count, channels, *parts.shape[3:])
     convolve = CONVOLVE[len(space)]
     y = convolve(x.reshape(1, -1, *space), _moved(kernel, z, stride, x), stride=stride, groups=count * channels)
     y = y.view(count, channels, *y.shape[2:])
@@ -137,6 +130,16 @@ def place_filtered(y: Tensor, kernel: Tensor, z: Tensor, stride: Stride) -> Tens
         groups=count * channels,
     )
     return v.view(count, channels, *v.shape[2:])
+
+
+@in_full
+def _mix_small(x: Tensor, z: Tensor, h: Filter, stride: Stride) -> Tensor:
+    """``sum_k z_k Poly(h * x)_k`` of small maps ``x`` ``(N, C, *space)`` with ``z`` ``(N, P)``: one matrix product."""
+    count, channels, *space = x.shape
+    each = torch.eye(x[0, 0].numel(), dtype=x.dtype).view(-1, 1, *space)  # what becomes of each position
+    parts = torch.stack(components(h(each), stride))
+    matrices = (z.to(x.dtype) @ parts.flatten(1)).view(count, len(each), -1)
+    return torch.bmm(x.flatten(2), matrices).view(count, channels, *parts.shape[3:])
 
 
 def moved_and_padded(x: Tensor, phase: Tensor, stride: Stride, before: Stride, after: Stride) -> Tensor:
@@ -182,6 +185,8 @@ class Filtered(NamedTuple):
             if h.padding == "circular" and not _grouped(x) and not torch.onnx.is_in_onnx_export():
                 return depthwise(_aligned(x, phase, stride, before, after), kernel, stride)
             z = F.one_hot(phase, phases(stride, x.dim() - 2))
+        if z.requires_grad and _grouped(x) and x[0, 0].numel() <= SMALL:
+            return _mix_small(x, z, h, stride)
         return mix_filtered(pad(x, before, after, h.padding), kernel, z, stride)
 
 

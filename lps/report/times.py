@@ -19,6 +19,8 @@ Device = Literal["cpu", "cuda"]
 TABLE4, CIFAR = "resnet101-eval-float32-eager", "cifar-resnet18-train-float32-eager"
 GPU = "python -m benchmarks --device cuda --budget 10m"
 """The command that measures what only a GPU can answer."""
+IN_A_ROW = "python -m benchmarks '*threads*' --budget 10m"
+"""The command that measures one thread and two, in turn and in a row."""
 
 TOLERANCE = 1.25
 RULE_OF_TIMES = (
@@ -29,6 +31,7 @@ RULE_OF_TIMES = (
 LABELS = {
     "baseline": "Baseline",
     "lpf-tri-3": "LPF, Tri-3",
+    "lpf-tri-3-naive": "LPF, Tri-3, naive",
     "lpf-tri-3-strided": "LPF, Tri-3, strided",
     "aps-tri-3": "APS, Tri-3",
     "lps-tri-3": "LPD, Tri-3",
@@ -47,13 +50,18 @@ LABELS = {
 _QUARTILES = dict.fromkeys(("q1", "median", "q3"), POSITIVE)
 
 
-def _case(value: Any, where: str) -> None:
-    times = dict.fromkeys(("ms", "ratio", "cpu_ms", "cpu_ratio"), _QUARTILES)
-    memory = dict.fromkeys(("memory_ratio", "allocated_mb", "peak_mb"), POSITIVE)
-    conform(value, {"against": str, **times, **memory, "gmac?": POSITIVE, "shape?": [SOME]}, where)
-    for name in times:
+def _spreads(value: Any, where: str) -> None:
+    names = ("ms", "ratio", "cpu_ms", "cpu_ratio")
+    conform(value, dict.fromkeys(names, _QUARTILES), where)
+    for name in names:
         if not value[name]["q1"] <= value[name]["median"] <= value[name]["q3"]:
             raise ValueError(f"{where}.{name} has its median outside its quartiles")
+
+
+def _case(value: Any, where: str) -> None:
+    memory = dict.fromkeys(("memory_ratio", "allocated_mb", "peak_mb"), POSITIVE)
+    more = {"gmac?": POSITIVE, "shape?": [SOME], "in_a_row?": _spreads}
+    conform(value, ({"against": str, **memory, **more}, _spreads), where)
 
 
 _FORM: Shape = {
@@ -65,7 +73,10 @@ _FORM: Shape = {
         "compiled": bool,
         "channels_last": bool,
         "batch?": SOME,
+        "threads?": SOME,
+        "in_a_row?": SOME,
     },
+    "allocator?": str,
     "cases": each(_case),
     "turns_ms": [each(POSITIVE)],
     **MADE_WITH,
@@ -160,6 +171,77 @@ def frame(record: Record) -> pd.DataFrame:
         for name in names
     }
     return pd.DataFrame.from_dict(lines, orient="index")
+
+
+# One thread and two, in turn and in a row
+
+
+def in_a_row(records: Iterable[Record]) -> list[Record]:
+    """The newest record of each group whose networks also run in a row; fewer threads and images first."""
+    found = [record for record in latest(records) if "in_a_row" in record["config"]]
+    return sorted(found, key=lambda record: (record["determinism"]["threads"], record["config"]["batch"]))
+
+
+def threads_and_batch(record: Record) -> str:
+    """How many threads and images a record is of, in words."""
+    threads = record["determinism"]["threads"]
+    return f"{threads} thread{'s' if threads > 1 else ''}, batch {record['config']['batch']}"
+
+
+def _by_order(record: Record, name: str) -> dict[str, Mapping[str, float]]:
+    """Quartiles of a case's ratio by :func:`clock`, by the order in which the networks run."""
+    case, by = record["cases"][name], clock(record)
+    return {"in turn": case[by], "in a row": case["in_a_row"][by]}
+
+
+def orders(record: Record) -> pd.DataFrame:
+    """Ratios of each case of a record in words, in turn and in a row."""
+    names = [*filter(record["cases"].__contains__, LABELS)]
+    words = {name: {order: spread(ratio) for order, ratio in _by_order(record, name).items()} for name in names}
+    return pd.DataFrame.from_dict(words, orient="index")
+
+
+def limit(records: Iterable[Record], name: str, most: float) -> tuple[dict[str, Any], str]:
+    """Whether a case, or for a naive one what it is compared with, keeps a limit in every record and both orders.
+
+    A line of a table with the highest ratio, and where it is missed and profiled, words on what is left to save.
+    """
+    found, naive = [], name.endswith("-naive")
+    for record in records:
+        for order, ratio in _by_order(record, name).items():
+            if naive:
+                ratio = {"q1": 1 / ratio["q3"], "median": 1 / ratio["median"], "q3": 1 / ratio["q1"]}
+            found.append((ratio["median"], ratio, f"{threads_and_batch(record)}, {order}", record))
+    label = LABELS[name.removesuffix("-naive")]
+    line = {"case": f"{label}, over {LABELS[name]}" if naive else label, "at most": most, "result": "not run"}
+    if not found:
+        return line, ""
+    ratios = [ratio for _, ratio, *_ in found]
+    kept, missed = sum(r["q3"] <= most for r in ratios), sum(r["q1"] > most for r in ratios)
+    median, highest, where, _ = max(found, key=lambda entry: entry[0])
+    result = "reached" if kept == len(found) else "missed" if missed else "undecided"
+    line |= {"highest": spread(highest), "where": where, "within": f"{kept} of {len(found)}", "result": result}
+    profiled = [entry for entry in found if name in entry[-1].get("profile", {})]
+    if result != "missed" or naive or not profiled:
+        return line, ""
+    median, _, where, record = max(profiled, key=lambda entry: entry[0])
+    return line, _left(record, name, median - most, f"{label}, {where}: {median:.2f} of LPF")
+
+
+def _left(record: Record, name: str, beyond: float, words: str) -> str:
+    """What has to be saved, as a share of LPF's time, beside the operators in which more time is spent than in LPF."""
+    ours, lpf = (record["profile"][case]["operators_ms"] for case in (name, record["cases"][name]["against"]))
+    plain = record["profile"][record["cases"][name]["against"]]["ms"]
+    more = {key: ms - lpf.get(key, 0) for key, ms in ours.items()}
+    first = sorted(more, key=more.__getitem__, reverse=True)[:4]
+    spent = ", ".join(f"`{key}` {more[key]:.1f} ms" for key in first)
+    surplus = record["profile"][name]["ms"] - plain
+    if beyond <= 0:
+        return f"{words}, within the limit; other settings are not profiled."
+    return (
+        f"{words}. Under the profiler it takes {surplus:.1f} ms more than LPF's {plain:.0f} ms, most of it in {spent}. "
+        f"The limit leaves {surplus - beyond * plain:.1f} ms: a further step has to save {beyond * plain:.1f} ms."
+    )
 
 
 # The paper's times and the verdict on them

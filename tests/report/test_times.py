@@ -144,6 +144,55 @@ def test_a_frame_holds_every_case_by_the_clock_that_counts() -> None:
     assert lpd["time"] == record["cases"]["lps-tri-3"]["ratio"]["median"]
 
 
+# In turn and in a row ----------------------------------------------------------------------------------
+
+
+def alternating(ratio: float, threads: int = 1, batch: int = 4, group: str = TABLE4) -> Any:
+    """A record whose networks ran in turn, LPD at ``ratio``, and in a row, at a tenth more."""
+    record = made(ratio)
+    record |= {"group": f"{group}-threads{threads}-batch{batch}"}
+    record["config"] |= {"in_a_row": 3, "threads": threads, "batch": batch}
+    record["determinism"]["threads"] = threads
+    for name, case in record["cases"].items():
+        case["ratio"] = case["cpu_ratio"]
+        more = {q: value * (1.1 if name == "lps-tri-3" else 1) for q, value in case["cpu_ratio"].items()}
+        case["in_a_row"] = {"ms": case["ms"], "cpu_ms": case["cpu_ms"], "ratio": more, "cpu_ratio": more}
+    return record
+
+
+def test_both_orders_are_shown_for_each_batch_and_number_of_threads() -> None:
+    records = [alternating(1.0, 2), alternating(1.2, 1, 16), alternating(1.1), made(1.3)]
+    runs = benchmarks.in_a_row(records)
+    words = ["1 thread, batch 4", "1 thread, batch 16", "2 threads, batch 4"]
+    assert [benchmarks.threads_and_batch(record) for record in runs] == words
+    lpd = benchmarks.orders(runs[0]).loc["lps-tri-3"]
+    assert lpd["in turn"] == "1.10 (1.10, 1.10)" and lpd["in a row"] == "1.21 (1.21, 1.21)"
+
+
+def test_a_limit_holds_for_the_highest_of_all_ratios() -> None:
+    records = [alternating(1.0), alternating(1.05, 2)]
+    line, words = benchmarks.limit(records, "lps-tri-3", 1.16)
+    assert line["result"] == "reached" and line["within"] == "4 of 4" and words == ""
+    assert line["highest"].startswith("1.16") or line["highest"].startswith("1.15")
+    assert line["where"] == "2 threads, batch 4, in a row"
+    line, words = benchmarks.limit(records, "lps-tri-3", 1.12)
+    assert line["result"] == "missed" and line["within"] == "3 of 4"
+    profile = records[0]["profile"]
+    saved = (1.155 - 1.12) * profile["lpf-tri-3"]["ms"]
+    assert f"a further step has to save {saved:.1f} ms" in words and "aten::" in words
+    assert benchmarks.limit([], "lps-tri-3", 1)[0]["result"] == "not run"
+
+
+def test_the_limit_of_lpf_is_over_its_naive_arrangement() -> None:
+    record = alternating(1.0)
+    record["cases"]["lpf-tri-3-naive"] = copy.deepcopy(record["cases"]["lps-tri-3-naive"])
+    for case in (record["cases"]["lpf-tri-3-naive"], record["cases"]["lpf-tri-3-naive"]["in_a_row"]):
+        case["cpu_ratio"] = {"q1": 1.0, "median": 1.25, "q3": 2.0}
+    line, words = benchmarks.limit([record], "lpf-tri-3-naive", 0.93)
+    assert line["case"] == "LPF, Tri-3, over LPF, Tri-3, naive" and line["highest"] == "0.80 (0.50, 1.00)"
+    assert line["result"] == "undecided" and words == ""
+
+
 # The shipped records -----------------------------------------------------------------------------------
 
 
@@ -190,6 +239,8 @@ def test_the_page_shows_the_records(page: Any) -> None:
     assert widths == pytest.approx(sum(profile["ms"] for profile in record["profile"].values()))
     assert sum(len(line.get_xdata()) for line in roofline[0].lines if line.get_marker() == "o") == 10
     assert len(scaling) == 8
+    shown = benchmarks.in_a_row(SHIPPED_RECORDS)
+    assert found["runs"] == shown and ((found["limits"]["result"] == "not run") == (not shown)).all()
 
     assert found["growth"].loc["pixels of an image", "memory"] == pytest.approx(1, abs=0.1)
     assert found["growth"].loc["images", "memory"] == pytest.approx(1, abs=0.05)
