@@ -84,9 +84,8 @@ book: env ## the ledger, and the book in build/html, from what has been executed
 serve: ## the book at http://localhost:8000 (PORT=)
 	"$$PYTHON" -m http.server --directory build/html "$$PORT"
 
-families: env ## convert every family of the book's table and measure what it costs (two hours; timm is optional)
-	$(LPS) convert --families
-	$(LPS) convert --families --placement before
+families: env ## convert the networks of the book's survey, each in a process of its own; goes on where it stopped
+	OMP_NUM_THREADS=1 $(LPS) convert --families
 
 # the machine's own Python, which may have torch, torchvision, pytorch-lightning, numpy and matplotlib alone; each part
 # keeps the records that it has when its time is over, and the next part goes on

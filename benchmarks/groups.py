@@ -8,15 +8,15 @@ from itertools import chain
 from typing import Any, Literal
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lps import DeepLabV3Plus, Downsample, LearnedPhase, LowPass, MaxNorm, Upsample, convert, polyphase
+from lps.commands.families import named
 from lps.resnet import Stem
 
 from .measure import Case, Work
-from .networks import LPF, LPS, NAIVE, NAIVE_LPF, STRIDED, classifier
+from .networks import LPF, LPS, NAIVE, NAIVE_LPF, STRIDED, UNet, classifier
 
 Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "tf32", "bf16"]
@@ -295,21 +295,23 @@ def scaling(setting: Setting, batch: int, size: int, seconds: float) -> Group:
 
 
 CONVERTED = (
-    "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf", "resnet18", "resnet50",
-    "densenet121", "convnext_tiny", "vgg11_bn",
-)  # fmt: skip
-"""Networks of torchvision that are timed before and after :func:`lps.convert`."""
+    *("torchvision:mobilenet_v2", "torchvision:mobilenet_v3_small", "torchvision:efficientnet_b0", "timm:regnety_002"),
+    *("torchvision:resnet18", "torchvision:resnet50", "torchvision:densenet121", "timm:convnext_atto", "unet"),
+    "torchvision:vgg11_bn",
+)
+"""Networks that are timed before and after :func:`lps.convert`."""
 
 
 def conversion(setting: Setting, name: str, batch: int, size: int, seconds: float) -> Group:
-    """A network of torchvision and what it is converted to, sampling before its convolutions or behind them."""
+    """A network and what it is converted to, sampling before its convolutions or behind them."""
+    short = name.rpartition(":")[2]
 
     def build(method: Any, antialias: Any, placement: Any) -> Work:
         torch.manual_seed(0)
         images = setting.place(torch.randn(batch, 3, size, size))
-        network: nn.Module = calibrated(getattr(torchvision.models, name)(weights=None), images).eval()
+        network = calibrated(UNet() if short == "unet" else named(name), images).eval()
         if method:
-            head: Any = "pool" if name.startswith("vgg") else "keep"
+            head: Any = "pool" if short.startswith("vgg") else "keep"
             network = convert(network, method, antialias, placement=placement, head=head, example=images[:1])
         return setting.inference(network, images)
 
@@ -317,7 +319,8 @@ def conversion(setting: Setting, name: str, batch: int, size: int, seconds: floa
     for placement in ("before", "behind"):
         for method, antialias in (("aps", "none"), ("aps", "tri-3"), ("lps", "tri-3")):
             cases[f"{method}-{antialias} {placement}"] = Case(partial(build, method, antialias, placement), "original")
-    return Group(f"converted-{name}-{setting.name}", setting, cases, {"batch": batch, "size": size}, seconds)
+    config = {"network": short, "batch": batch, "size": size}
+    return Group(f"converted-{short}-{setting.name}", setting, cases, config, seconds, by_name=True)
 
 
 def plan(device: Device, batch: int | None) -> list[Group]:

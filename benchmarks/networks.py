@@ -1,5 +1,7 @@
-"""The networks of Table 4, and the arrangements beside them that exist for comparison only."""
+"""The networks of Table 4, the arrangements beside them that exist for comparison only, and a U-Net."""
 
+from collections.abc import Sequence
+from itertools import chain, pairwise
 from typing import Any, cast
 
 import torch
@@ -96,3 +98,29 @@ def replace_layers(network: ResNet, by: type[SplitFirst] | type[FilterDensely]) 
     for name, layer in list(network.named_modules()):
         if isinstance(layer, Downsample):
             network.set_submodule(name, by(layer))
+
+
+class UNet(nn.Module):
+    """A U-Net as its paper draws it, a quarter as wide, with batch norm and padding: maps of the size of its images."""
+
+    def __init__(self, channels: Sequence[int] = (16, 32, 64, 128, 256), classes: int = 2) -> None:
+        super().__init__()
+
+        def twice(inputs: int, outputs: int) -> nn.Sequential:
+            layers = [(nn.Conv2d(c, outputs, 3, 1, 1), nn.BatchNorm2d(outputs), nn.ReLU()) for c in (inputs, outputs)]
+            return nn.Sequential(*chain(*layers))
+
+        pairs = list(pairwise(channels))
+        self.down = nn.ModuleList([twice(3, channels[0]), *(twice(a, b) for a, b in pairs)])
+        self.raise_ = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in reversed(pairs))
+        self.up = nn.ModuleList(twice(2 * a, a) for a, _ in reversed(pairs))
+        self.head = nn.Conv2d(channels[0], classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = [self.down[0](x)]
+        for layer in self.down[1:]:
+            kept.append(layer(F.max_pool2d(kept[-1], 2)))
+        y = kept.pop()
+        for lift, layer in zip(self.raise_, self.up, strict=True):
+            y = layer(torch.cat([kept.pop(), lift(y)], 1))
+        return self.head(y)

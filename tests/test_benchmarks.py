@@ -221,7 +221,7 @@ def test_every_kind_of_group_runs(setting: Setting) -> None:
 
 
 def test_a_converted_network_is_timed_beside_its_original() -> None:
-    group = groups.conversion(CPU, "mobilenet_v3_small", 2, 32, 0)
+    group = groups.conversion(CPU, "torchvision:mobilenet_v3_small", 2, 32, 0)
     original, aps, lps = (group.cases[name].build() for name in ("original", "aps-none before", "lps-tri-3 before"))
     counts = [sum(p.numel() for p in cast(nn.Module, work.network).parameters()) for work in (original, aps, lps)]
     assert counts[0] == counts[1] < counts[2] < 1.02 * counts[0]

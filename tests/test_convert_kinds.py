@@ -105,6 +105,8 @@ CHANNELS: dict[str, Function] = {
     "unbound": lambda x: torch.stack(x.unbind(1)[::-1], 1),
     "variance": lambda x: x / (x.var(1, keepdim=True) + 1e-3).sqrt(),
     "norm": lambda x: x / x.norm(dim=1, keepdim=True).clamp_min(1e-6),
+    "deviation of groups": lambda x: x / x.unflatten(1, (4, 2)).std((2, 3, 4), keepdim=True).expand(
+        -1, -1, 2, *x.shape[2:]).flatten(1, 2),
     "normalized": lambda x: F.normalize(x),
     "einsum": lambda x: torch.einsum("nchw,nchw->nhw", x, x.relu())[:, None] * x,
     "einsum of a matrix": lambda x: torch.einsum("oc,n...->n...", x.new_ones(1, 1), x),

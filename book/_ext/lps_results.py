@@ -12,7 +12,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -28,7 +27,7 @@ from lps.experiments.profiles import load_profile
 from lps.experiments.records import read_record
 from lps.experiments.schema import read_yaml
 from lps.notebooks.execute import plan
-from lps.report import frame
+from lps.report import conversion, frame, times
 from lps.report.coverage import find
 from lps.report.paper import paper_table
 from lps.studies.trained import STUDIES, read_study
@@ -534,20 +533,15 @@ class PaperValue(ResultRole):
 
 
 class Price(ResultRole):
-    """``{price}`families-behind` ``: what conversion cost in a record of ``python -m lps convert``, in words."""
+    """``{price}`before` ``: what conversion cost there, or ``finetuning`` what accuracy did, from records, in words."""
 
     def shown(self) -> str:
-        path = Path(self.env.srcdir, "results", "shipped", "convert", f"{self.text}.json")
+        if self.text != "finetuning":
+            self.env.note_dependency(str(Path(self.env.srcdir, "results")))
+            return text(conversion.price(times.read(), self.text))
+        path = Path(self.env.srcdir, "results", "shipped", "convert", "finetuning.json")
         self.env.note_dependency(str(path))
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        return text(fall(rows) if self.text == "finetuning" else ratios(rows))
-
-
-def ratios(rows: dict[str, dict[str, Any]]) -> str:
-    """Time of the converted networks over the originals'."""
-    times = [row["time_ratio"] for row in rows.values() if "time_ratio" in row]
-    spread = f"{min(times):.1f} to {max(times):.1f}"
-    return f"{median(times):.1f} times the time in the median of {len(times)} networks, {spread}"
+        return text(fall(json.loads(path.read_text(encoding="utf-8"))["rows"]))
 
 
 def fall(rows: dict[str, list[dict[str, float]]]) -> str:
@@ -645,8 +639,7 @@ class Picture(ResultDirective):
 
 
 CONVERTED = {
-    "families-behind": "make families",
-    "families-before": "python -m lps convert --families --placement before",
+    "families": "make families",
     "finetuning": "OMP_NUM_THREADS=1 python -m lps convert --finetuning",
     "borders": "python -m lps convert --borders",
 }
@@ -654,7 +647,7 @@ CONVERTED = {
 
 
 class Converted(ResultDirective):
-    """A record of ``python -m lps convert`` as a table, and the machine that made it. Argument: the record's name."""
+    """A record of ``python -m lps convert`` in tables, and the machine that made it. Argument: the record's name."""
 
     required_arguments = 1
 
@@ -664,34 +657,38 @@ class Converted(ResultDirective):
         record = self.load(path)
         if record is None:
             return self.absent("This table", CONVERTED[name])
-        made = table(*{"finetuning": finetuning, "borders": borders}.get(name, families)(record, name))
+        made: list[nodes.Node]
+        if name == "families":
+            made = [shown_as_text(show(record["rows"])) for show in (conversion.families, conversion.refused)]
+        else:
+            made = [table(*{"finetuning": finetuning, "borders": borders}[name](record, name))]
         versions = ", ".join(f"{name} {version}" for name, version in sorted(record["versions"].items()) if version)
-        source = (
-            f"{record['made'][:10]}, {record['hardware']['cpu']}, {versions}; code {record['code']['convert'][:8]}. "
-            f"Again: `{CONVERTED[name]}`. "
-        )
-        return [made, block("p", f"{text(source)}{self.download(path, 'JSON')}.", "lps-source")]
+        code = record["code"]
+        commits = {row["commit"][:8] for row in record["rows"].values() if "commit" in row}
+        made_by = " and ".join(sorted(commits)) or code.get("commit", code.get("convert"))[:8]
+        source = f"{record['made'][:10]}, {record['hardware']['cpu']}, {versions}; code {made_by}. "
+        source += f"Again: `{CONVERTED[name]}`. "
+        return [*made, block("p", f"{text(source)}{self.download(path, 'JSON')}.", "lps-source")]
 
 
-def families(record: dict[str, Any], name: str) -> tuple[Any, ...]:
-    """What became of each network tried, and its cost beside the original's."""
-    columns = ("network", "outcome", "stride", "choices", "parameters", "multiply-adds", "memory", "time")
-    rows = []
-    for network, row in record["rows"].items():
-        if row["outcome"] == "refused":
-            rows.append(("", [text(f"`{network}`"), text(f"refused: {row['layer']}: {row['reason']}")]))
-            continue
-        outcome = row["outcome"] + (f": {row['reason']}" if "reason" in row else "")
-        outcome += ", head pooled" if row["head"] == "pool" else ""
-        costs = [f"{row[key][1] / row[key][0]:.2f}" for key in ("parameters", "macs", "bytes")]
-        choices = f"{row['choices']} of {row['strides']}"
-        cells = [outcome, str(row["stride"]), choices, *costs, f"{row['time_ratio']:.2f}"]
-        rows.append(("", [text(f"`{network}`"), *map(text, cells)]))
-    caption = (
-        f"Sampling {name.removeprefix('families-')} convolutions: exact under all shifts modulo the stride, or "
-        "refused; cost over the original's"
-    )
-    return caption, [(title, "") for title in columns], rows, "lps-families"
+def shown_as_text(shown: conversion.Shown) -> nodes.table:
+    rows = [("", [*map(text, cells)]) for cells in shown.rows]
+    return table(shown.caption, [(title, "") for title in shown.columns], rows, "lps-families")
+
+
+class Slowdown(ResultDirective):
+    """What conversion costs by the newest records of ``python -m benchmarks``, by network, and the targets."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(str(self.path("results")))
+        found = conversion.costs(times.read())
+        made: list[nodes.Node] = []
+        for threads, networks in found.items():
+            made += [
+                shown_as_text(conversion.cost_table(networks, threads)),
+                block("p", text(conversion.misses(networks))),
+            ]
+        return made or self.absent("The cost of conversion", conversion.COMMAND)
 
 
 def finetuning(record: dict[str, Any], name: str) -> tuple[Any, ...]:
@@ -735,6 +732,7 @@ DIRECTIVES = {
     "seeds": Seeds,
     "shipped": Shipped,
     "converted": Converted,
+    "slowdown": Slowdown,
 }
 
 

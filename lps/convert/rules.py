@@ -194,9 +194,10 @@ def spreading(call: Call) -> Map | None:
     value = call.node.meta["value"]
     if call.kind == "interpolate":
         call.swap(Spread(), *call.operands("size"))
-    given = call.x.shape[max(call.x.dim() - call.plan.dims, 0) :]
-    spread = value.dim() == 2 + call.plan.dims and prod(value.shape[2:]) > 1 == prod(given)
-    return Map(None, as_images(call.plan.dims)) if spread else None
+    given, images = call.x.shape[max(call.x.dim() - call.plan.dims, 0) :], as_images(call.plan.dims)
+    groups = value.dim() - len(images)  # of channels, which may have an axis of their own
+    spread = groups >= 0 and prod(value.shape[2 + groups :]) > 1 == prod(given)
+    return Map(None, ((),) * groups + images) if spread else None
 
 
 def transposed_convolution(call: Call) -> Map | None:
