@@ -5,7 +5,7 @@ import linecache
 import re
 import shlex
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 
@@ -13,6 +13,7 @@ from lps.experiments import training
 from lps.experiments.profiles import load_profile
 from lps.notebooks.execute import plan
 from lps.paths import NOTEBOOKS, ROOT
+from lps.report.answers import Outcome
 
 BOOK = ROOT / "book"
 
@@ -65,6 +66,11 @@ UNTRUE = {
 def test_what_was_found_untrue_is_not_said_again(words: str) -> None:
     pages = [*NOTEBOOKS.glob("*.ipynb"), *BOOK.glob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"]
     assert not [(page.name, found[0]) for page in pages if (found := re.search(words, text_of(page)))]
+
+
+def test_the_front_page_defines_each_outcome_that_an_answer_can_have() -> None:
+    defined = re.findall(r"^- \*(.+?)\*: ", (BOOK / "index.md").read_text().partition("(outcomes)=")[2], re.M)
+    assert [outcome.lower() for outcome in defined] == list(get_args(Outcome))
 
 
 TAUGHT = [
