@@ -87,10 +87,15 @@ def test_the_fitted_choice_leaves_the_random_numbers_alone_and_tells_components_
     assert p.max() > 0.4
 
 
-def test_hero_is_what_the_landing_page_shows(tmp_path: Path) -> None:
-    hero = runpy.run_path(str(ROOT / "book" / "hero.py"))
-    drawn = tmp_path / "hero.svg"
-    hero["hero"]().savefig(drawn, metadata={"Date": None})
+DRAWN = runpy.run_path(str(ROOT / "book" / "pictures.py"))
+
+
+@pytest.mark.parametrize("name", DRAWN["PICTURES"])
+def test_the_pictures_of_written_pages_are_what_their_code_draws(name: str, tmp_path: Path) -> None:
+    drawn = tmp_path / f"{name}.svg"
+    figure = DRAWN["PICTURES"][name]()
+    figure.savefig(drawn, metadata={"Date": None})
+    plt.close(figure)
     assert drawn.stat().st_size < 300_000
-    kinds = [[child.tag for child in ET.parse(path).iter()] for path in (drawn, hero["TARGET"])]
+    kinds = [[child.tag for child in ET.parse(path).iter()] for path in (drawn, DRAWN["TARGET"] / drawn.name)]
     assert kinds[0] == kinds[1]
