@@ -11,6 +11,7 @@
   // order at every position, and a sum over positions adds whole numbers, which is exact in any order below 2^53.
   function engine() {
     const GRID = 2 ** 24;
+    let products = 0; // multiply-adds since it was set to zero
 
     // C maps of S x S with their neighbours across the border
     function wrapped(x, C, S) {
@@ -28,6 +29,7 @@
     // circular convolution, 3 x 3, of C maps of S x S, with a stride; two outputs at a time, which read the same samples
     function convolve(x, C, S, weight, bias, stride = 1) {
       const O = bias.length, P = S + 2, M = S / stride, padded = wrapped(x, C, S), y = new Float64Array(O * M * M);
+      products += 9 * C * O * M * M;
       for (let o = 0; o < O; o++) y.fill(bias[o], o * M * M, (o + 1) * M * M);
       for (let o = 0; o < O; o += 2)
         for (let c = 0; c < C; c++) {
@@ -54,6 +56,7 @@
     // Tri-3, where phase 0 is: what LPF keeps
     function blur(x, C, S) {
       const P = S + 2, padded = wrapped(x, C, S), y = new Float64Array(x.length / 4);
+      products += 9 * y.length;
       for (let c = 0, n = 0; c < C; c++)
         for (let i = 0; i < S; i += 2)
           for (let j = 0, p = (c * P + i) * P; j < S; j += 2, n++, p += 2)
@@ -81,6 +84,7 @@
     const rules = {
       aps: (part) => {
         let total = 0;
+        products += part.length;
         for (let n = 0; n < part.length; n++) total += Math.round(part[n] * part[n] * GRID);
         return total;
       },
@@ -157,16 +161,21 @@
     // the places in an order in which the maps fill evenly: 357 has no divisor in common with 1024
     const order = (step) => (step * 357) % 1024;
 
+    // one place at a time, by messages to itself: a move that the page sends meanwhile comes next
+    const next = new MessageChannel();
+    let found = [], sent = 0;
+
     function work(job) {
-      if (job !== id) return;
-      const found = [], until = Date.now() + 40;
-      while (place < 1024 && Date.now() < until) {
-        const n = order(place++);
-        found.push([n, at(n).map(({ logits }) => logits)]);
+      if (job !== id || place === 1024) return;
+      const n = order(place++);
+      found.push([n, at(n).map(({ logits }) => logits)]);
+      if (place === 1024 || Date.now() > sent + 50) {
+        postMessage({ id, found });
+        [found, sent] = [[], Date.now()];
       }
-      postMessage({ id, found });
-      if (place < 1024) setTimeout(work, 0, job);
+      next.port2.postMessage(job);
     }
+    next.port1.onmessage = ({ data }) => work(data);
 
     onmessage = ({ data }) => {
       if (data.networks) {
@@ -174,10 +183,12 @@
         return;
       }
       if (data.pixels) {
-        [pixels, id, place] = [data.pixels, data.id, 0];
-        setTimeout(work, 0, id);
+        [pixels, id, place, found] = [data.pixels, data.id, 0, []];
+        next.port2.postMessage(id);
       }
-      postMessage({ id, look: data.look, now: at(data.look) });
+      products = 0;
+      const now = at(data.look);
+      postMessage({ id, look: data.look, now, products });
     };
   }
 
@@ -198,7 +209,7 @@
     });
     const said = make("p", { class: "lps-said", role: "status", "aria-live": "polite" });
     const where = make("p", { class: "lps-where" });
-    const how = make("p", { id: "lps-drag-how", class: "lps-hint" });
+    const how = make("p", { id: "lps-drag-how", class: "lps-hint" }), speed = make("p", { class: "lps-hint" });
     const button = (text, action, more) => make("button", { type: "button", onclick: action, ...more }, text);
     const brush = button("Draw", () => { state.brush = !state.brush; show(); }, { "aria-pressed": "false" });
     const colour = make("input", { type: "color", value: "#ffffff", "aria-label": "Colour of the brush" });
@@ -216,7 +227,7 @@
           make("div", { class: "lps-thumbs", role: "group", "aria-label": "Pictures" }, ...thumbs),
           make("div", { class: "lps-buttons" }, ...arrows, button("Back to the start", () => move(0, 0))),
           make("div", { class: "lps-buttons" }, brush, colour, button("Undo drawing", () => pick(state.index))),
-          where, how)),
+          where, how, speed)),
       make("div", { class: "lps-cards" }, ...cards.map(({ node }) => node)), said);
 
     function card(name, accuracy) {
@@ -255,6 +266,7 @@
     function restart() {
       state.id++;
       for (const each of cards) Object.assign(each, { first: null, done: 0, equal: 0, largest: 0, waiting: [] }).labels.fill(-1);
+      state.asked = performance.now();
       worker.postMessage({ pixels: state.pixels.slice(), id: state.id, look: look() });
       show();
     }
@@ -267,6 +279,7 @@
 
     function move(dy, dx) {
       [state.dy, state.dx] = [modulo(dy, SIZE), modulo(dx, SIZE)];
+      state.asked = performance.now();
       worker.postMessage({ look: look() });
       show();
     }
@@ -355,7 +368,9 @@
         cards.forEach((each, n) => note(each, answer.found.map(([place, logits]) => [place, logits[n]]), networks[n].name));
       else if (answer.look === look()) {
         const words = cards.map((each, n) => decide(each, answer.now[n], networks[n].name));
-        root.dataset.shown = `${state.dy},${state.dx}`;
+        const took = performance.now() - state.asked;
+        Object.assign(root.dataset, { shown: `${state.dy},${state.dx}`, took, products: answer.products });
+        speed.textContent = `Four networks, ${(answer.products / 1e6).toFixed(1)} million multiply-adds: answered in ${Math.ceil(took)} ms.`;
         clearTimeout(speaking);
         speaking = setTimeout(() => { said.textContent = `${where.textContent} ${words.join("; ")}.`; }, 500);
       }
