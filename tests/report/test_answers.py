@@ -100,3 +100,15 @@ def test_what_promises_equal_predictions_is_what_selects_with_circular_borders(r
     if row.startswith("table5"):
         promised = row == "table5/lps-adapt-3"
     assert guaranteed(model) == promised
+
+
+def test_runs_on_drawn_pictures_say_nothing_where_there_are_real_images(shipped: list[Any]) -> None:
+    made = frame(shipped)
+    loose = made[(made["metric"] == "c_cons") & ~made["guaranteed"].astype(bool)].head(1)
+    at_home = loose.assign(data="drawn", value=1.0, run="at home", id="at home")
+    alone, beside = (answers(lines, ENTRIES, [], [], [])[1] for lines in (made, pd.concat([made, at_home])))
+    assert beside == alone and "drawn" not in alone.scale
+    assert (
+        "1.0 to 1.0 %"
+        in answers(pd.concat([at_home, at_home.assign(guaranteed=True, agree=1, total=1)]), ENTRIES, [], [], [])[1].text
+    )
