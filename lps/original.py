@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .archive import require_intact
 from .exact.convolution import Padding
 from .filters import AdaptiveLowPass, LowPass
+from .paths import require_intact
 from .resnet import DEPTHS, BasicBlock, Bottleneck, ResNet, Stem
 from .sampling import Sampling, Source
 from .selection import LearnedPhase, MaxNorm

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lps.data.photographs import _names
+from lps.data.photographs import _entries
 from lps.paths import ROOT
 
 SOURCES = [path for folder in ("lps", "benchmarks", "book/_ext") for path in sorted((ROOT / folder).rglob("*.py"))]
@@ -33,7 +33,7 @@ def without_encoding(source: str) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_text_names_its_encoding(path: Path) -> None:
+def test_every_text_entries_its_encoding(path: Path) -> None:
     assert [*without_encoding(path.read_text(encoding="utf-8"))] == []
 
 
@@ -52,4 +52,4 @@ def test_text_that_is_no_utf_8_is_named(tmp_path: Path) -> None:
     path = tmp_path / "val.txt"
     path.write_bytes("Zürich".encode("latin-1"))
     with pytest.raises(ValueError, match=r"val.txt is not text in UTF-8"):
-        _names(path)
+        _entries(path)

@@ -17,8 +17,6 @@ from lps.commands import verify as command
 from lps.diagnose import displacement
 from lps.exact.convolution import Conv2d, Padding, pad_to_multiple
 from lps.exact.mean import exact_mean
-from lps.experiments.profiles import load_profile
-from lps.experiments.rows import TABLE1
 from lps.experiments.run import DataCache, plan
 from lps.selection import Selection
 from lps.verify import Batch, Tally, verify
@@ -476,8 +474,7 @@ def test_verifying_a_row_from_the_command_line(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_trained_weights_are_taken_where_they_are_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    profile, row = load_profile("smoke"), next(row for row in TABLE1 if row.name == "table1/lpf-tri-3")
-    (run,) = plan([row], lambda r: profile.row(r), [0], tmp_path, DataCache(None))
+    (run,) = plan(["table1/lpf-tri-3"], "smoke", [0], {}, tmp_path, DataCache(None))
     from lps.experiments.model import fresh
 
     network = fresh(run.experiment, DataCache(None)(run.experiment.data)[0], 0)
@@ -485,7 +482,7 @@ def test_trained_weights_are_taken_where_they_are_recorded(tmp_path: Path, capsy
         nn.init.zeros_(weight)
     run.weights.parent.mkdir(parents=True)
     torch.save(network.state_dict(), run.weights)
-    assert ask(row.name, tmp_path=tmp_path) == 0  # zero weights see nothing
+    assert ask("table1/lpf-tri-3", tmp_path=tmp_path) == 0  # zero weights see nothing
     assert f"(trained, {run.id})" in capsys.readouterr().out
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, get_args
@@ -15,9 +16,8 @@ from torch.nn import functional as F
 from ..convert import ConvertError, Head, Placement, conversion_report, convert
 from ..convert.check import drawn
 from ..experiments.profiles import load_profile
-from ..experiments.records import code_version, now, write_json
+from ..experiments.records import made_with, write_json
 from ..filters import AntiAlias
-from ..machine import hardware, versions
 from ..notebooks.parameters import declared_parameters
 from ..paths import ROOT, SHIPPED
 from ..polyphase import circular_shift, steps
@@ -37,32 +37,21 @@ profile *reduced*."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "network", nargs="?", help="torchvision:resnet50, timm:resnet26d or smp:Unet/resnet18, with random weights"
-    )
-    parser.add_argument(
-        "--families", nargs="?", const="*", metavar="PATTERN", help="the families of the book's table: all, or 'timm:*'"
-    )
-    parser.add_argument(
-        "--borders", action="store_true", help="measure what zero padding and crops leave of invariance"
-    )
-    parser.add_argument(
-        "--finetuning", action="store_true", help="run the notebook on fine-tuning with the CIFAR-10 images"
-    )
-    parser.add_argument(
-        "--pretrained", action="store_true", help="run the notebook on EfficientNet-Lite0 with photographs of ImageNet"
-    )
-    parser.add_argument("--method", default="lps", choices=("lps", "aps"))
-    parser.add_argument("--antialias", default="tri-3", choices=get_args(AntiAlias))
-    parser.add_argument(
-        "--placement", default="behind", choices=get_args(Placement), help="of sampling, by convolutions"
-    )
-    parser.add_argument("--head", default="keep", choices=get_args(Head), help="pool: for heads that flatten a map")
-    parser.add_argument(
-        "--verify", action="store_true", help="compare outputs under every shift modulo the total stride"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the images")
-    parser.add_argument("--record", type=Path, default=RECORD, help="where the rows of --families are written")
+    add, flag = parser.add_argument, partial(parser.add_argument, action="store_true")
+    network = "torchvision:resnet50, timm:resnet26d or smp:Unet/resnet18, with random weights"
+    add("network", nargs="?", help=network)
+    families = "the families of the book's table: all, or 'timm:*'"
+    add("--families", nargs="?", const="*", metavar="PATTERN", help=families)
+    flag("--borders", help="measure what zero padding and crops leave of invariance")
+    flag("--finetuning", help="run the notebook on fine-tuning with the CIFAR-10 images")
+    flag("--pretrained", help="run the notebook on EfficientNet-Lite0 with photographs of ImageNet")
+    add("--method", default="lps", choices=("lps", "aps"))
+    add("--antialias", default="tri-3", choices=get_args(AntiAlias))
+    add("--placement", default="behind", choices=get_args(Placement), help="of sampling, by convolutions")
+    add("--head", default="keep", choices=get_args(Head), help="pool: for heads that flatten a map")
+    flag("--verify", help="compare outputs under every shift modulo the total stride")
+    add("--seed", type=int, default=0, help="seed of the weights and of the images")
+    add("--record", type=Path, default=RECORD, help="where the rows of --families are written")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -79,14 +68,9 @@ def main(options: argparse.Namespace) -> int:
         return 0
     if options.network is None:
         raise ValueError("name a network, torchvision:resnet50 for instance, or ask for --families")
+    original, how = named(options.network, options.seed), {"placement": options.placement, "head": options.head}
     try:
-        network = convert(
-            named(options.network, options.seed),
-            options.method,
-            options.antialias,
-            placement=options.placement,
-            head=options.head,
-        )
+        network = convert(original, options.method, options.antialias, **how)
     except ConvertError as error:
         print(f"{options.network} is refused: {error}")
         return 1
@@ -109,12 +93,9 @@ def verify_all(network: nn.Module, seed: int = 0) -> Any:
 
 def about() -> dict[str, Any]:
     """Code, versions, machine and date of a record."""
-    return {
-        "code": code_version("convert"),
-        "versions": versions(("torch", "torchvision", "timm")),
-        "hardware": hardware(),
-        "made": now(),
-    }
+    made = made_with("convert", ("torch", "torchvision", "timm"))
+    made["made"] = made.pop("started")
+    return made
 
 
 def borders() -> dict[str, dict[str, float]]:
@@ -154,12 +135,14 @@ def from_notebook(record: str) -> dict[str, Any]:
     parameters = declared_parameters(notebook) | load_profile(profile).notebooks.get(page, {}) | dict(changes)
     code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     last = max(number for number, source in enumerate(code) if re.search(rf"^{result}\b|^    {result}\[", source, re.M))
-    made_by = about()
-    started, began = now(), perf_counter()
+    made_by, began = about(), perf_counter()
     names: dict[str, Any] = dict(parameters)
     for source in code[1 : last + 1]:
         exec(source, names)
     images, found = names["images"], names[result]
+    if record == "finetuning":  # of each network accuracy and consistency after each epoch
+        for name, curve in found.items():
+            found[name] = [{"accuracy": acc, "c_cons": cons.percent, "pairs": cons.total} for acc, cons in curve]
     return {
         **made_by,
         "commit": made_by["code"]["commit"],
@@ -168,16 +151,8 @@ def from_notebook(record: str) -> dict[str, Any]:
         "seed": parameters["seed"],
         "data": {"name": images.name, "source": images.source, "fingerprint": images.fingerprint()},
         "threads": torch.get_num_threads(),
-        "started": started,
+        "started": made_by["made"],
         "seconds": perf_counter() - began,
         "command": f"OMP_NUM_THREADS=1 python -m lps convert --{record}",
-        "rows": curves(found) if record == "finetuning" else found,
-    }
-
-
-def curves(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Of each network accuracy and consistency after each epoch."""
-    return {
-        name: [{"accuracy": acc, "c_cons": cons.percent, "pairs": cons.total} for acc, cons in curve]
-        for name, curve in found.items()
+        "rows": found,
     }

@@ -1,13 +1,15 @@
-"""The verbs ``list``, ``show``, ``run``, ``evaluate`` and ``ship`` of ``python -m lps``."""
+"""The verbs ``list``, ``show``, ``run``, ``evaluate``, ``ship`` and ``study`` of ``python -m lps``."""
 
 import argparse
 import json
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ..data import Size, other_size
 from ..experiments.config import Experiment, parse_changes
@@ -15,8 +17,8 @@ from ..experiments.jobs import RunsFailed, run_all
 from ..experiments.profiles import PAPER, load_profile, profile_names
 from ..experiments.records import is_current, read_record, read_records
 from ..experiments.rows import ROWS, matching, named
-from ..experiments.run import DataCache, leads, measure_again
-from ..experiments.training import planned
+from ..experiments.run import DataCache, leads, measure_again, plan
+from ..experiments.training import Trained
 from ..experiments.weights import about
 from ..paths import LOCAL, SHIPPED
 
@@ -55,23 +57,28 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """Every option of the verbs that concern runs."""
 
 
-def add(parser: argparse.ArgumentParser, *names: str, **others: Any) -> None:
-    for name in names:
-        parser.add_argument(name, **OPTIONS[name] | others)
+def add(*names: str, **others: dict[str, Any]) -> Callable[[argparse.ArgumentParser], None]:
+    """What gives these options to a parser; ``others`` says by name what is different here."""
+
+    def to(parser: argparse.ArgumentParser) -> None:
+        for name in names:
+            parser.add_argument(name, **OPTIONS[name] | others.get(name.strip("-"), {}))
+
+    return to
 
 
-def list_arguments(parser: argparse.ArgumentParser) -> None:
-    add(parser, "row", nargs="*", default=["*"])
-    add(parser, "--profile")
+list_arguments = add("row", "--profile", row={"nargs": "*", "default": ["*"]})
+show_arguments = add("row", "--profile", "--set")
+run_arguments = add(*(name for name in OPTIONS if name != "--with"))
+evaluate_arguments = add("row", "--profile", "--set", "--seed", "--with", "--data-root", "--results")
+ship_arguments = add("--profile", "--results", profile={"default": None, "required": True})
 
 
 def list_main(options: argparse.Namespace) -> int:
     """A line per row: recorded runs, local and shipped, of this profile; a star: would give other results today."""
-    profile = load_profile(options.profile)
-    records = {
-        label: [r for rows in ("table*", "mine") for r in read_records(folder, rows=rows)]
-        for label, folder in (("local", LOCAL), ("shipped", SHIPPED))
-    }
+    profile, records = load_profile(options.profile), {}
+    for label, folder in (("local", LOCAL), ("shipped", SHIPPED)):
+        records[label] = read_records(folder) + read_records(folder, rows="mine")
     like = {r["experiment"]: r["own"]["like"] for found in records.values() for r in found if "own" in r}
     for name in named(options.row, [*(row.name for row in ROWS), *sorted(like)]):
         (row,) = matching([like.get(name, name)])
@@ -88,21 +95,12 @@ def list_main(options: argparse.Namespace) -> int:
     return 0
 
 
-def show_arguments(parser: argparse.ArgumentParser) -> None:
-    add(parser, "row", "--profile", "--set")
-
-
 def show_main(options: argparse.Namespace) -> int:
     """Settings as JSON."""
-    profile, changes = load_profile(options.profile), parse_changes(options.set)
     for row in matching(options.row):
-        settings = profile.row(row).override(changes)
-        print(json.dumps(settings.as_dict(), indent=2))
+        experiment = load_profile(options.profile).row(row).override(parse_changes(options.set))
+        print(json.dumps(experiment.as_dict(), indent=2))
     return 0
-
-
-def run_arguments(parser: argparse.ArgumentParser) -> None:
-    add(parser, *(name for name in OPTIONS if name != "--with"))
 
 
 def run_main(options: argparse.Namespace) -> int:
@@ -111,14 +109,13 @@ def run_main(options: argparse.Namespace) -> int:
 
     changes, data = parse_changes(options.set), DataCache(options.data_root)
     seeds = range(options.seed, options.seed + options.seeds)
-    runs = planned(options.row, options.profile, seeds, changes, options.results, data)
+    runs = plan(options.row, options.profile, seeds, changes, options.results, data)
     quiet = options.quiet or not leads()
     if not quiet:
         print("".join(sorted({_scale(run.experiment, data) for run in runs})), end="", file=sys.stderr)
         print(overview(runs, read_records(LOCAL, SHIPPED, options.results)), file=sys.stderr)
     try:
-        left = run_all(runs, data, changes, options.budget, quiet, options.jobs, options.threads)
-        code = 0 if left == 0 else 3
+        code = 3 if run_all(runs, data, options.budget, quiet, options.jobs, options.threads) else 0
     except RunsFailed as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
@@ -143,23 +140,14 @@ def _values(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     return "  ".join(f"{name} {metric['value']:6.2f}" for name, metric in metrics.items()) or "-"
 
 
-def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    add(parser, "row", "--profile", "--set", "--seed", "--with", "--data-root", "--results")
-
-
 def evaluate_main(options: argparse.Namespace) -> int:
     """Measure the weights of finished runs once more; ``--set`` says how they were made, ``--with`` what changes."""
     changes, data = parse_changes(options.set), DataCache(options.data_root)
-    for run in planned(options.row, options.profile, [options.seed], changes, options.results, data):
+    for run in plan(options.row, options.profile, [options.seed], changes, options.results, data):
         print(f"{run.title}  {_values(measure_again(run, data, parse_changes(options.changes)))}")
         if (precision := about(run.weights)["precision"]) != "float32":
             print(f"with weights in {precision}: counts may differ from those of the record by some images")
     return 0
-
-
-def ship_arguments(parser: argparse.ArgumentParser) -> None:
-    add(parser, "--profile", default=None, required=True)
-    add(parser, "--results")
 
 
 def ship_main(options: argparse.Namespace) -> int:
@@ -177,3 +165,34 @@ def ship_main(options: argparse.Namespace) -> int:
             print(f"shipped {row.name}/{path.stem}")
     print(f"{shipped} records of profile {options.profile} shipped from {options.results}")
     return 0
+
+
+def study_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..studies.trained import IMAGES
+
+    of_lps = {"nargs": "*", "default": ["table1/lps*"], "help": "default: table1/lps*"}
+    add("row", "--profile", "--seed", "--seeds", "--threads", "--data-root", "--results", row=of_lps)(parser)
+    images = "test images for shifts and margins; default: 1000"
+    parser.add_argument("--images", type=count, default=IMAGES, help=images)
+
+
+def study_main(options: argparse.Namespace) -> int:
+    """Study every trained network that matches and print what was found; 3 where weights are missing."""
+    from ..studies.trained import STUDIES, study
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    data, seeds = DataCache(options.data_root), range(options.seed, options.seed + options.seeds)
+    runs = plan(options.row, options.profile, seeds, {}, options.results, data)
+    if others := [run.experiment.name for run in runs if run.experiment.task != "images"]:
+        raise ValueError(f"studies are of the networks of Table 1, whose images are shifted whole; given: {others}")
+    for run in runs:
+        name, profile, method = run.experiment.name, run.experiment.profile, run.experiment.model.method
+        if not run.weights.exists():
+            print(f"{run.title}: no weights; python -m lps run {name} --profile {profile} --seed {run.seed}")
+            continue
+        for kind in (kind for kind, of in STUDIES.items() if method in of.methods):
+            metrics = study(Trained(run, data), kind, options.images)["metrics"]
+            shown = {name: round(metric["value"], 2) for name, metric in metrics.items()}
+            print(f"{run.title}, {kind}: {json.dumps(shown)}", flush=True)
+    return 0 if all(run.weights.exists() for run in runs) else 3

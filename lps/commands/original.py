@@ -19,16 +19,7 @@ from tqdm import tqdm
 from ..data.files import pixels
 from ..data.photographs import class_folders, image_files
 from ..experiments.evaluate import predictor
-from ..metrics import (
-    PAPER_SHIFTS,
-    Batches,
-    Count,
-    Predict,
-    Shifts,
-    accuracy,
-    circular_consistency,
-    shift_consistency,
-)
+from ..metrics import PAPER_SHIFTS, Batches, Count, Predict, Shifts, accuracy, circular_consistency, shift_consistency
 from ..original import Settings, load_checkpoint
 from ..paths import PAPER
 
@@ -43,28 +34,21 @@ ROWS = {
 }
 """Row of the paper behind which a released checkpoint stands, and the seed of the script that evaluates it."""
 METRICS = {"Acc.": "acc", "C-Cons.": "c_cons", "S-Cons.": "s_cons"}
-READ = transforms.Compose(
-    [
-        transforms.Resize(LARGE),
-        transforms.CenterCrop(LARGE),
-        transforms.ToTensor(),
-        transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    ]
-)
+NORMALIZE = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+READ = transforms.Compose([transforms.Resize(LARGE), transforms.CenterCrop(LARGE), transforms.ToTensor(), NORMALIZE])
 """As the original reads ImageNet; the 224 x 224 of the accuracy are the middle of it."""
 BATCH = 64
 """Images to which the original's scripts apply one shift."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, help="a .ckpt file of the original release")
-    parser.add_argument(
-        "--data-root", type=Path, metavar="DIR", help="holds ImageNet's val/<wnid>/*.JPEG; without it, only settings"
-    )
-    parser.add_argument("--images", type=int, metavar="N", help="evaluate N images, evenly spread, instead of all")
-    parser.add_argument("--workers", type=int, default=2, help="processes that read images (default: 2)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the paper's protocol (default: 0)")
-    parser.add_argument("--original-seed", type=int, help="seed of the original's; default: that of its script, or 7")
+    add, folder = parser.add_argument, "holds ImageNet's val/<wnid>/*.JPEG; without it, only settings"
+    add("checkpoint", type=Path, help="a .ckpt file of the original release")
+    add("--data-root", type=Path, metavar="DIR", help=folder)
+    add("--images", type=int, metavar="N", help="evaluate N images, evenly spread, instead of all")
+    add("--workers", type=int, default=2, help="processes that read images (default: 2)")
+    add("--seed", type=int, default=0, help="seed of the paper's protocol (default: 0)")
+    add("--original-seed", type=int, help="seed of the original's; default: that of its script, or 7")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -80,14 +64,9 @@ def main(options: argparse.Namespace) -> int:
     if not labelled:
         print(f"no accuracy: {len(images.classes)} folders do not tell which of {settings.classes} classes they hold")
     chosen = spread(len(images), options.images)
-    counts = evaluate(
-        predictor(network, torch.device("cuda" if torch.cuda.is_available() else "cpu")),
-        Subset(images, chosen),
-        labelled,
-        options.seed,
-        seed if options.original_seed is None else options.original_seed,
-        options.workers,
-    )
+    predict = predictor(network, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    seed = seed if options.original_seed is None else options.original_seed
+    counts = evaluate(predict, Subset(images, chosen), labelled, options.seed, seed, options.workers)
     print(f"\n{len(chosen)} of {len(images)} images; paper: {row or 'no row for these settings'}")
     print(f"{'':<24} {'agree':>7} {'of':>7} {'%':>7} {'paper':>7}")
     for (metric, protocol), count in counts.items():

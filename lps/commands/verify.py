@@ -13,12 +13,11 @@ from tqdm import tqdm
 
 from ..data import ImageSet
 from ..experiments.config import parse_changes
+from ..experiments.model import Normalize, fresh
 from ..experiments.profiles import load_profile
 from ..experiments.records import write_json
 from ..experiments.rows import TABLE1
-from ..experiments.run import DataCache
-from ..experiments.training import planned
-from ..experiments.weights import load_weights
+from ..experiments.run import DataCache, plan, trained
 from ..probe import probe
 from ..verify import verify
 from .experiments import add, count
@@ -27,18 +26,16 @@ STRANGER = "torchvision:"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("network", help=f"table1/lps-tri-3, or {STRANGER}resnet18 with random weights")
-    add(parser, "--profile", "--set", "--seed", "--data-root", "--results")
-    parser.add_argument(
-        "--shifts", default="all", type=_shifts, metavar="all|N", help="all circular shifts, or N drawn"
-    )
-    parser.add_argument("--images", type=int, default=4, help="test images, from the first on (default: 4)")
-    parser.add_argument("--batch-size", type=int, default=32, help="images at a time (default: 32)")
-    parser.add_argument("--device", default="cpu", type=_device, help="cpu (default), cuda")
-    parser.add_argument(
-        "--probe", action="store_true", help="find convolution algorithms that are exact on the device, and use them"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
+    argument = parser.add_argument
+    argument("network", help=f"table1/lps-tri-3, or {STRANGER}resnet18 with random weights")
+    add("--profile", "--set", "--seed", "--data-root", "--results")(parser)
+    argument("--shifts", default="all", type=_shifts, metavar="all|N", help="all circular shifts, or N drawn")
+    argument("--images", type=int, default=4, help="test images, from the first on (default: 4)")
+    argument("--batch-size", type=int, default=32, help="images at a time (default: 32)")
+    argument("--device", default="cpu", type=_device, help="cpu (default), cuda")
+    exact = "find convolution algorithms that are exact on the device, and use them"
+    argument("--probe", action="store_true", help=exact)
+    argument("--json", type=Path, metavar="FILE", help="write the report there too")
 
 
 def _shifts(text: str) -> Any:
@@ -60,16 +57,13 @@ def main(options: argparse.Namespace) -> int:
         images, _ = data(load_profile(options.profile).row(TABLE1[0]).override(changes).data)
         network, state = stranger(options.network.removeprefix(STRANGER), images, options.seed), "random weights"
     else:
-        from ..experiments.model import fresh
-
-        run, *others = planned([options.network], options.profile, [options.seed], changes, options.results, data)
+        run, *others = plan([options.network], options.profile, [options.seed], changes, options.results, data)
         if others:
             raise ValueError(f"one network at a time: {options.network!r} matches {1 + len(others)}")
         images, _ = data(run.experiment.data)
         network, state = fresh(run.experiment, images, run.seed), "untrained"
         if run.weights.exists():
-            load_weights(network, run.weights)
-            state = f"trained, {run.id}"
+            network, state = trained(run, run.experiment, images), f"trained, {run.id}"
     if not 0 < options.images <= len(images.test):
         raise ValueError(f"{options.images} images were asked for, the profile holds {len(images.test)} to test on")
     network, pictures = network.to(options.device), next(iter(images.batches(options.images)))[0]
@@ -97,7 +91,6 @@ def main(options: argparse.Namespace) -> int:
 
 def stranger(name: str, data: ImageSet, seed: int) -> nn.Module:
     """A classifier or segmenter of torchvision by its name, with random weights."""
-    from ..experiments.model import Normalize
     from .convert import named
 
     return nn.Sequential(Normalize(*data.statistics()), named(f"{STRANGER}{name}", seed))

@@ -41,28 +41,26 @@ def require_whole(images: ImageSet, root: Path, parts: Iterable[str]) -> None:
     """Raise ``ValueError`` where a part, ``train`` or ``test``, lacks images or has too many, with their numbers."""
     odd = {}
     for part in parts:
-        expected = getattr(WHOLE["cifar10"], part) // len(CLASSES)
-        counts = zip(CLASSES, getattr(images, part).labels.bincount(minlength=len(CLASSES)).tolist(), strict=True)
-        if other := [f"{found:,} of {name}" for name, found in counts if found != expected]:
-            odd[part] = f"{root / 'cifar10' / part} holds {len(getattr(images, part)):,} images, {other[0]}, and "
-            odd[part] += f"CIFAR-10 has {expected * len(CLASSES):,}, {expected:,} of each class"
+        found, expected = getattr(images, part).labels, getattr(WHOLE["cifar10"], part) // len(CLASSES)
+        counts = zip(CLASSES, found.bincount(minlength=len(CLASSES)).tolist(), strict=True)
+        if other := [f"{count:,} of {name}" for name, count in counts if count != expected]:
+            whole = f"{expected * len(CLASSES):,}, {expected:,} of each class"
+            here = f"{root / 'cifar10' / part} holds {len(found):,} images, {other[0]}"
+            odd[f"--set data.{part}={len(found)}"] = f"{here}, and CIFAR-10 has {whole}"
     if odd:
-        said = " ".join(f"--set data.{part}={len(getattr(images, part))}" for part in odd)
-        raise ValueError(f"{'; '.join(odd.values())}: copy what is missing, or say with {said} that it is a subset")
+        said = f"copy what is missing, or say with {' '.join(odd)} that it is a subset"
+        raise ValueError(f"{'; '.join(odd.values())}: {said}")
 
 
 def _folder(folder: Path) -> Split:
     files = [(path, label) for label, name in enumerate(CLASSES) for path in visible(folder / name)]
-    missing = set(range(len(CLASSES))) - {label for _, label in files}
-    if missing:
-        raise FileNotFoundError(f"{folder} holds no images of {', '.join(CLASSES[i] for i in sorted(missing))}")
-    images = np.stack([_read(path) for path, _ in files])
     labels = torch.tensor([label for _, label in files])
-    return Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels)
-
-
-def _read(path: Path) -> np.ndarray:
-    found = pixels(path)
-    if found.shape != (32, 32, 3):
-        raise ValueError(f"{path} is {found.shape[1]}x{found.shape[0]} pixels; CIFAR-10 images are 32x32")
-    return found
+    if missing := [name for label, name in enumerate(CLASSES) if label not in labels]:
+        raise FileNotFoundError(f"{folder} holds no images of {', '.join(missing)}")
+    images = []
+    for path, _ in files:
+        images.append(pixels(path))
+        if images[-1].shape != (32, 32, 3):
+            height, width, _ = images[-1].shape
+            raise ValueError(f"{path} is {width}x{height} pixels; CIFAR-10 images are 32x32")
+    return Split(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), labels)

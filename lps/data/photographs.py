@@ -3,11 +3,12 @@
 import hashlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torchvision.transforms.v2 import functional as F
 
 from ..metrics import Batches
 from ..segmentation import IGNORED
-from . import DRAWN, NOT_IGNORED, channel_statistics, chosen, draw
+from . import DRAWN, NOT_IGNORED, Split, channel_statistics, chosen, draw
 from .drawn import CLASSES
 from .files import pixels, visible
 
@@ -28,18 +29,6 @@ LARGEST, SMALLEST = 2.0, 0.5
 """How much a randomly scaled image grows and shrinks."""
 
 Augment = Callable[[Any, Any], tuple[Any, Any]]
-
-
-class Samples(Protocol):
-    """Images uint8 ``(3, H, W)``, each with its target: a label int64 ``()``, or a mask int64 ``(H, W)``."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]: ...
-
-    def fingerprints(self) -> Iterator[bytes]:
-        """What tells these samples from others."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -59,21 +48,18 @@ class Files:
         target = self.targets[index]
         if isinstance(target, int):
             return image, torch.tensor(target)
-        return image, self._mask(self.root / target, image)
-
-    def _mask(self, path: Path, image: Tensor) -> Tensor:
+        path = self.root / target
         mask = torch.from_numpy(pixels(path, indices=True))
         if mask.shape != image.shape[1:]:
             raise ValueError(
                 f"{path} is {mask.shape[1]}x{mask.shape[0]} pixels, its image {image.shape[2]}x{image.shape[1]}"
             )
-        odd = mask[(mask != IGNORED) & ((mask < 0) | (mask >= self.classes))]
-        if len(odd):
+        if len(odd := mask[(mask != IGNORED) & ((mask < 0) | (mask >= self.classes))]):
             raise ValueError(
                 f"{path} holds the label {int(odd[0])}; the classes are 0 to {self.classes - 1}, and {IGNORED} is "
                 "ignored: correct it, or name more classes in classes.txt"
             )
-        return mask
+        return image, mask
 
     def fingerprints(self) -> Iterator[bytes]:
         """Names and sizes: the pixels of a million photographs would take hours to read."""
@@ -87,6 +73,10 @@ class Files:
         found = chosen(count, self, str(self.root), seed)
         images, targets = tuple(self.images[i] for i in found), tuple(self.targets[i] for i in found)
         return replace(self, images=images, targets=targets)
+
+
+Samples = Split | Files
+"""Images uint8 ``(3, H, W)``, each with its target: a label int64 ``()``, or a mask int64 ``(H, W)``."""
 
 
 @dataclass(frozen=True)
@@ -211,39 +201,33 @@ Layout = tuple[str, tuple[str, ...], int, Files, Files]
 
 def _imagenet(root: Path) -> Layout:
     """A folder of images for each class, the same ones in ``train`` and in ``val``."""
-    classes = {part: class_folders(root / part) for part in ("train", "val")}
-    if odd := sorted(set(classes["train"]) ^ set(classes["val"])):
+    classes, others = (class_folders(root / part) for part in ("train", "val"))
+    if odd := sorted(set(classes) ^ set(others)):
         raise FileNotFoundError(f"{root}: train and val must hold the same classes; only one of them holds {odd[0]}")
-    parts = []
-    for part, names in classes.items():
-        files = [
-            (f"{part}/{name}/{file.name}", label)
-            for label, name in enumerate(names)
-            for file in image_files(root / part / name)
-        ]
-        images, labels = zip(*files, strict=True)
-        parts.append(Files(root, images, labels))
-    return f"{root.name}, photographs from class folders", tuple(classes["train"]), NOT_IGNORED, parts[0], parts[1]
+
+    def files(part: str) -> Files:
+        found = [image_files(root / part / name) for name in classes]
+        images = (path.relative_to(root).as_posix() for paths in found for path in paths)
+        return Files(root, tuple(images), tuple(label for label, paths in enumerate(found) for _ in paths))
+
+    return f"{root.name}, photographs from class folders", tuple(classes), NOT_IGNORED, files("train"), files("val")
 
 
 def class_folders(folder: Path) -> list[str]:
     """Names of the folders in ``folder``, one for each class."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not there; expected {folder}/<wnid>/*.JPEG, a folder for each class")
-    names = [path.name for path in visible(folder) if path.is_dir()]
-    if not names:
-        raise FileNotFoundError(
-            f"{folder} holds no folders; sort its images into {folder}/<wnid>/ by the devkit's ground truth"
-        )
-    return names
+    if names := [path.name for path in visible(folder) if path.is_dir()]:
+        return names
+    ours = f"{folder}/<wnid>/ by the devkit's ground truth"
+    raise FileNotFoundError(f"{folder} holds no folders; sort its images into {ours}")
 
 
 def image_files(folder: Path) -> list[Path]:
     """The files in the folder of a class."""
-    files = [path for path in visible(folder) if path.is_file()]
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no images; the download is not complete")
-    return files
+    if files := [path for path in visible(folder) if path.is_file()]:
+        return files
+    raise FileNotFoundError(f"{folder} holds no images; the download is not complete")
 
 
 def _voc(root: Path) -> Layout:
@@ -263,65 +247,51 @@ def _voc(root: Path) -> Layout:
         raise FileNotFoundError(f"{there} is there and {missing} is not: SBD's annotations take both")
     augmented = all(here.values())
     training_list = lists / ("train_aug.txt" if augmented else "train.txt")
-    names = (_names(training_list), _names(lists / "val.txt"))
-    if both := sorted(set(names[0]) & set(names[1])):
+    names = [_entries(training_list), _entries(lists / "val.txt")]
+    if both := sorted(set(names[0]).intersection(names[1])):
         raise ValueError(
             f"{training_list} and val.txt share {len(both)} images, {both[0]} among them: an image to train on "
             "measures nothing, so take it out of one of them"
         )
     folders = ("SegmentationClassAug" if augmented else "SegmentationClass", "SegmentationClass")
-    training, testing = (
-        Files(base, tuple(f"JPEGImages/{n}.jpg" for n in part), tuple(f"{folder}/{n}.png" for n in part))
-        for part, folder in zip(names, folders, strict=True)
-    )
-    for part in (training, testing):
-        for path in (*part.images, *part.targets):
-            if not (base / str(path)).exists():
-                raise FileNotFoundError(f"{base / str(path)} is missing; the download is not complete")
-    classes = _classes(base, testing)
-    training, testing = (replace(part, classes=len(classes)) for part in (training, testing))
+    images = [tuple(f"JPEGImages/{name}.jpg" for name in part) for part in names]
+    masks = [tuple(f"{folder}/{name}.png" for name in part) for part, folder in zip(names, folders, strict=True)]
+    for path in (base / file for part in zip(images, masks, strict=True) for files in part for file in files):
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing; the download is not complete")
+    classes = _classes(base, masks[1])
+    training, testing = (Files(base, *part, len(classes)) for part in zip(images, masks, strict=True))
     extra = (
         "with SBD's train_aug" if augmented else "train.txt only: train_aug.txt and SegmentationClassAug are not there"
     )
     return f"{root.name} in the layout of VOC 2012, {extra}", classes, IGNORED, training, testing
 
 
-def _classes(base: Path, testing: Files) -> tuple[str, ...]:
+def _classes(base: Path, masks: Sequence[str]) -> tuple[str, ...]:
     """The lines of ``classes.txt``, or the numbers up to the largest in the masks to test on."""
     path = base / "classes.txt"
     if path.exists():
-        return tuple(_entries(path, _text(path).splitlines()))
-    largest = -1
-    for target in testing.targets:
-        mask = pixels(base / str(target), indices=True)
-        largest = max(largest, int(mask[mask != IGNORED].max(initial=-1)))
+        return tuple(_entries(path, str.splitlines))
+    labels = (pixels(base / mask, indices=True) for mask in masks)
+    largest = max(int(mask[mask != IGNORED].max(initial=-1)) for mask in labels)
     if largest < 0:
         raise ValueError(f"the masks of val.txt in {base} hold no label but {IGNORED}; there is nothing to measure")
     return tuple(str(label) for label in range(1 + largest))
 
 
-def _names(path: Path) -> list[str]:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; the download is not complete")
-    return _entries(path, _text(path).split())
-
-
-def _text(path: Path) -> str:
+def _entries(path: Path, split: Callable[[str], list[str]] = str.split) -> list[str]:
+    """What a file lists, each once and none of them empty: its words, or what else ``split`` makes of its text."""
     try:
-        return path.read_text(encoding="utf-8")
+        entries = split(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing; the download is not complete") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8 ({error}); save it as such") from error
-
-
-def _entries(path: Path, entries: list[str]) -> list[str]:
-    """``entries`` of a file that lists something, each of them once and none of them empty."""
     if not entries:
         raise ValueError(f"{path} is empty; expected a name on each line")
-    seen: set[str] = set()
     for line, entry in enumerate(entries, 1):
         if not entry.strip():
             raise ValueError(f"{path} has no name in line {line}; expected one on each line")
-        if entry in seen:
-            raise ValueError(f"{path} names {entry} twice")
-        seen.add(entry)
+    if twice := [entry for entry, times in Counter(entries).items() if times > 1]:
+        raise ValueError(f"{path} names {twice[0]} twice")
     return entries

@@ -1,7 +1,7 @@
 """Batches to train on: in an order, and with looks of the images, that follow from the seed and the step alone."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -39,11 +39,6 @@ class EpochOrder(Sampler[list[Any]]):
     def __len__(self) -> int:
         return -(-self.count // self.batch_size)
 
-    @classmethod
-    def of(cls, count: int, batch_size: int, seed: int, trainer: pl.Trainer) -> Self:
-        # the step, not the epoch: a resumed trainer counts its epochs on only after the order is drawn
-        return cls(count, batch_size, seed, lambda: trainer.global_step, trainer.global_rank, trainer.world_size)
-
 
 class Looks(EpochOrder):
     """Batches of ``(epoch, image)``, for images that look different in each epoch."""
@@ -63,16 +58,21 @@ class Batches(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         trainer, batch_size = cast(pl.Trainer, self.trainer), self.experiment.train.batch_size
+        rank, world = trainer.global_rank, trainer.world_size
+
+        def step() -> int:  # not the epoch: a resumed trainer counts its epochs on only after the order is drawn
+            return trainer.global_step
+
         # a generator of its own, or each new iterator takes a number from the one that the noise comes from
         generator = torch.Generator()
         if isinstance(self.data, ImageSet):
-            device = trainer.strategy.root_device
-            images = TensorDataset(self.data.train.images.to(device), self.data.train.labels.to(device))
-            order = EpochOrder.of(len(images), batch_size, self.seed, trainer)
+            device, train = trainer.strategy.root_device, self.data.train
+            images = TensorDataset(train.images.to(device), train.labels.to(device))
+            order = EpochOrder(len(images), batch_size, self.seed, step, rank, world)
             return DataLoader(images, sampler=order, batch_size=None, generator=generator)
         settings, engine = cast(Photographs, self.experiment.data), self.experiment.engine
         kind, flip = (settings.augment, settings.resize, settings.crop, settings.base), self.experiment.train.flip
-        count, world = len(self.data.train), trainer.world_size
+        count = len(self.data.train)
         if self.experiment.task == "segmentation" and not engine.sync_batchnorm:
             # DeepLabV3+ normalises one value of each channel and image, which takes two images
             if batch_size // world == 1:
@@ -84,7 +84,7 @@ class Batches(pl.LightningDataModule):
                 count -= world
         return DataLoader(
             Augmented(self.data.train, augmentation(*kind, flip, self.data.ignored), self.seed),
-            batch_sampler=Looks.of(count, batch_size, self.seed, trainer),
+            batch_sampler=Looks(count, batch_size, self.seed, step, rank, world),
             num_workers=engine.workers,
             worker_init_fn=heed_the_parent,
             persistent_workers=engine.workers > 0,

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from math import inf
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_type_hints
 
 from .. import sampling
 from ..exact.convolution import Padding
@@ -13,8 +13,6 @@ from ..metrics import PAPER_SHIFTS
 from ..resnet import OutputStride, Stem
 from ..sampling import Sampling, Source
 from .schema import Range, Shape, conform
-
-T = TypeVar("T")
 
 Method = Literal[sampling.Method, "own"]
 """``own`` is a reader's: see :class:`Own`."""
@@ -35,7 +33,7 @@ NotNegative = Annotated[float, Range(0)]
 def shapes(section: type) -> dict[str, Shape]:
     """The shape of each setting of a section, as its annotation has it."""
     hints = get_type_hints(section, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(section)}
+    return {f.name: hints[f.name] for f in fields(section)}
 
 
 @dataclass(frozen=True)
@@ -260,7 +258,8 @@ class Own:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One row of a table under one profile; with a seed it is a run."""
+    """One row of a table under one profile; with a seed it is a run. ``changes`` are those made to it by
+    :meth:`override`, which a command that repeats the run has to name."""
 
     name: str
     profile: str
@@ -270,6 +269,7 @@ class Experiment:
     evaluate: Protocol
     engine: Engine
     own: Own | None = None
+    changes: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if (self.model.method == "own") != (self.own is not None):
@@ -298,25 +298,23 @@ class Experiment:
 
     def override(self, settings: Mapping[str, str]) -> Self:
         """Change settings by dotted name, ``{"train.epochs": "5"}``; checked when all of them are made."""
-        changes: dict[str, dict[str, Any]] = {}
+        new: dict[str, dict[str, Any]] = {}
         for name, text in settings.items():
             if name not in self.setting_names():
                 raise ValueError(f"unknown setting {name!r}; known: {', '.join(self.setting_names())}")
-            section, _, field = name.partition(".")
-            changes.setdefault(section, {})[field] = _read(text, shapes(type(getattr(self, section)))[field])
-        return replace(self, **{section: replace(getattr(self, section), **new) for section, new in changes.items()})
+            section, _, setting = name.partition(".")
+            new.setdefault(section, {})[setting] = _read(text, shapes(type(getattr(self, section)))[setting])
+        sections: dict[str, Any] = {name: replace(getattr(self, name), **values) for name, values in new.items()}
+        return replace(self, **sections, changes={**self.changes, **settings})
 
     def setting_names(self) -> list[str]:
         """Dotted names of all settings."""
         return [f"{section}.{f.name}" for section in SECTIONS for f in fields(getattr(self, section))]
 
     def as_dict(self) -> dict[str, Any]:
-        content = asdict(replace(self, own=self.own and replace(self.own, sampling=None)))
-        if self.own is None:
-            del content["own"]  # the ids of the paper's rows are older than it
-        else:
-            del content["own"]["sampling"]
-        return content
+        content = {"name": self.name, "profile": self.profile} | {s: asdict(getattr(self, s)) for s in SECTIONS}
+        # the ids of the paper's rows are older than "own"
+        return content | ({"own": {"like": self.own.like, "source": self.own.source}} if self.own else {})
 
 
 SECTIONS = ("data", "model", "train", "evaluate", "engine")
@@ -340,14 +338,19 @@ def parse_changes(assignments: list[str]) -> dict[str, str]:
     return dict(text.split("=", 1) for text in assignments)
 
 
-def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """A section from plain values: those without a default given, none unknown."""
-    known = {field.name: field.default is MISSING for field in fields(cls)}  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - set(known)):
-        raise ValueError(f"{where}: unknown setting {', '.join(unknown)}; known: {', '.join(known)}")
-    if missing := [name for name, needed in known.items() if needed and name not in values]:
-        raise ValueError(f"{where}: missing setting {', '.join(missing)}")
-    return cls(**values)
+def build(table: str, settings: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, Any]:
+    """Sections of a table from plain values: those without a default given, none unknown."""
+    classes, sections = dict(zip(SECTIONS, TABLES[table], strict=True)), {}
+    for section, values in settings.items():
+        if section not in classes:
+            raise ValueError(f"{where}.{section} is no section of settings; known: {', '.join(classes)}")
+        known = {f.name: f.default is MISSING for f in fields(classes[section])}
+        if unknown := sorted(set(values) - set(known)):
+            raise ValueError(f"{where}.{section}: unknown setting {', '.join(unknown)}; known: {', '.join(known)}")
+        if missing := [name for name, needed in known.items() if needed and name not in values]:
+            raise ValueError(f"{where}.{section}: missing setting {', '.join(missing)}")
+        sections[section] = classes[section](**values)
+    return sections
 
 
 def _read(text: str, shape: Shape) -> Any:

@@ -1,8 +1,9 @@
 """From a trained network to the metrics of its record."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from itertools import count
 from math import isnan
 from typing import Any, cast
@@ -11,18 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from ..metrics import (
-    ORIGINAL_CIFAR,
-    PAPER_SHIFTS,
-    Batches,
-    Count,
-    Predict,
-    Shifts,
-    accuracy,
-    circular_consistency,
-    exhaustive_consistency,
-    shift_consistency,
-)
+from .. import metrics
+from ..metrics import ORIGINAL_CIFAR, PAPER_SHIFTS, Batches, Count, Predict, Shifts
 from ..probe import BACKENDS, probe
 from ..sampling import Downsample
 from ..segmentation import confusion, mascc, mascc_original, massc, massc_original
@@ -49,13 +40,10 @@ def exact_convolutions(network: nn.Module, images: Tensor, batch_size: int, devi
     if device.type != "cuda":
         yield "default"
         return
-    network = network.to(device).eval()
-    *_, plainest = BACKENDS["cuda"]
-    backend = plainest
+    network, backend = network.to(device).eval(), BACKENDS["cuda"][-1]
     if any(isinstance(layer, Downsample) and layer.select is not None for layer in network.modules()):
         normalize, model = cast(nn.Sequential, network)
-        found = probe(model, normalize(images.to(device)), shifts=SHIFTS, batch_size=batch_size)
-        backend = found.backend or plainest
+        backend = probe(model, normalize(images.to(device)), shifts=SHIFTS, batch_size=batch_size).backend or backend
     with backend.flags():
         yield backend.name
 
@@ -127,45 +115,42 @@ def evaluate(network: nn.Module, data: Any, experiment: Experiment, device: torc
     """
     predict, settings = predictor(network, device), experiment.evaluate
     pairs, seed = settings.pairs, settings.seed
-
-    def whole() -> Batches:
-        return data.batches(settings.batch_size, experiment.engine.workers)
-
+    whole = partial(data.batches, settings.batch_size, experiment.engine.workers)
     if experiment.task == "segmentation":
         matrix = confusion(predict, whole(), len(data.classes))
-        window = data.size - PAPER_SHIFTS.high
         classes = [None if isnan(value) else value for value in matrix.iou.tolist()]
-        counts = {
-            "pixel_acc": matrix.accuracy,
-            "mascc": mascc(predict, whole(), pairs=pairs, seed=seed),
-            "mascc_original": mascc_original(predict, whole(), times=pairs, seed=seed),
-            "massc": massc(predict, whole(), window, pairs=pairs, seed=seed),
-            "massc_original": massc_original(predict, whole(), times=pairs, seed=seed),
-        }
+        window = data.size - PAPER_SHIFTS.high
         miou = {"value": matrix.miou, "classes": classes, "confusion": matrix.counts.tolist()}
-        return {"miou": miou} | {name: as_dict(count) for name, count in counts.items()}
+        return {"miou": miou} | in_percent(
+            {
+                "pixel_acc": matrix.accuracy,
+                "mascc": mascc(predict, whole(), pairs=pairs, seed=seed),
+                "mascc_original": mascc_original(predict, whole(), times=pairs, seed=seed),
+                "massc": massc(predict, whole(), window, pairs=pairs, seed=seed),
+                "massc_original": massc_original(predict, whole(), times=pairs, seed=seed),
+            }
+        )
 
     crop = experiment.data.crop if isinstance(experiment.data, Photographs) else None
-    edge = 0 if crop is None else (data.size - crop) // 2
+    inside = slice(None) if crop is None else slice(edge := (data.size - crop) // 2, edge + crop)
 
     def middle() -> Batches:
-        inside = slice(edge, None if crop is None else edge + crop)
         return ((images[..., inside, inside], labels) for images, labels in whole())
 
     circular = ORIGINAL_CIFAR if crop is None else ORIGINAL_CIRCULAR
     counts = {
-        "acc": accuracy(predict, middle()),
-        "c_cons": circular_consistency(predict, middle(), PAPER_SHIFTS, pairs, seed),
-        "c_cons_original": circular_consistency(predict, whole(), circular, pairs, seed),
+        "acc": metrics.accuracy(predict, middle()),
+        "c_cons": metrics.circular_consistency(predict, middle(), PAPER_SHIFTS, pairs, seed),
+        "c_cons_original": metrics.circular_consistency(predict, whole(), circular, pairs, seed),
     }
     if crop is not None:
-        counts["s_cons"] = shift_consistency(predict, whole(), crop, PAPER_SHIFTS, pairs, seed)
-        counts["s_cons_original"] = shift_consistency(predict, whole(), crop, ORIGINAL_STANDARD, pairs, seed)
+        counts["s_cons"] = metrics.shift_consistency(predict, whole(), crop, PAPER_SHIFTS, pairs, seed)
+        counts["s_cons_original"] = metrics.shift_consistency(predict, whole(), crop, ORIGINAL_STANDARD, pairs, seed)
     elif exhaustive := cast(Evaluate, settings).exhaustive:
-        counts["c_cons_all"] = exhaustive_consistency(predict, data.test.images[:exhaustive])
-    return {name: as_dict(count) for name, count in counts.items()}
+        counts["c_cons_all"] = metrics.exhaustive_consistency(predict, data.test.images[:exhaustive])
+    return in_percent(counts)
 
 
-def as_dict(count: Count) -> dict[str, Any]:
-    """A metric of a record: its value in per cent and its counts."""
-    return {"value": count.percent, **asdict(count)}
+def in_percent(counts: Mapping[str, Count]) -> Metrics:
+    """Metrics of a record: their values in per cent and their counts."""
+    return {name: {"value": count.percent, **asdict(count)} for name, count in counts.items()}

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, LambdaCallback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import distributed as dist
@@ -20,7 +20,7 @@ from torch import distributed as dist
 from ..watch import watch
 from . import weights
 from .learner import Learner, Tally
-from .signals import Report, Stop, kept_back, release
+from .signals import ALONE, Session, kept_back, release
 
 CHECKPOINT = "last.ckpt"
 _DAMAGED = "{} is not a readable checkpoint; remove it to start over"
@@ -32,7 +32,7 @@ class Interrupted(Exception):
     """Training stopped before its end, on request; what is done is kept."""
 
 
-def read_checkpoint(path: Path) -> Any:
+def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint without the contents of its tensors. Raises ``ValueError`` where it is damaged, or none of a run."""
     found = weights.load(path, _DAMAGED, "meta")
     if not isinstance(found, dict) or not {"state_dict", "history", "callbacks"} <= found.keys():
@@ -54,62 +54,65 @@ class Place(Callback):
     """Keeps the place of a run: every ten minutes, and when it is to stop, which it is between two batches, or between
     two epochs where the next one would pass the ``deadline``.
 
-    A checkpoint holds the sums over the epoch and the random states of each process besides what all checkpoints
-    hold.
+    So a checkpoint holds the sums over the epoch and the random states of each process, too.
     """
 
-    def __init__(self, path: Path, report: Report, stop: Stop, deadline: float | None) -> None:
-        self.path, self.report, self.stop, self.deadline = path, report, stop, deadline
+    trainer: pl.Trainer
+    learner: Learner
+
+    def __init__(self, path: Path, session: Session) -> None:
+        self.path, self.session = path, session
         self.kept: list[dict[str, Any]] = []
         self.saved = time.monotonic()
 
+    def setup(self, trainer: pl.Trainer, learner: Any, stage: str) -> None:
+        self.trainer, self.learner = trainer, learner
+        if learner.engine.shared:
+            release()  # all processes are there
+
     def state_dict(self) -> dict[str, Any]:
-        return {"processes": self.kept}
+        mine = {"tally": self.learner.tally.values(), "random": torch.get_rng_state()}
+        if self.learner.device.type == "cuda":
+            mine["random_cuda"] = torch.cuda.get_rng_state(self.learner.device)
+        processes = [mine] * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            dist.all_gather_object(processes, mine)
+        return {"processes": processes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.kept = state_dict["processes"]
 
     def on_train_start(self, trainer: pl.Trainer, learner: Any) -> None:
-        """Go on where the checkpoint was within its epoch."""
+        """Go on where the checkpoint was; the next epoch, if its own is over, begins with seeds and sums of its own."""
         if not self.kept:
             return
-        mine, self.kept = self.kept[trainer.global_rank], []
-        learner.tally = Tally.taken_up(mine["tally"], learner.device)
-        learner.idle_since = time.perf_counter()
+        mine = self.kept[trainer.global_rank]
+        learner.tally = Tally.kept(mine["tally"], learner.device)
         torch.set_rng_state(mine["random"])
         if learner.device.type == "cuda":
             torch.cuda.set_rng_state(mine["random_cuda"], learner.device)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, learner: Any) -> None:
         last = learner.history[-1]["seconds"] if learner.history else 0.0
-        over = self.deadline is not None and time.monotonic() + last > self.deadline
+        deadline = self.session.deadline
+        over = deadline is not None and time.monotonic() + last > deadline
         _interrupt(trainer, over, "the time budget is used up")
-        _interrupt(trainer, self.stop(), "interrupted")
+        _interrupt(trainer, self.session.stop(), "interrupted")
 
     def on_train_batch_end(self, trainer: pl.Trainer, learner: Any, *_: Any) -> None:
         # after the last batch of an epoch, a run stops when the epoch is finished
-        _interrupt(trainer, self.stop() and not trainer.is_last_batch, "interrupted")
-        self.report(trainer.global_step, int(trainer.estimated_stepping_batches))
+        _interrupt(trainer, self.session.stop() and not trainer.is_last_batch, "interrupted")
+        self.session.report(trainer.global_step, int(trainer.estimated_stepping_batches))
         due = not trainer.is_last_batch and time.monotonic() > self.saved + EVERY
         if trainer.strategy.reduce_boolean_decision(due, all=False):
-            self._keep(trainer, learner)
+            trainer.save_checkpoint(self.path)
+            self.saved = time.monotonic()
 
     def on_exception(self, trainer: pl.Trainer, learner: Any, exception: BaseException) -> None:
         batches = trainer.fit_loop.epoch_loop.batch_idx + 1
         # Lightning's own exception comes between two batches
         if isinstance(exception, Interrupted | SIGTERMException) and 0 < batches < trainer.num_training_batches:
-            self._keep(trainer, learner)
-
-    def _keep(self, trainer: pl.Trainer, learner: Learner) -> None:
-        mine = {"tally": learner.tally.put_down(), "random": torch.get_rng_state()}
-        if learner.device.type == "cuda":
-            mine["random_cuda"] = torch.cuda.get_rng_state(learner.device)
-        self.kept = [mine] * trainer.world_size
-        if trainer.world_size > 1:
-            dist.all_gather_object(self.kept, mine)
-        trainer.save_checkpoint(self.path)
-        self.kept = []
-        self.saved = time.monotonic()
+            trainer.save_checkpoint(self.path)
 
 
 def _interrupt(trainer: pl.Trainer, asked: bool, reason: str) -> None:
@@ -132,28 +135,20 @@ def write_log(history: Sequence[dict[str, float]], path: Path) -> None:
                 board.add_scalar(name, value, int(history[-1]["epoch"]))
 
 
-def fit(
-    learner: Learner,
-    batches: pl.LightningDataModule,
-    folder: Path,
-    report: Report = lambda step, steps: None,
-    stop: Stop = lambda: False,
-    deadline: float | None = None,
-) -> None:
+def fit(learner: Learner, batches: pl.LightningDataModule, folder: Path, session: Session = ALONE) -> None:
     """Train, continuing from the checkpoint in ``folder`` where there is one.
 
-    Raises :class:`Interrupted` when ``stop()`` turns true or the next epoch would pass ``deadline``
-    (``time.monotonic`` seconds), ``FloatingPointError`` when the loss is not finite, ``ValueError`` where the
-    checkpoint cannot be read or is of another network.
+    Raises :class:`Interrupted` when the ``session`` is to stop or the next epoch would pass its deadline,
+    ``FloatingPointError`` when the loss is not finite, ``ValueError`` where the checkpoint cannot be read or is of
+    another network.
     """
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
         states = (read_checkpoint(checkpoint)["state_dict"], learner.state_dict())
         shapes = [{name: value.shape for name, value in state.items()} for state in states]
         if other := sorted(name for name, _ in shapes[0].items() ^ shapes[1].items()):
-            raise ValueError(
-                f"{checkpoint} holds another network, which differs in {other[0]}; remove it to start over"
-            )
+            network = f"another network, which differs in {other[0]}"
+            raise ValueError(f"{checkpoint} holds {network}; remove it to start over")
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     recipe, engine = learner.recipe, learner.engine
@@ -174,13 +169,9 @@ def fit(
         default_root_dir=folder,
         plugins=[AtomicCheckpoints()],
         callbacks=[
-            *([LambdaCallback(setup=lambda *_, **__: release())] if engine.shared else []),  # all are there
-            Place(checkpoint, report, stop, deadline),
+            Place(checkpoint, session),
             ModelCheckpoint(
-                folder,
-                filename=checkpoint.stem,
-                save_on_train_epoch_end=True,
-                enable_version_counter=False,
+                folder, filename=checkpoint.stem, save_on_train_epoch_end=True, enable_version_counter=False
             ),
         ],
     )

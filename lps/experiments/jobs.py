@@ -4,8 +4,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process, resource_tracker
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from .run import DataCache, Run, leads, perform
-from .signals import Report, Stop, any_stops, kept_back, stop_on_signal
+from .signals import ALONE, Session, Stop, any_stops, kept_back, stop_on_signal
 
 
 class Outcome(NamedTuple):
@@ -30,19 +30,12 @@ class RunsFailed(RuntimeError):
     """Some runs ended in an error: which, and in which; the others are not touched by it."""
 
 
-def attempt(
-    run: Run,
-    data: DataCache,
-    changes: Mapping[str, str],
-    report: Report = lambda step, steps: None,
-    stop: Stop = lambda: False,
-    deadline: float | None = None,
-) -> Outcome:
+def attempt(run: Run, data: DataCache, session: Session = ALONE) -> Outcome:
     """:func:`~lps.experiments.run.perform`, where an error is an outcome: it ends this run and no other."""
     from .fit import Interrupted
 
     try:
-        perform(run, data, changes, report, stop, deadline)
+        perform(run, data, session)
     except Interrupted as reason:
         return Outcome("stopped", str(reason))
     except SystemExit:  # Lightning's answer to a SIGTERM between two of its callbacks
@@ -58,30 +51,29 @@ def attempt(
     return Outcome("recorded")
 
 
-class Orders(NamedTuple):
-    """What holds for every run of a call."""
+class Turn(NamedTuple):
+    """A run of a call, and how it is told of."""
 
-    root: Path | None
-    changes: dict[str, str]
+    run: Run
+    title: str
     deadline: float | None
-    threads: int | None
     quiet: bool
 
-    def follow(self, run: Run, title: str, data: DataCache, stop: Stop, place: int = 0) -> Outcome:
-        """Attempt a run under a bar, the ``place``-th on the terminal."""
+    def take(self, data: DataCache, stop: Stop, place: int = 0) -> Outcome:
+        """Attempt the run under a bar, the ``place``-th on the terminal."""
         began = time.monotonic()
         # None: no bar where there is no terminal, whose log the line below suits better
-        options: Any = {"disable": True if self.quiet else None, "leave": False, "mininterval": 1.0, "position": place}
-        with tqdm(desc=title, unit="step", file=sys.stderr, **options) as bar:
+        options: Any = {"disable": self.quiet or None, "leave": False, "mininterval": 1.0, "position": place}
+        with tqdm(desc=self.title, unit="step", file=sys.stderr, **options) as bar:
 
             def report(step: int, steps: int) -> None:
                 bar.total = steps
                 bar.update(step - bar.n)
 
-            outcome = attempt(run, data, self.changes, report, stop, self.deadline)
+            outcome = attempt(self.run, data, Session(report, stop, self.deadline))
         if outcome.state == "failed" or not self.quiet:
             reason = f": {outcome.reason}" if outcome.reason else ""
-            tqdm.write(f"{title}: {outcome.state} after {time.monotonic() - began:.0f} s{reason}", file=sys.stderr)
+            tqdm.write(f"{self.title}: {outcome.state} after {time.monotonic() - began:.0f} s{reason}", file=sys.stderr)
         return outcome
 
 
@@ -100,7 +92,6 @@ def default_jobs() -> int:
 def run_all(
     runs: Sequence[Run],
     data: DataCache,
-    changes: Mapping[str, str],
     budget: float | None = None,
     quiet: bool = False,
     jobs: int = 1,
@@ -117,14 +108,16 @@ def run_all(
     """
     if jobs < 1:
         raise ValueError(f"{jobs} jobs were asked for; expected 1 or more")
-    if jobs > 1 and any(run.shared for run in runs):
+    if jobs > 1 and any(run.experiment.engine.shared for run in runs):
         raise ValueError(f"runs on several devices go one at a time; {jobs} jobs were asked for")
     deadline = None if budget is None else time.monotonic() + budget
-    orders = Orders(data.root, dict(changes), deadline, threads, quiet)
     outstanding = [run for run in runs if not run.done]
-    turns = [(run, f"[{index}/{len(outstanding)}] {run.title}") for index, run in enumerate(outstanding, 1)]
+    turns = [
+        Turn(run, f"[{index}/{len(outstanding)}] {run.title}", deadline, quiet)
+        for index, run in enumerate(outstanding, 1)
+    ]
     with stop_on_signal() as stop:
-        ends = [*(_one_by_one(turns, orders, data, stop) if jobs == 1 else _abreast(turns, orders, jobs, stop))]
+        ends = _one_by_one(turns, data, threads, stop) if jobs == 1 else _abreast(turns, data.root, threads, jobs, stop)
     left = sum(not run.done for run in runs)
     if left and leads() and (stopped := [outcome.reason for _, outcome in ends if outcome.state == "stopped"]):
         print(f"stopped: {stopped[0]}; run the same command to go on", file=sys.stderr)
@@ -133,73 +126,69 @@ def run_all(
     return left
 
 
-Turns = Sequence[tuple[Run, str]]
-Ends = Iterator[tuple[Run, Outcome]]
+Ends = list[tuple[Run, Outcome]]
 
 
-def _one_by_one(turns: Turns, orders: Orders, data: DataCache, stop: Stop) -> Ends:
-    if orders.threads is not None:
-        torch.set_num_threads(orders.threads)
-    for run, title in turns:
-        outcome = orders.follow(run, title, data, stop)
-        yield run, outcome
+def _one_by_one(turns: Sequence[Turn], data: DataCache, threads: int | None, stop: Stop) -> Ends:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    ends: Ends = []
+    for turn in turns:
+        outcome = turn.take(data, stop)
+        ends.append((turn.run, outcome))
         # the other processes of a run that failed wait for this one, and end with it
-        if outcome.state == "stopped" or (outcome.state == "failed" and run.shared):
-            return
+        if outcome.state == "stopped" or (outcome.state == "failed" and turn.run.experiment.engine.shared):
+            break
         if any_stops(stop):
-            yield run, Outcome("stopped", "interrupted")
-            return
+            ends.append((turn.run, Outcome("stopped", "interrupted")))
+            break
+    return ends
 
 
-def _abreast(turns: Turns, orders: Orders, jobs: int, stop: Stop) -> Ends:
-    """``jobs`` runs at a time. Each process has a pool of its own: where it is killed, the others are not."""
+def _abreast(turns: Sequence[Turn], root: Path | None, threads: int | None, jobs: int, stop: Stop) -> Ends:
+    """``jobs`` runs at a time, each in a process with a pool of its own: where it is killed, the others are not."""
     context = get_context("spawn")
     resource_tracker.ensure_running()  # here, for it lets in the signals that are kept back below
     halt = context.RawValue("b", 0)  # without a lock, which a process that is killed may hold
+    waiting, ends = iter(turns), Ends()
 
-    def lane() -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, context, _begin, (orders, halt))
-
-    lanes = [lane() for _ in range(min(jobs, len(turns)))]
-    waiting, free = iter(turns), list(range(len(lanes)))[::-1]
-    going: dict[Future[Outcome], tuple[Run, int]] = {}
-    over = False
-    try:
-        while True:
-            while free and not (halt.value or over) and (turn := next(waiting, None)):
-                place = free.pop()
+    def lane(place: int) -> None:
+        """Turn after turn in a process, and in another where that one is killed."""
+        pool = None
+        for turn in waiting:
+            if halt.value or any(outcome.state == "stopped" for _, outcome in ends):
+                break  # those that go on may still fit into the budget
+            pool = pool or ProcessPoolExecutor(1, context, _begin, (root, threads or 1, halt))
+            try:
                 with kept_back():  # signals are for this process, which stops the others
-                    going[lanes[place].submit(_follow, *turn, place)] = turn[0], place
-            if not going:
-                if stop():
-                    yield turns[-1][0], Outcome("stopped", "interrupted")
-                return
-            done, _ = wait(going, timeout=0.2, return_when=FIRST_COMPLETED)
-            halt.value = halt.value or stop()
-            for future in done:
-                run, place = going.pop(future)
-                try:
-                    outcome = future.result()
-                except BrokenProcessPool:
-                    reason = "out of memory, or called by a script without `if __name__ == '__main__':`?"
-                    outcome = Outcome("failed", f"its process was ended: {reason}")
-                    lanes[place] = lane()
-                over = over or outcome.state == "stopped"  # those that go on may still fit into the budget
-                yield run, outcome
-                free.append(place)
-    finally:
-        halt.value = 1
-        for pool in lanes:
+                    future = pool.submit(_take, turn, place)
+                outcome = future.result()
+            except BrokenProcessPool:
+                reason = "out of memory, or called by a script without `if __name__ == '__main__':`?"
+                outcome, pool = Outcome("failed", f"its process was ended: {reason}"), None
+            ends.append((turn.run, outcome))
+        if pool:
             pool.shutdown()
+
+    with ThreadPoolExecutor(jobs) as abreast:
+        lanes = [abreast.submit(lane, place) for place in range(min(jobs, len(turns)))]
+        try:
+            while wait(lanes, timeout=0.2).not_done:
+                halt.value = halt.value or stop()
+        finally:
+            halt.value = 1
+    for ended in lanes:
+        ended.result()
+    return [*ends, (turns[-1].run, Outcome("stopped", "interrupted"))] if stop() else ends
 
 
 _BUSY = Lock()
 _begun: list[Any] = []
-"""In a process of its own: orders, data, and whether to stop."""
+"""In a process of its own: data, and whether to stop."""
 
 
-def _begin(orders: Orders, halt: Any) -> None:
-    torch.set_num_threads(orders.threads or 1)
+def _begin(root: Path | None, threads: int, halt: Any) -> None:
+    torch.set_num_threads(threads)
     parent = parent_process()
     assert parent is not None
 
@@ -208,12 +197,11 @@ def _begin(orders: Orders, halt: Any) -> None:
         with _BUSY:  # a run that goes on stops after its batch
             os._exit(1)
 
-    _begun[:] = orders, DataCache(orders.root), lambda: bool(halt.value) or not parent.is_alive()
+    _begun[:] = DataCache(root), lambda: bool(halt.value) or not parent.is_alive()
     Thread(target=end, daemon=True).start()
 
 
-def _follow(run: Run, title: str, place: int) -> Outcome:
-    orders, data, stop = _begun
+def _take(turn: Turn, place: int) -> Outcome:
     with _BUSY:
-        outcome: Outcome = orders.follow(run, title, data, stop, place)
-        return outcome
+        data, stop = _begun
+        return turn.take(data, stop, place)

@@ -6,7 +6,7 @@ seed and the progress, so a run that was killed continues from its last checkpoi
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import Any, Self
@@ -59,36 +59,31 @@ class Tally:
     correct: Tensor
     counted: Tensor
     seen: int = 0
+    seconds: float = 0.0
+    processor_seconds: float = 0.0
     waited: float = 0.0
     choices: dict[str, Tensor] = field(default_factory=dict)
-    began: float = field(default_factory=time.perf_counter)
-    processor_began: float = field(default_factory=time.process_time)
+
+    def __post_init__(self) -> None:
+        self._until = time.perf_counter(), time.process_time()
 
     @classmethod
-    def empty(cls, device: torch.device) -> Self:
-        count = partial(torch.zeros, (), dtype=torch.int64, device=device)
-        return cls(torch.zeros((), device=device), count(), count())
+    def kept(cls, values: dict[str, Any], device: torch.device) -> Self:
+        """Of an epoch that goes on, from :meth:`values`."""
+        return cls(**move_data_to_device(values, device))
 
-    def put_down(self) -> dict[str, Any]:
-        """For a checkpoint within the epoch: on the CPU, with durations in place of beginnings."""
-        lasted = {"began": self.seconds, "processor_began": self.processor_seconds}
-        kept: dict[str, Any] = move_data_to_device(vars(self) | lasted, torch.device("cpu"))
+    def values(self) -> dict[str, Any]:
+        """For a checkpoint within the epoch: on the CPU."""
+        self.lap()
+        kept: dict[str, Any] = move_data_to_device(asdict(self), "cpu")
         return kept
 
-    @classmethod
-    def taken_up(cls, kept: dict[str, Any], device: torch.device) -> Self:
-        found = cls(**move_data_to_device(kept, device))
-        found.began = time.perf_counter() - found.began
-        found.processor_began = time.process_time() - found.processor_began
-        return found
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self.began
-
-    @property
-    def processor_seconds(self) -> float:
-        return time.process_time() - self.processor_began
+    def lap(self) -> float:
+        """Count the time since the last call, or since this tally was made."""
+        (wall, processor), self._until = self._until, (time.perf_counter(), time.process_time())
+        self.seconds += (lasted := self._until[0] - wall)
+        self.processor_seconds += self._until[1] - processor
+        return lasted
 
     def note(self, choice: Choice) -> None:
         scores = choice.scores.float()
@@ -144,11 +139,11 @@ class Learner(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         # each device draws its own noise
         torch.manual_seed(1_000_003 * (self.seed + 1) + self.current_epoch + 500_009 * self.global_rank)
-        self.tally = Tally.empty(self.device)
-        self.idle_since = self.tally.began
+        zero = partial(torch.zeros, (), device=self.device)
+        self.tally = Tally(zero(), correct=zero(dtype=torch.int64), counted=zero(dtype=torch.int64))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self.tally.waited += time.perf_counter() - self.idle_since
+        self.tally.waited += self.tally.lap()
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = learning_rate(self.recipe, self.epoch) * group["scale"]
         for layer in self.temperatures:
@@ -174,11 +169,12 @@ class Learner(pl.LightningModule):
         return loss
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.idle_since = time.perf_counter()
+        self.tally.lap()
 
     def on_train_epoch_end(self) -> None:
         """Add up over the devices and remember; ``waiting`` is the share of the time without a batch at hand."""
-        tally, seconds = self.tally, self.tally.seconds
+        tally = self.tally
+        tally.lap()
         images = tally.seen * self.trainer.world_size
         last = (self.global_step - 1) / self.trainer.num_training_batches
 
@@ -191,10 +187,10 @@ class Learner(pl.LightningModule):
             "accuracy": 100 * total(tally.correct) / max(total(tally.counted), 1),
             "lr": learning_rate(self.recipe, last),
             "tau": temperature(self.recipe, last),
-            "seconds": seconds,
+            "seconds": tally.seconds,
             "processor_seconds": tally.processor_seconds,
-            "images_per_second": images / seconds,
-            "waiting": tally.waited / seconds,
+            "images_per_second": images / tally.seconds,
+            "waiting": tally.waited / tally.seconds,
         }
         for name, found in tally.choices.items():
             *counts, lead = total(found)

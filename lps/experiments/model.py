@@ -1,5 +1,6 @@
-"""From a configuration to a network."""
+"""From a configuration to the network that a run starts with."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -11,6 +12,10 @@ from ..resnet import OutputStride, ResNet
 from ..sampling import Sampling, Upsample
 from ..selection import LearnedPhase
 from .config import Experiment, Model, Own, Segmenter
+from .profiles import changed, load_profile
+from .records import read_record
+from .rows import matching
+from .weights import read_weights
 
 
 class Normalize(nn.Module):
@@ -65,17 +70,6 @@ def build_model(config: Model, classes: int, output_stride: OutputStride = 32, o
     )
 
 
-def build_segmenter(config: Segmenter, classes: int, own: Own | None = None) -> DeepLabV3Plus:
-    """A freshly initialised network; draws from torch's global generator."""
-    return DeepLabV3Plus(
-        build_model(config, classes, config.output_stride, own),
-        classes=classes,
-        upsample=upsample(config, own) if config.unpool else None,
-        padding=config.head_padding,
-        channels=config.head_channels,
-    )
-
-
 class Gain(nn.Sequential):
     """A filter that carries the gain of an upsampling by 2 (Sec. 4.3)."""
 
@@ -95,10 +89,64 @@ def upsample(config: Segmenter, own: Own | None = None) -> Any:
 def fresh(experiment: Experiment, data: Any, seed: int) -> nn.Sequential:
     """The network of an experiment with random weights throughout, from uint8 images to logits."""
     torch.manual_seed(seed)
-    config, classes = experiment.model, len(data.classes)
-    model: nn.Module
-    if isinstance(config, Segmenter):
-        model = build_segmenter(config, classes, experiment.own)
-    else:
-        model = build_model(config, classes, own=experiment.own)
-    return nn.Sequential(Normalize(*data.statistics()), model)
+    config, own, classes = experiment.model, experiment.own, len(data.classes)
+    if not isinstance(config, Segmenter):
+        return nn.Sequential(Normalize(*data.statistics()), build_model(config, classes, own=own))
+    segmenter = DeepLabV3Plus(
+        build_model(config, classes, config.output_stride, own),
+        classes=classes,
+        upsample=upsample(config, own) if config.unpool else None,
+        padding=config.head_padding,
+        channels=config.head_channels,
+    )
+    return nn.Sequential(Normalize(*data.statistics()), segmenter)
+
+
+def started(experiment: Experiment, data: Any, seed: int, results: Path) -> tuple[nn.Sequential, Path | None]:
+    """The network that a run starts with, and the weights that its backbone starts from, where it does: those of a
+    classifier in ``results``, with the normalisation that goes with them."""
+    path, network = find_backbone(experiment, seed, results), fresh(experiment, data, seed)
+    if path is not None:
+        parts: tuple[dict[str, Tensor], ...] = ({}, {})
+        for name, value in read_weights(path).items():
+            if not name.startswith("1.head."):
+                parts[int(name[0])][name[2:]] = value
+        network[0].load_state_dict(parts[0])
+        cast(DeepLabV3Plus, network[1]).backbone.load_state_dict(parts[1])
+    return network, path
+
+
+def find_backbone(experiment: Experiment, seed: int, results: Path) -> Path | None:
+    """The weights in ``results`` that ``model.backbone`` names, of the same network: those of a run, or the newest of a
+    row with this profile, its settings and this seed; ``None`` for ``random``, and for a classifier."""
+    ours = experiment.model
+    named = ours.backbone if isinstance(ours, Segmenter) else "random"
+    if named == "random":
+        return None
+    row, profile = "/".join(named.split("/")[:2]), experiment.profile
+    of_row = (results / row).glob(f"{profile}-seed{seed}-*.pt")
+    paths = sorted(of_row, key=lambda path: path.stat().st_mtime) if row == named else [results / f"{named}.pt"]
+    found = {path: read_record(path.with_suffix(".json")) for path in reversed(paths) if path.exists()}
+    if not found:
+        raise FileNotFoundError(
+            f"{experiment.name} starts from {named}, which has no weights in {results}; make them with: python -m lps "
+            f"run {row} --profile {profile} --seed {seed}, or start with --set model.backbone=random"
+        )
+    words = ""
+    for path, record in found.items():
+        theirs = record["config"]["model"]
+        apart = [f"{name} is {value} there" for name, value in theirs.items() if getattr(ours, name) != value]
+        (base,) = matching([row])
+        other = changed(record, load_profile(profile).row(base), ("data", "model", "train")) if row == named else []
+        if not apart and not other:
+            return path
+        words = words or (
+            f"are of another network: {', '.join(apart)}; train that row with the settings of this one"
+            if apart
+            else f"are not those of the profile {profile}: {', '.join(other)}; name one run, with --set "
+            f"model.backbone={record['id']}, or train that row as it is"
+        )
+    raise ValueError(
+        f"{experiment.name} starts from {named}, whose weights in {results} {words}, or start with --set "
+        "model.backbone=random"
+    )

@@ -1,13 +1,12 @@
 """Profiles: how large the companion's experiments are, one YAML file each."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from copy import deepcopy
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from .config import SECTIONS, TABLES, Experiment, Own, build
+from .config import Experiment, Own, build
 from .rows import ROWS, Row
 from .schema import read_yaml
 
@@ -28,25 +27,17 @@ class Profile:
 
     def row(self, row: Row) -> Experiment:
         """The experiment of one row of a table at this profile's size."""
-        settings = deepcopy(load_profile(PAPER).experiments[row.table])
-        settings["model"] |= {"method": row.method, "antialias": row.antialias}
-        for name, value in row.settings:
+        settings = load_profile(PAPER).experiments[row.table]
+        for name, value in (("model.method", row.method), ("model.antialias", row.antialias), *row.settings):
             section, _, field = name.partition(".")
-            settings[section][field] = value
+            settings = _merged(settings, {section: {field: value}})
         if self.name != PAPER:
-            for section, values in self.experiments[row.table].items():
-                if section not in settings:
-                    raise ValueError(f"{self.name}.{row.table}: no section {section}; known: {', '.join(SECTIONS)}")
-                settings[section] |= values
-        parts: Iterator[Any] = (
-            build(cls, settings[section], f"{self.name}.{row.table}.{section}")
-            for section, cls in zip(SECTIONS, TABLES[row.table], strict=True)
-        )
-        return Experiment(row.name, self.name, *parts)
+            settings = _merged(settings, self.experiments[row.table])
+        return Experiment(row.name, self.name, **build(row.table, settings, f"{self.name}.{row.table}"))
 
 
 def profile_names() -> list[str]:
-    """Names of the profiles, smallest first."""
+    """Smallest first."""
     return ["smoke", "quick", "reduced", "converged", "short", "full"]
 
 
@@ -68,12 +59,11 @@ def load_profile(name: str) -> Profile:
 
 def _tables(blocks: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of each table: those ``common`` to all, or those of the table it is ``like``, and its own."""
-    tables = {"": blocks.get("common", {})}
+    tables = {"common": blocks.get("common", {})}
     for table, block in blocks.items():
-        if table != "common":
-            own = {section: values for section, values in block.items() if section != "like"}
-            tables[table] = _merged(tables[block.get("like", "")], own)
-    del tables[""]
+        own = {section: values for section, values in block.items() if section != "like"}
+        tables[table] = _merged(tables[block.get("like", "common")], own)
+    del tables["common"]
     return tables
 
 
@@ -95,11 +85,8 @@ def recorded(
     One of a reader's ``own`` is made like another row.
     """
     (found,) = (known for known in ROWS if known.name == (own["like"] if own else row))
-    classes = dict(zip(SECTIONS, TABLES[found.table], strict=True))
-    if unknown := sorted(config.keys() - classes.keys()):
-        raise ValueError(f"config.{unknown[0]} is no section of settings; known: {', '.join(classes)}")
     made = Own(own["like"], own["source"]) if own else None
-    parts: dict[str, Any] = {name: build(classes[name], config[name], f"config.{name}") for name in config}
+    parts = build(found.table, config, "config")
     return replace(load_profile(profile).row(found), name=row, own=made, **parts)
 
 

@@ -4,20 +4,20 @@ import hashlib
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from ..machine import commit
+from ..machine import commit, hardware, versions
 from ..paths import write_whole
 from ..segmentation import Confusion
 from .config import SECTIONS, Experiment, Task
 from .profiles import profile_names, recorded
 from .rows import ROWS, own_name
-from .schema import COUNT, PERCENT, POSITIVE, REAL, SOME, Shape, among, conform, each, moment
+from .schema import COUNT, PERCENT, POSITIVE, REAL, SOME, Shape, among, conform, moment
 
 Subject = Task | Literal["layers", "convert"]
 """What a record tells of: the results of a task, the times of layers and networks, or converted networks."""
@@ -66,17 +66,14 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
-def counted(value: Any, where: str) -> None:
+def _metric(value: Any, where: str) -> None:
     """A share: its counts, and the percentage that they make."""
+    if isinstance(value, dict) and "confusion" in value:
+        return _miou(value, where)
     conform(value, {"agree": COUNT, "total": SOME, "value": PERCENT}, where)
     if value["agree"] > value["total"]:
         raise ValueError(f"{where}.agree is {value['agree']}, more than its total of {value['total']}")
     _equal(value["value"], 100 * value["agree"] / value["total"], f"{where}.value")
-
-
-def _equal(value: float, made: float, where: str) -> None:
-    if not math.isclose(value, made, rel_tol=1e-9, abs_tol=1e-9):
-        raise ValueError(f"{where} is {value:g}, and its counts make {made:g}")
 
 
 def _miou(value: Any, where: str) -> None:
@@ -87,14 +84,13 @@ def _miou(value: Any, where: str) -> None:
     made = Confusion(torch.tensor(lines))
     _equal(value["value"], made.miou, f"{where}.value")
     for number, (share, iou) in enumerate(zip(classes, made.iou.tolist(), strict=True)):
-        if (share is None) != math.isnan(iou):
-            raise ValueError(f"{where}.classes[{number}] is {share}, and its counts make {iou:g}")
-        if share is not None:
-            _equal(share, iou, f"{where}.classes[{number}]")
+        _equal(math.nan if share is None else share, iou, f"{where}.classes[{number}]")
 
 
-def _metric(value: Any, where: str) -> None:
-    (_miou if isinstance(value, dict) and "confusion" in value else counted)(value, where)
+def _equal(value: float, made: float, where: str) -> None:
+    same = math.isclose(value, made, rel_tol=1e-9, abs_tol=1e-9) or (math.isnan(value) and math.isnan(made))
+    if not same:
+        raise ValueError(f"{where} is {value:g}, and its counts make {made:g}")
 
 
 def _code(value: Any, where: str) -> None:
@@ -107,7 +103,7 @@ def _code(value: Any, where: str) -> None:
 
 MADE_WITH: Shape = {
     "code": _code,
-    "versions": (each(str | None), {"torch": str}),
+    "versions": {"torch": str, "*": str | None},
     "hardware": {"cpu": str, "cores": SOME | None, "gpu": str | None},
     "determinism": {"threads": SOME},
     "command": str,
@@ -120,7 +116,7 @@ STUDY: Shape = {
     "seed": COUNT,
     "config": {"data": dict, "model": dict, "train": dict},
     "data": {"name": str, "source": str, "fingerprint": str, "train?": SOME, "test": SOME, "classes?": [str]},
-    "metrics": each(_metric),
+    "metrics": {"*": _metric},
     "weights?": {"sha256": str, "precision": str, "backbone?": str},
     "started": moment,
     "seconds": {"training": POSITIVE, "this_session": POSITIVE},
@@ -132,7 +128,7 @@ EPOCH = {"epoch": SOME, "accuracy": PERCENT, "tau": POSITIVE, "seconds": POSITIV
 RUN: Shape = STUDY | {
     "config": dict.fromkeys(SECTIONS, dict),
     "data": {"name": str, "source": str, "fingerprint": str, "train": SOME, "test": SOME, "classes": [str]},
-    "history": [(each(REAL), EPOCH | {"loss": REAL, "lr": REAL})],
+    "history": [{"*": REAL} | EPOCH | {"loss": REAL, "lr": REAL}],
     "parameters": SOME,
     "backbone?": str | None,
 }
@@ -228,6 +224,16 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def made_with(subject: Subject, packages: Iterable[str]) -> dict[str, Any]:
+    """What a record says of the code, the packages, the machine and the moment that it begins with."""
+    return {
+        "code": code_version(subject),
+        "versions": versions(packages),
+        "hardware": hardware(),
+        "started": now(),
+    }
+
+
 def determinism() -> dict[str, Any]:
     """Settings that decide whether a repetition gives the same bits."""
     return {
@@ -238,11 +244,12 @@ def determinism() -> dict[str, Any]:
     }
 
 
-def command(experiment: Experiment, seed: int, changes: dict[str, str]) -> str:
+def command(experiment: Experiment, seed: int) -> str:
     """The command that repeats a run; for a sampling of one's own, which no command line can name, the call."""
+    name, profile, changes = experiment.name, experiment.profile, dict(experiment.changes)
     if experiment.own is not None:
-        given = f"like={experiment.own.like!r}, profile={experiment.profile!r}, seeds=[{seed}], changes={changes!r}"
-        return f"lps.experiments.train({experiment.name!r}, sampling=sampling, {given})"
-    parts = [f"python -m lps run {experiment.name} --profile {experiment.profile} --seed {seed}"]
-    parts += [f"--set {shlex.quote(f'{name}={value}')}" for name, value in changes.items()]
-    return " ".join([*parts, f"--threads {torch.get_num_threads()}"])
+        given = f"like={experiment.own.like!r}, profile={profile!r}, seeds=[{seed}], changes={changes!r}"
+        return f"lps.experiments.train({name!r}, sampling=sampling, {given})"
+    settings = "".join(f" --set {shlex.quote(f'{setting}={value}')}" for setting, value in changes.items())
+    threads = torch.get_num_threads()
+    return f"python -m lps run {name} --profile {profile} --seed {seed}{settings} --threads {threads}"

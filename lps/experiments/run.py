@@ -2,10 +2,11 @@
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,13 +15,15 @@ from torch import distributed as dist
 from torch import nn
 
 from ..data import data_root, load
-from ..machine import hardware, versions
 from . import weights
-from .config import SECTIONS, Data, Experiment, Photographs, Seed
-from .records import code_version, command, determinism, now, read_record, run_id, short_hash, write_json
-from .rows import Row, by_value
+from .config import SECTIONS, Data, Experiment, Own, Photographs, Seed
+from .evaluate import Metrics, measure
+from .model import find_backbone, fresh, started
+from .profiles import load_profile
+from .records import command, determinism, made_with, read_record, run_id, short_hash, write_json
+from .rows import by_value, matching
 from .schema import conform
-from .signals import Report, Stop
+from .signals import ALONE, Session
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
 
@@ -39,6 +42,9 @@ class Run:
     results: Path
     start: str = ""
 
+    def __post_init__(self) -> None:
+        conform(self.seed, Seed, "the seed")
+
     @property
     def id(self) -> str:
         return self._with(self.start or self.starts_from())
@@ -49,23 +55,16 @@ class Run:
     def starts_from(self) -> str:
         """SHA-256 of the weights that it would start from now, or, where these are gone, of those of its newest record;
         empty for random ones, and where there are none yet."""
-        if self.experiment.task != "segmentation":
-            return ""
-        from .backbone import find_backbone
-
         try:
             path = find_backbone(self.experiment, self.seed, self.results)
             return weights.sha256(path) if path else ""
         except (ValueError, FileNotFoundError):  # told when it is trained
             made = (self.results / self.experiment.name).glob(f"{self.base.rpartition('-')[0]}-*.json")
             for path in sorted(made, key=lambda path: path.stat().st_mtime, reverse=True):
-                start = read_record(path).get("weights", {}).get("backbone", "")
+                start: str = read_record(path).get("weights", {}).get("backbone", "")
                 if start and path.stem == self._with(start):
-                    return cast(str, start)
+                    return start
             return ""
-
-    def __post_init__(self) -> None:
-        conform(self.seed, Seed, "the seed")
 
     @property
     def title(self) -> str:
@@ -82,16 +81,11 @@ class Run:
     @property
     def work(self) -> Path:
         """Folder of the checkpoint, removed when the run is recorded."""
-        return self.results / self.experiment.name / f"{self.id}.work"
+        return self.record.with_suffix(".work")
 
     @property
     def done(self) -> bool:
         return self.record.exists()
-
-    @property
-    def shared(self) -> bool:
-        """Do several processes, one for each device, train it together?"""
-        return self.experiment.engine.shared
 
 
 def leads() -> bool:
@@ -116,71 +110,65 @@ class DataCache:
         return self.loaded[data]
 
     def _load(self, data: Data) -> Any:
-        if not isinstance(data, Photographs):
-            images = load(data.name, data.train, data.test, data.seed, self.root)
-            if data.name.startswith("cifar10"):
-                from ..data import cifar10
+        from ..data import cifar10, photographs
 
-                all_of = (part for part in ("train", "test") if getattr(data, part) is None)
-                cifar10.require_whole(images, data_root(self.root), all_of)
-            return images
-        from ..data import photographs
-
-        chosen = (data.name, data.folder, data.train, data.test, data.seed, data.resize)
-        return photographs.load(*chosen, lambda: data_root(self.root))
+        if isinstance(data, Photographs):
+            chosen = (data.name, data.folder, data.train, data.test, data.seed, data.resize)
+            return photographs.load(*chosen, lambda: data_root(self.root))
+        images = load(data.name, data.train, data.test, data.seed, self.root)
+        if data.name.startswith("cifar10"):
+            whole = (part for part in ("train", "test") if getattr(data, part) is None)
+            cifar10.require_whole(images, data_root(self.root), whole)
+        return images
 
 
 def plan(
-    rows: Sequence[Row],
-    experiment_of: Callable[[Row], Experiment],
-    seeds: Sequence[int],
+    patterns: Iterable[str],
+    profile: str,
+    seeds: Iterable[int],
+    changes: Mapping[str, str],
     results: Path,
     data: DataCache,
+    own: tuple[str, Own] | None = None,
 ) -> list[Run]:
-    """All runs, the most valuable first: every row once before any row twice."""
+    """The runs of the rows that match any of the patterns, or of a reader's ``own`` like these; the most valuable ones
+    first: every row once before any row twice."""
     runs = []
-    for seed in seeds:
-        for row in by_value(tuple(rows)):
-            experiment = experiment_of(row)
-            _, fingerprint = data(experiment.data)
-            runs.append(Run(experiment, seed, run_id(experiment, seed, fingerprint), results))
+    for seed, row in product(seeds, by_value(matching(patterns))):
+        experiment = load_profile(profile).row(row)
+        if own is not None:
+            model = replace(experiment.model, method="own", antialias="none")
+            experiment = replace(experiment, name=own[0], model=model, own=own[1])
+        experiment = experiment.override(changes)
+        _, fingerprint = data(experiment.data)
+        runs.append(Run(experiment, seed, run_id(experiment, seed, fingerprint), results))
     return runs
 
 
-def perform(
-    run: Run,
-    data: DataCache,
-    changes: Mapping[str, str],
-    report: Report = lambda step, steps: None,
-    stop: Stop = lambda: False,
-    deadline: float | None = None,
-) -> bool:
+def perform(run: Run, data: DataCache, session: Session = ALONE) -> bool:
     """Train, evaluate and record one run unless it is recorded already; true if it did anything.
 
     A lock keeps two processes from training the same run; the second waits and finds the record.
     """
-    from .backbone import started
     from .batches import Batches
-    from .evaluate import measure
     from .fit import fit, write_log
     from .learner import Learner
 
-    run = replace(run, start=run.starts_from())
+    run, shared = replace(run, start=run.starts_from()), run.experiment.engine.shared
     run.record.parent.mkdir(parents=True, exist_ok=True)
     # the other processes of this run do not see the lock: to wait, and then to find the record, would leave them behind
-    lock = FileLock(run.record.with_suffix(".lock"), timeout=0 if run.shared else -1)
+    lock = FileLock(run.record.with_suffix(".lock"), timeout=0 if shared else -1)
     with lock if leads() else nullcontext():
         if run.done:
             return False
         images, fingerprint = data(run.experiment.data)
-        moment, began = now(), time.perf_counter()
-        version = code_version(run.experiment.task)
+        began, made = time.perf_counter(), made_with(run.experiment.task, PACKAGES)
         network, backbone = started(run.experiment, images, run.seed, run.results)
         if backbone and weights.sha256(backbone) != run.start:
             raise ValueError(f"{backbone} was written anew while its run was to start: run the same command again")
         learner = Learner(network, run.experiment, run.seed, images.ignored)
         learner.log_history = partial(write_log, path=run.record.with_suffix(".csv"))
-        fit(learner, Batches(images, run.experiment, run.seed), run.work, report, stop, deadline)
+        fit(learner, Batches(images, run.experiment, run.seed), run.work, session)
         metrics, convolutions = measure(network, images, run.experiment)
         if leads():
             settings, history = run.experiment.as_dict(), learner.history
@@ -201,19 +189,16 @@ def perform(
                 "metrics": metrics,
                 "history": history,
                 "parameters": sum(p.numel() for p in network.parameters()),
-                "code": version,
-                "versions": versions(PACKAGES),
-                "hardware": hardware(),
+                **made,
                 "determinism": determinism() | {"tf32": run.experiment.engine.tf32, "convolutions": convolutions},
                 "backbone": backbone and backbone.relative_to(run.results).with_suffix("").as_posix(),
                 "weights": weights.about(run.weights) | ({"backbone": run.start} if backbone else {}),
-                "started": moment,
                 "seconds": {
                     "training": sum(epoch["seconds"] for epoch in history),
                     "this_session": time.perf_counter() - began,
                 },
                 "processor_seconds": sum(epoch["processor_seconds"] for epoch in history),
-                "command": command(run.experiment, run.seed, dict(changes)),
+                "command": command(run.experiment, run.seed),
             }
             write_json(run.record, record | {name: settings[name] for name in ("own",) if name in settings})
             shutil.rmtree(run.work)
@@ -224,19 +209,18 @@ def perform(
 
 def trained(run: Run, experiment: Experiment, images: Any) -> nn.Module:
     """The network of a recorded run, or of another ``experiment`` with the same network, with the trained weights."""
-    from .model import fresh
-
     if not run.weights.exists():
         raise FileNotFoundError(f"{run.title} has no weights in {run.results}; {run.weights.name} is expected there")
     network = fresh(experiment, images, run.seed)
-    weights.load_weights(network, run.weights)
+    try:
+        network.load_state_dict(weights.read_weights(run.weights))
+    except RuntimeError as error:
+        raise ValueError(f"{run.weights} holds the weights of another network") from error
     return network
 
 
-def measure_again(run: Run, data: DataCache, changes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def measure_again(run: Run, data: DataCache, changes: Mapping[str, str]) -> Metrics:
     """Metrics of the trained weights of a run, under other settings of ``evaluate``, ``engine`` or ``data``."""
-    from .evaluate import measure
-
     if made := [name for name in changes if name.startswith(("model.", "train."))]:
         raise ValueError(f"{', '.join(made)}: how weights were made cannot change any more; give it with --set instead")
     experiment = run.experiment.override(changes)

@@ -13,7 +13,8 @@ import yaml
 Shape = Any
 """What a value has to be: a type, an annotation (``int | None``, ``Literal``, ``Annotated`` with rules), or one of
 
-- a dictionary of shapes: an object with these names, but for those that end in ``?``, and perhaps others;
+- a dictionary of shapes: an object with these names, but for those that end in ``?``, and perhaps others, which are of
+  the shape ``*`` where there is one;
 - a list: of one shape for any number of entries, of several for as many;
 - a tuple: all of several shapes at once;
 - a rule: a function of a value and its place that raises ``ValueError``.
@@ -56,11 +57,12 @@ def conform(value: Any, shape: Any, where: str = "") -> None:
     elif isinstance(shape, dict):
         conform(value, dict, where)
         for key, inner in shape.items():
-            name = key.removesuffix("?")
-            if name in value:
-                conform(value[name], inner, f"{where}.{name}".removeprefix("."))
-            elif name == key:
-                raise ValueError(f"{f'{where}.{name}'.removeprefix('.')} is missing")
+            for name in value if key == "*" else [key.removesuffix("?")]:
+                there = f"{where}.{name}".removeprefix(".")
+                if name in value:
+                    conform(value[name], inner, there)
+                elif name == key:
+                    raise ValueError(f"{there} is missing")
     elif isinstance(shape, list):
         conform(value, list, where)
         if len(value) != len(shape) > 1:
@@ -72,17 +74,6 @@ def conform(value: Any, shape: Any, where: str = "") -> None:
     elif type(value) is not shape and not (shape is float and type(value) is int):
         shown = repr(value) if isinstance(value, str | int | float | None) else f"of type {type(value).__name__}"
         raise ValueError(f"{where or 'the whole'} is {shown:.60}; expected {_WORDS[shape]}")
-
-
-def each(shape: Shape) -> Shape:
-    """An object whose values are all of one shape, whatever their names are."""
-
-    def check(value: Any, where: str) -> None:
-        conform(value, dict, where)
-        for name, inner in value.items():
-            conform(inner, shape, f"{where}.{name}")
-
-    return check
 
 
 def among(known: Callable[[], Collection[str]]) -> Shape:

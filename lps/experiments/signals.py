@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import distributed as dist
 
@@ -11,8 +11,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Stop = Callable[[], bool]
 
-Report = Callable[[int, int], None]
-"""Told of the steps that are done, and of all steps."""
+
+class Session(NamedTuple):
+    """What a run heeds: whom it tells of the steps that are done and of all steps, whom it asks whether to stop, and
+    the moment, in seconds of ``time.monotonic``, that no epoch may pass."""
+
+    report: Callable[[int, int], None] = lambda step, steps: None
+    stop: Stop = lambda: False
+    deadline: float | None = None
+
+
+ALONE = Session()
 
 
 @contextmanager

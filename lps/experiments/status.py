@@ -17,14 +17,13 @@ def state(run: Run) -> tuple[str, History]:
     """``done``, ``running`` in another process, ``begun`` or ``outstanding``, and the epochs that are kept."""
     if run.done:
         return "done", ()
-    lock = run.record.with_suffix(".lock")
+    lock, checkpoint = run.record.with_suffix(".lock"), run.work / CHECKPOINT
     if lock.exists():
         try:
             with FileLock(lock, timeout=0):
                 pass
         except Timeout:
             return "running", ()
-    checkpoint = run.work / CHECKPOINT
     if not checkpoint.exists():
         return "outstanding", ()
     try:
@@ -39,17 +38,13 @@ def estimate(run: Run, records: Sequence[Mapping[str, Any]], history: History = 
     else of its table. Where there is none of the same profile, data and number of epochs, training alone by
     ``history``, or ``None``.
     """
-    experiment, machine = run.experiment, hardware()
-    data = experiment.as_dict()["data"]
-    alike = [
-        record
-        for record in records
-        if record["profile"] == experiment.profile
-        and record["hardware"] == machine
-        and record["config"]["data"] == data
-        and record["config"]["train"]["epochs"] == experiment.train.epochs
-        and record["experiment"].split("/")[0] == experiment.name.split("/")[0]
-    ]
+
+    def kind(name: str, profile: str, machine: Any, config: Mapping[str, Any]) -> tuple[Any, ...]:
+        return name.split("/")[0], profile, machine, config["data"], config["train"]["epochs"]
+
+    experiment = run.experiment
+    ours = kind(experiment.name, experiment.profile, hardware(), experiment.as_dict())
+    alike = [r for r in records if kind(r["experiment"], r["profile"], r["hardware"], r["config"]) == ours]
     closest = [record for record in alike if record["experiment"] == experiment.name] or alike
     if closest:
         training = mean(record["seconds"]["training"] for record in closest)

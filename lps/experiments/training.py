@@ -2,7 +2,7 @@
 
 from collections import UserList
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -11,11 +11,10 @@ from torch import nn
 
 from ..paths import LOCAL
 from ..sampling import Sampling
-from .config import Experiment, Own
+from .config import Own
 from .jobs import default_jobs, run_all
-from .profiles import load_profile
 from .records import read_record
-from .rows import Row, matching, own_name
+from .rows import matching, own_name
 from .run import DataCache, Run, plan, trained
 from .source import source_of
 
@@ -40,11 +39,6 @@ class Trained:
         """The ``ImageSet`` or ``PhotographSet``."""
         return self._cache(self.run.experiment.data)[0]
 
-    @property
-    def fingerprint(self) -> str:
-        """Of these images."""
-        return self._cache(self.run.experiment.data)[1]
-
     def network(self) -> nn.Module:
         """The trained network in evaluation mode, uint8 images to logits."""
         return trained(self.run, self.run.experiment, self.data).eval()
@@ -68,10 +62,10 @@ class Runs(UserList[Trained]):
         found: dict[str, list[Mapping[str, Any]]] = {}
         for record in self.records:
             found.setdefault(record["experiment"], []).append(record["metrics"])
-        lines = {
-            row: {name: mean(each[name]["value"] for each in metrics) for name in metrics[0]} | {"seeds": len(metrics)}
-            for row, metrics in found.items()
-        }
+        lines: dict[str, dict[str, float]] = {}
+        for row, each in found.items():
+            lines[row] = {name: mean(metrics[name]["value"] for metrics in each) for name in each[0]}
+            lines[row]["seeds"] = len(each)
         try:
             import pandas as pd
         except ModuleNotFoundError:
@@ -114,42 +108,16 @@ def train(
     if sampling is not None or like:
         own = own_row(rows, sampling, like)
         patterns = [own[1].like]
-    runs = planned(patterns, profile, seeds, given, results, data, own)
-    if own is not None:
-        if (jobs or 1) > 1:
-            raise ValueError(
-                f"{jobs} jobs were asked for, but your own class exists in this process alone: give jobs=1"
-            )
-        jobs = 1
+    runs = plan(patterns, profile, seeds, given, results, data, own)
     if not runs:
         raise ValueError(f"there is nothing to train: {rows=}, {seeds=}")
+    if own is not None and (jobs or 1) > 1:
+        raise ValueError(f"{jobs} jobs were asked for, but your own class exists in this process alone: give jobs=1")
     if jobs is None:
-        jobs = 1 if any(run.shared for run in runs) else default_jobs()
-    if left := run_all(runs, data, given, budget, quiet, jobs, threads):
+        jobs = 1 if own or any(run.experiment.engine.shared for run in runs) else default_jobs()
+    if left := run_all(runs, data, budget, quiet, jobs, threads):
         raise NotFinished(f"stopped with {left} of {len(runs)} runs not finished; make the same call again to go on")
     return Runs(Trained(run, data) for run in runs)
-
-
-def planned(
-    patterns: Iterable[str],
-    profile: str,
-    seeds: Iterable[int],
-    changes: Mapping[str, str],
-    results: Path,
-    data: DataCache,
-    own: tuple[str, Own] | None = None,
-) -> list[Run]:
-    """The runs of the rows that match any of the patterns, the most valuable first, or of a reader's own like these."""
-    settings = load_profile(profile)
-
-    def experiment_of(row: Row) -> Experiment:
-        experiment = settings.row(row)
-        if own is not None:
-            model = replace(experiment.model, method="own", antialias="none")
-            experiment = replace(experiment, name=own[0], model=model, own=own[1])
-        return experiment.override(changes)
-
-    return plan(matching(patterns), experiment_of, tuple(seeds), results, data)
 
 
 def own_row(name: Any, sampling: Sampling | None, like: str) -> tuple[str, Own]:

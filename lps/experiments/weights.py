@@ -1,16 +1,15 @@
 """Weights and checkpoints: written whole or not at all, read without unpickling more than tensors and plain values."""
 
 import hashlib
-import os
 from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..archive import require_intact
+from ..paths import require_intact, write_whole
 from .records import read_record
 
 HASHES = "weights.sha256"
@@ -22,15 +21,10 @@ _DAMAGED = "{} is not a readable file of weights; remove it and its record to tr
 
 def save(content: Any, path: Path) -> None:
     """Write what torch can; a reader sees the old file or the new one, never a part."""
-    partial = path.with_suffix(".partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     whole = BytesIO()  # a full disk is then an OSError with its own words
     torch.save(content, whole)
-    with partial.open("wb") as file:
-        file.write(whole.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_whole(path, whole.getbuffer())
 
 
 def load(path: Path, damaged: str, device: Any = "cpu") -> Any:
@@ -87,11 +81,3 @@ def about(path: Path) -> dict[str, str]:
     """What a record says of the weights it is about: their SHA-256, and the type of their numbers."""
     types = {value.dtype for value in read_weights(path).values() if value.is_floating_point()}
     return {"sha256": sha256(path), "precision": " ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))}
-
-
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Give ``network`` the weights in ``path``. Raises ``ValueError`` where they are damaged or another network's."""
-    try:
-        network.load_state_dict(read_weights(path))
-    except RuntimeError as error:
-        raise ValueError(f"{path} holds the weights of another network") from error

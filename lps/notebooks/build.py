@@ -19,7 +19,7 @@ STAMP = BUILD / "book.json"
 HTML = BUILD / "_build" / "html"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="quick", choices=profile_names(), help="whose executed notebooks it shows")
 
 

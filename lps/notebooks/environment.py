@@ -10,6 +10,7 @@ import importlib.util
 import platform
 import shutil
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -18,22 +19,16 @@ DISK_GB = 8  # what installing the locked environment takes, downloads included
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "jupyter-book")
 
 
-def before_install(folder: Path = ROOT) -> list[str]:
+def before_install(folder: Path = ROOT) -> Iterator[str]:
     """What the installation lacks: git, venv with pip, room on the disk."""
-    problems = []
     if shutil.which("git") is None:
-        problems.append("git is not found: install it (`apt install git`, `brew install git`) and try again.")
+        yield "git is not found: install it (`apt install git`, `brew install git`) and try again."
     if any(importlib.util.find_spec(module) is None for module in ("venv", "ensurepip")):
-        problems.append(
-            "This Python cannot make virtual environments: install its venv package "
-            "(`apt install python3-venv`) and try again."
-        )
+        package = "install its venv package (`apt install python3-venv`)"
+        yield f"This Python cannot make virtual environments: {package} and try again."
     if (free := shutil.disk_usage(folder).free) < DISK_GB * 10**9:
-        problems.append(
-            f"Only {free / 1e9:.1f} GB are free in {folder} and the environment needs about {DISK_GB} GB: "
-            "free some space, or clone onto a larger disk."
-        )
-    return problems
+        needs = f"the environment needs about {DISK_GB} GB: free some space, or clone onto a larger disk."
+        yield f"Only {free / 1e9:.1f} GB are free in {folder} and {needs}"
 
 
 def installed(package: str) -> str:
@@ -44,11 +39,10 @@ def installed(package: str) -> str:
         return ""
 
 
-def after_install() -> list[str]:
+def after_install() -> Iterator[str]:
     """What the environment lacks: jupyter-book 1.x, and a torch and a torchvision that belong together."""
-    problems = []
     if not (book := installed("jupyter-book")).startswith("1."):
-        problems.append(
+        yield (
             f"jupyter-book {book or 'is missing'}: this book is written for 1.x, so delete .venv and run `make env`, "
             "or run `pip install 'jupyter-book<2'`."
         )
@@ -56,22 +50,21 @@ def after_install() -> list[str]:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            problems.append(f"{name} needs {error.name}, which is not installed: delete .venv and run `make env`.")
+            yield f"{name} needs {error.name}, which is not installed: delete .venv and run `make env`."
         except Exception as error:  # a mismatched pair fails in many ways: RuntimeError, OSError, AttributeError
-            problems.append(
+            yield (
                 f"{name} cannot be imported ({str(error).strip().splitlines()[0]}): torch {installed('torch')} and "
                 f"torchvision {installed('torchvision')} must be a matching pair, so delete .venv and run `make env`."
             )
-    return problems
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--before-install", action="store_true", help="look only at what the installation itself needs")
 
 
 def main(options: argparse.Namespace) -> int:
     """Print the problems; the exit status says whether there were any."""
-    problems = before_install() if options.before_install else after_install()
+    problems = [*(before_install() if options.before_install else after_install())]
     for problem in problems:
         print(problem, file=sys.stderr)
     if not problems and not options.before_install:
@@ -81,6 +74,6 @@ def main(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add_arguments(arguments)
-    sys.exit(main(arguments.parse_args()))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    arguments(parser)
+    sys.exit(main(parser.parse_args()))

@@ -17,11 +17,11 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from ..machine import hardware, versions
 from ..paths import ROOT
@@ -40,34 +40,13 @@ PRELOADED_FOR_MANY = ("seaborn", "torchvision", "pytorch_lightning")
 RECORDS = ("results/local/**/*.json", "results/shipped/**/*.json", "results/paper/*")
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """A notebook that did not run through."""
 
     name: str
     cell: str  # the first line of the failing cell, with its position; empty when the notebook never got to one
     error: str  # the last line of the traceback
     log: str
-
-
-# --- what a notebook depends on -----------------------------------------------------------------------------
-
-
-def content_hash(notebook: Mapping[str, Any], parameters: Mapping[str, Any], sources: str) -> str:
-    """Hash of a notebook without outputs, its parameters, `files_hash` of the sources, and the versions."""
-    cells = [(cell["cell_type"], "".join(cell["source"]), cell["metadata"]) for cell in notebook["cells"]]
-    installed = versions(RECORDED_PACKAGES)
-    content = [cells, notebook["metadata"].get("lps"), dict(parameters), sources, installed]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def records_read(notebook: Mapping[str, Any]) -> list[str]:
-    """Patterns of the results that a notebook's metadata names."""
-    named = notebook["metadata"].get("lps", {}).get("records", [])
-    return list(RECORDS) if named is True else [f"results/{pattern}" for pattern in named]
-
-
-# --- planning -----------------------------------------------------------------------------------------------
 
 
 def plan(
@@ -80,16 +59,10 @@ def plan(
 ) -> list[Job]:
     """The executions that a request asks for, checked, whether they are outstanding or not.
 
-    Args:
-        profile: name of the profile.
-        settings: the profile's parameters for each notebook.
-        only: names of notebooks; all when empty.
-        overrides: ``name=value``, on top of the profile's parameters of the notebooks in `only`.
-        variant: put the results apart, under ``build/variants``, and export each as a page of its own.
-
-    Raises:
-        ValueError: for a notebook or a parameter that does not exist, or a value of the wrong type;
-            the message names the known ones.
+    ``settings`` are the profile's parameters for each notebook, ``only`` names of notebooks, all where there are none,
+    and ``overrides`` are ``name=value`` on top of the settings of these. A ``variant`` is put apart, under
+    ``build/variants``, and exported as a page of its own. Raises ``ValueError`` for a notebook or a parameter that does
+    not exist, or a value of the wrong type; the message names the known ones.
     """
     known = {path.stem: path for path in sorted((root / "notebooks").glob("*.ipynb"))}
     for name in (*only, *settings):
@@ -98,12 +71,11 @@ def plan(
             raise ValueError(f"there is no notebook {name!r}{where}; known: {', '.join(known)}")
     if overrides and not only:
         raise ValueError("a parameter belongs to a notebook: name it too, as in NB=table1")
-
     sources = files_hash(root, SOURCES)
-    jobs = []
-    for name in only or known:
+
+    def job(name: str) -> Job:
         notebook = json.loads(known[name].read_text(encoding="utf-8"))
-        defaults = declared_parameters(notebook)
+        defaults, about = declared_parameters(notebook), notebook["metadata"].get("lps", {})
         named = {"profile": profile} if "profile" in defaults else {}
         parameters = {**named, **settings.get(name, {}), **parse_overrides(name, defaults, overrides)}
         check_parameters(name, defaults, parameters)
@@ -114,24 +86,24 @@ def plan(
             command += f' P="{given}"' if plain else f" P={shlex.quote(shlex.join(overrides))}"
         stem = re.sub(r"[^\w.=,+-]+", "_", "_".join((profile, *overrides)))[:120]
         place = f"variants/{name}/{stem}" if variant else f"notebooks/{profile}/{name}"
-        jobs.append(
-            Job(
-                name=name,
-                profile=profile,
-                root=str(root),
-                target=str(root / "build" / f"{place}.ipynb"),
-                log=str(root / "build" / "logs" / f"{place.removeprefix('notebooks/')}.log"),
-                parameters=parameters,
-                hash=content_hash(notebook, parameters, sources),
-                records=records_read(notebook),
-                html=variant,
-                command=command,
-            )
+        # what its result depends on: the notebook without outputs, the parameters, the sources, the versions
+        cells = [(cell["cell_type"], "".join(cell["source"]), cell["metadata"]) for cell in notebook["cells"]]
+        content = [cells, notebook["metadata"].get("lps"), parameters, sources, versions(RECORDED_PACKAGES)]
+        read = about.get("records", [])
+        return Job(
+            name=name,
+            profile=profile,
+            root=str(root),
+            target=str(root / "build" / f"{place}.ipynb"),
+            log=str(root / "build" / "logs" / f"{place.removeprefix('notebooks/')}.log"),
+            parameters=parameters,
+            hash=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
+            records=list(RECORDS) if read is True else [f"results/{pattern}" for pattern in read],
+            html=variant,
+            command=command,
         )
-    return jobs
 
-
-# --- executing ----------------------------------------------------------------------------------------------
+    return [job(name) for name in only or known]
 
 
 def execute(requested: Sequence[Job], jobs: int = 1) -> list[Failure]:
@@ -142,25 +114,18 @@ def execute(requested: Sequence[Job], jobs: int = 1) -> list[Failure]:
 
     build = Path(requested[0].root, "build")
     build.mkdir(exist_ok=True)
-    lock = FileLock(build / ".notebooks.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(
-            "Notebooks of this checkout are being executed elsewhere; waiting for that to end.",
-            file=sys.stderr,
-        )
-        lock.acquire()
-    try:
-        return run_jobs([job for job in requested if not job.is_current()], jobs)
-    finally:
-        lock.release()
+    with suppress(Timeout), FileLock(build / ".notebooks.lock", timeout=0):
+        return run_jobs(requested, jobs)
+    print("Notebooks of this checkout are being executed elsewhere; waiting for that to end.", file=sys.stderr)
+    with FileLock(build / ".notebooks.lock"):
+        return run_jobs(requested, jobs)
 
 
-def run_jobs(outstanding: Sequence[Job], jobs: int) -> list[Failure]:
-    """Run every job in a process of its own, on its share of the cores, `jobs` at a time, under one progress bar."""
+def run_jobs(requested: Sequence[Job], jobs: int) -> list[Failure]:
+    """Run every outstanding job in a process of its own, on its share of the cores, `jobs` at a time."""
     from tqdm import tqdm
 
+    outstanding = [job for job in requested if not job.is_current()]
     context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload([*PRELOADED, *(PRELOADED_FOR_MANY if len(outstanding) > 2 * jobs else ())])
     share = max(1, (os.cpu_count() or 1) // jobs)
@@ -183,9 +148,10 @@ def run_jobs(outstanding: Sequence[Job], jobs: int) -> list[Failure]:
             for ended in wait(running):
                 job, process, answer, started = running.pop(cast(int, ended))
                 process.join()
-                failure = failure_of(job, process.exitcode, answer)
-                failures.extend([failure] if failure else [])
-                how = "FAILED after" if failure else "executed in"
+                died = {"cell": "", "error": f"the process ended with code {process.exitcode}; out of memory, perhaps?"}
+                if said := died if process.exitcode else answer.recv():
+                    failures.append(Failure(job.name, log=Path(job.log).relative_to(job.root).as_posix(), **said))
+                how = "FAILED after" if said else "executed in"
                 bar.write(f"{job.name}: {how} {time.monotonic() - started:.0f} s")
                 bar.update()
     finally:
@@ -195,27 +161,14 @@ def run_jobs(outstanding: Sequence[Job], jobs: int) -> list[Failure]:
     return failures
 
 
-def failure_of(job: Job, code: int, answer: Connection) -> Failure | None:
-    """What a process said of its failure, or that it died without a word."""
-    died = {"cell": "", "error": f"the process ended with code {code}; out of memory, perhaps?"}
-    if (said := died if code else answer.recv()) is None:
-        return None
-    return Failure(job.name, log=Path(job.log).relative_to(job.root).as_posix(), **said)
-
-
-# --- command line -------------------------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``python -m lps notebooks``."""
+def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("only", nargs="*", metavar="notebook", help="notebooks to execute (default: all)")
     parser.add_argument("--set", nargs="+", default=[], metavar="name=value", help="parameters of these notebooks")
     parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time (default: 1)")
     _add_shared(parser)
 
 
-def add_variant_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``python -m lps variant``."""
+def variant_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("notebook", help="notebook to execute")
     parser.add_argument("set", nargs="*", metavar="name=value", help="parameters that differ from the profile's")
     _add_shared(parser)

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, cast
 
 from ..paths import write_whole
 
@@ -61,9 +61,8 @@ def files_hash(root: Path, patterns: Iterable[str]) -> str:
     """Hash of the names and contents of all files below `root` that match one of the patterns."""
     digest = hashlib.sha256()
     for path in sorted({path for pattern in patterns for path in root.glob(pattern) if path.is_file()}):
-        digest.update(
-            f"{path.relative_to(root).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
-        )
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(root).as_posix()}\0{content}\n".encode())
     return digest.hexdigest()
 
 
@@ -145,16 +144,20 @@ def isolate_kernel(folder: Path, root: Path) -> None:
 
 def strip(notebook: Any, root: Path) -> None:
     """Take the timings out of an executed notebook's metadata, and the machine's paths out of its text."""
+
+    def relative(text: str) -> str:
+        return text.replace(f"{root}/", "").replace(f"{Path.home()}/", "~/")
+
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         for output in cell.get("outputs", []):
             if "text" in output:
-                output.text = relative(output.text, root)
+                output.text = relative(output.text)
             for kind, content in output.get("data", {}).items():
                 if kind.startswith("text/"):
-                    output.data[kind] = relative(content, root)
+                    output.data[kind] = relative(content)
 
 
 DRAWINGS = {"image/svg+xml": "svg", "application/pdf": "pdf"}
@@ -173,11 +176,6 @@ def drawings(notebook: Any) -> Iterator[dict[str, str | bytes]]:
                 yield found
 
 
-def relative(text: str, root: Path) -> str:
-    """`text` with paths in the checkout relative to it and the home folder as ``~``."""
-    return text.replace(f"{root}/", "").replace(f"{Path.home()}/", "~/")
-
-
 def peak_memory_mb() -> float:
     """Largest resident memory of a finished child process, which is the kernel."""
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -192,8 +190,7 @@ class KernelProcess(ForkProcess):
     def __init__(self, command: Sequence[str], **ignored: Any) -> None:
         super().__init__(target=serve_kernel, args=(command[command.index("-f") :], os.getpid()))
         self.start()
-        assert self.pid is not None
-        os.setpgid(self.pid, self.pid)  # Jupyter signals the group
+        os.setpgid(cast(int, self.pid), cast(int, self.pid))  # Jupyter signals the group
 
     def poll(self) -> int | None:
         return self.exitcode
@@ -217,8 +214,9 @@ def serve_kernel(arguments: Sequence[str], parent: int) -> None:
 
 def perform(job: Job, machine: Mapping[str, Any], share: int, answer: Connection) -> None:
     """:func:`work` in a process of its own, on a `share` of the cores: the answer is what failed, or None."""
+    parent = cast(Any, parent_process())
     os.setsid()  # Ctrl-C reaches the parent alone, which ends this process
-    Thread(target=end_with_parent, daemon=True).start()
+    Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     with Path(job.log).open("wb") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
@@ -230,10 +228,3 @@ def perform(job: Job, machine: Mapping[str, Any], share: int, answer: Connection
 
         local_provisioner.launch_kernel = KernelProcess  # type: ignore[assignment]
     answer.send(work(job, machine))
-
-
-def end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -12,7 +12,7 @@ from .paper import TABLES, paper_table
 from .tables import CONSISTENCIES
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="quick", choices=profile_names())
 
 

@@ -500,7 +500,7 @@ def write_readme() -> None:
     README.write_text(f"{before}{MARK}\n\n{table}\n\n{MARK}{after}", encoding="utf-8")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, default=BUILD / "claims.json", help="where the ledger is written")
     parser.add_argument("--all", action="store_true", help="list the claims that were not run, too")
     parser.add_argument("--readme", action="store_true", help="only count what is shipped, into the README")

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from ..experiments.records import MADE_WITH, is_current, read_json
-from ..experiments.schema import POSITIVE, SOME, Shape, among, conform, each, moment
+from ..experiments.schema import POSITIVE, SOME, Shape, among, conform, moment
 from ..paths import LOCAL, SHIPPED
 from .frame import Record
 from .paper import paper_table
@@ -77,8 +77,8 @@ _FORM: Shape = {
         "in_a_row?": SOME,
     },
     "allocator?": str,
-    "cases": each(_case),
-    "turns_ms": [each(POSITIVE)],
+    "cases": {"*": _case},
+    "turns_ms": [{"*": POSITIVE}],
     **MADE_WITH,
 }
 

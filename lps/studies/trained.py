@@ -13,13 +13,12 @@ import torch
 from torch import nn
 
 from ..data import Split
-from ..experiments.evaluate import as_dict, exact_convolutions, predictor
-from ..experiments.records import code_version, determinism, now, read_record, write_json
+from ..experiments.evaluate import exact_convolutions, in_percent, predictor
+from ..experiments.records import determinism, made_with, read_record, write_json
 from ..experiments.run import PACKAGES
 from ..experiments.schema import COUNT, REAL, Shape, conform
 from ..experiments.training import Trained
 from ..experiments.weights import about
-from ..machine import hardware, versions
 from ..metrics import Count, accuracy, circular_consistency
 from ..sampling import Downsample
 from ..selection import MaxNorm
@@ -175,15 +174,12 @@ def study(trained: Trained, kind: str = "section53", images: int = IMAGES) -> di
         "profile": experiment.profile,
         "seed": run.seed,
         "config": {section: settings[section] for section in ("data", "model", "train")},
-        "data": {"name": full.name, "source": full.source, "fingerprint": trained.fingerprint}
+        "data": {"name": full.name, "source": full.source, "fingerprint": full.fingerprint()}
         | {"train": len(full.train), "test": count, "classes": list(full.classes)},
-        "metrics": {name: as_dict(count) for name, count in found["metrics"].items()},
+        "metrics": in_percent(found["metrics"]),
         "weights": about(run.weights),
-        "code": code_version("images"),
-        "versions": versions(PACKAGES),
-        "hardware": hardware(),
+        **made_with("images", PACKAGES),
         "determinism": determinism() | {"convolutions": convolutions},
-        "started": now(),
         "seconds": {"training": 0.0, "this_session": time.perf_counter() - began},
         "command": f"python -m lps study {this}",
     }

@@ -7,8 +7,6 @@ import pytest
 import torch
 
 from lps.data.photographs import load
-from lps.experiments.profiles import load_profile
-from lps.experiments.rows import matching
 from lps.experiments.run import DataCache, measure_again, perform, plan
 
 ROOT = Path(os.environ.get("LPS_DATA") or "nowhere")
@@ -28,10 +26,8 @@ def test_camvid_in_the_layout_of_voc() -> None:
 @pytest.mark.parametrize(("row", "exact"), [("table5/lps-adapt-3", True), ("table5/deeplabv3plus", False)])
 def test_segmentation_of_camvid(row: str, exact: bool, tmp_path: Path) -> None:
     changes = {"data.name": "voc", "data.folder": "camvid-voc", "data.train": "40", "data.test": "4", "data.base": "80"}
-    (run,) = plan(
-        matching([row]), lambda row: load_profile("smoke").row(row).override(changes), [0], tmp_path, DataCache(ROOT)
-    )
-    perform(run, DataCache(ROOT), {})
+    (run,) = plan([row], "smoke", [0], changes, tmp_path, DataCache(ROOT))
+    perform(run, DataCache(ROOT))
     found = measure_again(run, DataCache(ROOT), {"evaluate.pairs": "2"})["mascc"]
     assert found["total"] == 4 * 2 * 64 * 64
     assert (found["agree"] == found["total"]) == exact

@@ -22,9 +22,8 @@ from lps.experiments.fit import CHECKPOINT, AtomicCheckpoints
 from lps.experiments.jobs import RunsFailed, attempt, run_all
 from lps.experiments.learner import Learner
 from lps.experiments.model import fresh
-from lps.experiments.profiles import load_profile
-from lps.experiments.rows import matching
 from lps.experiments.run import DataCache, Run, measure_again, perform, plan
+from lps.experiments.signals import Session
 
 ONE_STEP = {
     "data.train": "20",
@@ -40,10 +39,7 @@ TWO = {"engine.devices": "2", "engine.strategy": "ddp"}
 
 
 def planned(results: Path, row: str, changes: dict[str, str]) -> Run:
-    def experiment_of(row: object) -> object:
-        return load_profile("smoke").row(row).override(changes)  # type: ignore[arg-type]
-
-    return plan(matching([row]), experiment_of, [0], results, DataCache(None))[0]  # type: ignore[arg-type]
+    return plan([row], "smoke", [0], changes, results, DataCache(None))[0]
 
 
 @pytest.mark.slow
@@ -103,14 +99,14 @@ def stop_and_go_on(results: Path) -> None:
     """A run left alone, and the same stopped after three of its five batches."""
     data = DataCache(None)
     whole, cut = (planned(results / name, "table1/lps", FIVE_STEPS | TWO) for name in ("whole", "cut"))
-    perform(whole, data, {})
+    perform(whole, data)
     asked = itertools.count(1)
-    outcome = attempt(cut, data, {}, stop=lambda: next(asked) > 3)
+    outcome = attempt(cut, data, Session(stop=lambda: next(asked) > 3))
     assert outcome.state == "stopped", outcome
     checkpoint = AtomicCheckpoints().load_checkpoint(cut.work / CHECKPOINT)
     assert 0 < checkpoint["global_step"] < 5
     assert [len(state["processes"]) for state in checkpoint["callbacks"].values() if "processes" in state] == [2]
-    perform(cut, data, {})
+    perform(cut, data)
 
 
 @pytest.mark.slow
@@ -231,7 +227,7 @@ def one_fails(results: Path) -> None:
         AtomicCheckpoints.save_checkpoint = full  # type: ignore[method-assign]
     runs = [planned(results, row, FIVE_STEPS | TWO) for row in ("table1/lps", "table1/aps")]
     try:
-        run_all(runs, DataCache(None), {}, quiet=True)
+        run_all(runs, DataCache(None), quiet=True)
     except RunsFailed as error:
         Path(results, os.environ["RANK"]).write_text(str(error))
 
@@ -262,7 +258,7 @@ def test_logits_of_one_process_that_are_not_finite_end_all_of_them(shared: Path)
 
 def test_runs_on_several_devices_go_one_at_a_time(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="runs on several devices go one at a time; 2 jobs"):
-        run_all([planned(tmp_path, "table1/aps", TWO)], DataCache(None), {}, jobs=2)
+        run_all([planned(tmp_path, "table1/aps", TWO)], DataCache(None), jobs=2)
 
 
 def test_the_shares_of_two_devices_are_the_batches_of_one() -> None:
@@ -297,7 +293,7 @@ def test_how_the_machine_is_used_changes_rounding_only(tmp_path: Path) -> None:
     other = {"engine.fused": "true", "engine.tf32": "true"}
     runs = [planned(tmp_path, "table1/lps-tri-3", ONE_STEP | changes) for changes in ({}, other)]
     for run in runs:
-        perform(run, DataCache(None), {})
+        perform(run, DataCache(None))
     assert torch.get_float32_matmul_precision() == "highest"
     for ours, theirs in zip(*(torch.load(run.weights).values() for run in runs), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from lps.experiments.profiles import load_profile
 from lps.experiments.rows import ROWS, Row
 from lps.experiments.run import DataCache, perform, plan
 
@@ -45,8 +44,8 @@ def where(row: Row) -> tuple[str, dict[str, str]]:
 def test_every_row_runs(row: Row, data: DataCache, tmp_path: Path) -> None:
     folder, real = where(row)
     changes = real if (ROOT / folder).is_dir() else FEW
-    (run,) = plan([row], lambda row: load_profile("smoke").row(row).override(changes), [0], tmp_path, data)
-    assert perform(run, data, changes)
+    (run,) = plan([row.name], "smoke", [0], changes, tmp_path, data)
+    assert perform(run, data)
     record: dict[str, Any] = json.loads(run.record.read_text())
     assert ("drawn" in record["data"]["source"]) == (changes is FEW)
     assert (record["data"]["train"], record["data"]["test"]) == (12, 4)

@@ -41,8 +41,9 @@ def tiny(name: str = "table1/lps-tri-3", **changes: str) -> Experiment:
 
 
 def planned(results: Path, experiment: Experiment | None = None, data: DataCache | None = None, seed: int = 0) -> Run:
-    row = next(row for row in rows.TABLE1 if row.name == "table1/lps-tri-3")
-    return plan([row], lambda _: experiment or tiny(), [seed], results, data or DataCache(None))[0]
+    experiment = experiment or tiny()
+    _, fingerprint = (data or DataCache(None))(experiment.data)
+    return Run(experiment, seed, records.run_id(experiment, seed, fingerprint), results)
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -256,7 +257,7 @@ def test_the_fingerprint_follows_the_pixels() -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """One run made without interruption."""
     run = planned(tmp_path_factory.mktemp("results"))
-    assert perform(run, DataCache(None), TINY)
+    assert perform(run, DataCache(None))
     return run
 
 
@@ -278,7 +279,7 @@ def test_a_record_says_everything(finished: Run) -> None:
 
 def test_a_recorded_run_is_not_made_again(finished: Run) -> None:
     before = finished.record.stat().st_mtime_ns
-    assert not perform(finished, DataCache(None), TINY)
+    assert not perform(finished, DataCache(None))
     assert finished.record.stat().st_mtime_ns == before
 
 
@@ -302,21 +303,20 @@ def test_another_seed_starts_elsewhere(finished: Run) -> None:
 
 def test_a_budget_stops_before_the_epoch_that_would_pass_it(tmp_path: Path) -> None:
     run = planned(tmp_path)
-    assert run_all([run], DataCache(None), TINY, budget=0, quiet=True) == 1
+    assert run_all([run], DataCache(None), budget=0, quiet=True) == 1
     assert not run.record.exists()
-    assert run_all([run], DataCache(None), TINY, quiet=True) == 0
+    assert run_all([run], DataCache(None), quiet=True) == 0
 
 
 def test_batches_of_ignored_pixels_cost_nothing(tmp_path: Path) -> None:
     """No loss that is not finite, no gradient, no accuracy of nothing."""
     changes = {"data.train": "8", "train.batch_size": "4", "train.epochs": "2", "train.weight_decay": "0"}
-    (row,) = rows.matching(["table5/lps-adapt-3"])
     data = DataCache(None)
-    (run,) = plan([row], lambda row: load_profile("smoke").row(row).override(changes), [0], tmp_path, data)
+    (run,) = plan(["table5/lps-adapt-3"], "smoke", [0], changes, tmp_path, data)
     images, _ = data(run.experiment.data)
     before = fresh(run.experiment, images, 0).state_dict()
     images.train.labels.fill_(images.ignored)
-    perform(run, data, {})
+    perform(run, data)
     history = json.loads(run.record.read_text())["history"]
     assert [(epoch["loss"], epoch["accuracy"]) for epoch in history] == [(0, 0)] * 2
     after = weights(run)
@@ -329,14 +329,8 @@ def test_a_network_without_finite_logits_is_not_measured(name: str, tmp_path: Pa
     """One step that leads out of the numbers, whose own loss is finite."""
     changes = {"data.train": "8", "train.batch_size": "8", "train.epochs": "1", "train.lr": "1e38", "train.warmup": "0"}
     changes |= {"train.schedule": "step", "train.momentum": "0", "train.nesterov": "false"}
-    (run,) = plan(
-        rows.matching([name]),
-        lambda row: load_profile("smoke").row(row).override(changes),
-        [0],
-        tmp_path,
-        DataCache(None),
-    )
-    ended = attempt(run, DataCache(None), {})
+    (run,) = plan([name], "smoke", [0], changes, tmp_path, DataCache(None))
+    ended = attempt(run, DataCache(None))
     assert ended.state == "failed" and not run.done and not run.weights.exists()
     assert re.match(r"batch 1 of the evaluation: .* not finite", ended.reason) and "Traceback" not in ended.reason
     network = fresh(run.experiment, DataCache(None)(run.experiment.data)[0], 0)
@@ -472,7 +466,7 @@ def test_a_file_that_is_no_record_is_named(content: str, tmp_path: Path) -> None
 
 def test_the_command_of_a_record_survives_a_shell() -> None:
     changes = {"train.tau_line": "10:0.5 60:0.15", "train.epochs": "3"}
-    words = shlex.split(records.command(tiny(), 0, changes))
+    words = shlex.split(records.command(load_profile("smoke").row(rows.TABLE1[0]).override(changes), 0))
     given = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
     assert parse_changes(given) == changes
 

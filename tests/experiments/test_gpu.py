@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from lps.experiments.profiles import load_profile
-from lps.experiments.rows import matching
 from lps.experiments.run import DataCache, perform, plan
 
 pytestmark = [
@@ -33,10 +31,8 @@ SETTINGS = {
 
 
 def record_of(results: Path, row: str, changes: dict[str, str]) -> dict[str, Any]:
-    (run,) = plan(
-        matching([row]), lambda row: load_profile("smoke").row(row).override(changes), [0], results, DataCache(None)
-    )
-    perform(run, DataCache(None), {})
+    (run,) = plan([row], "smoke", [0], changes, results, DataCache(None))
+    perform(run, DataCache(None))
     found: dict[str, Any] = json.loads(run.record.read_text())
     return found
 

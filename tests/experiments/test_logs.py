@@ -10,9 +10,8 @@ from filelock import FileLock
 
 from lps.__main__ import main
 from lps.experiments.jobs import attempt
-from lps.experiments.profiles import load_profile
-from lps.experiments.rows import Row, matching
 from lps.experiments.run import DataCache, Run, perform, plan
+from lps.experiments.signals import Session
 from lps.experiments.status import clock, estimate, overview, state
 
 SMALL = {
@@ -25,10 +24,7 @@ SMALL = {
 
 
 def planned(results: Path, *names: str) -> list[Run]:
-    def experiment_of(row: Row):  # type: ignore[no-untyped-def]
-        return load_profile("smoke").row(row).override(SMALL)
-
-    return plan(matching(names), experiment_of, [0], results, DataCache(None))
+    return plan(names, "smoke", [0], SMALL, results, DataCache(None))
 
 
 @pytest.mark.parametrize("stopped", [False, True])
@@ -36,8 +32,8 @@ def test_every_epoch_has_a_line(stopped: bool, tmp_path: Path, stop_after: Calla
     """Also those before an interruption, once."""
     (run,) = planned(tmp_path, "table1/lps-tri-3")
     if stopped:
-        attempt(run, DataCache(None), {}, stop=stop_after(3))
-    perform(run, DataCache(None), {})
+        attempt(run, DataCache(None), Session(stop=stop_after(3)))
+    perform(run, DataCache(None))
     with run.record.with_suffix(".csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     history = json.loads(run.record.read_text())["history"]
@@ -65,8 +61,8 @@ def assert_on_tensorboard(history: list[dict[str, float]], folder: Path) -> None
 def test_how_far_runs_are(tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]) -> None:
     runs = planned(tmp_path, "table1/aps", "table1/baseline", "table1/lps")
     data = DataCache(None)
-    perform(runs[0], data, {})
-    attempt(runs[1], data, {}, stop=stop_after(3))
+    perform(runs[0], data)
+    attempt(runs[1], data, Session(stop=stop_after(3)))
     assert [state(run)[0] for run in runs] == ["done", "begun, 1 of 3 epochs", "outstanding"]
     records = [json.loads(runs[0].record.read_text())]
     seconds = estimate(runs[2], records)

@@ -17,9 +17,8 @@ import torch
 from lps.data.photographs import Augmented
 from lps.experiments import fit, learner
 from lps.experiments.jobs import attempt
-from lps.experiments.profiles import load_profile
-from lps.experiments.rows import matching
 from lps.experiments.run import DataCache, Run, perform, plan
+from lps.experiments.signals import Session
 from lps.experiments.status import state
 
 COMMON = {"train.epochs": "2"}
@@ -33,11 +32,7 @@ CLOCK = {"seconds", "processor_seconds", "images_per_second", "waiting"}
 
 
 def planned(row: str, results: Path, **others: str) -> Run:
-    (experiment,) = matching([row])
-    changes = COMMON | TASKS[row] | others
-    return plan(
-        [experiment], lambda row: load_profile("smoke").row(row).override(changes), [0], results, DataCache(None)
-    )[0]
+    return plan([row], "smoke", [0], COMMON | TASKS[row] | others, results, DataCache(None))[0]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +40,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """A run of each task from its start to its end."""
     runs = {row: planned(row, tmp_path_factory.mktemp("untouched")) for row in TASKS}
     for run in runs.values():
-        perform(run, DataCache(None), {})
+        perform(run, DataCache(None))
     return runs
 
 
@@ -77,7 +72,7 @@ def test_stops_at_random_batches_repeat_nothing(
     stops = 0
     while not run.done:
         stop = stop_after(moments.randint(1, 6))
-        ended = attempt(run, DataCache(None), {}, lambda step, _: steps.append(step), stop)
+        ended = attempt(run, DataCache(None), Session(lambda step, _: steps.append(step), stop))
         assert ended.state == ("recorded" if run.done else "stopped"), ended.reason
         stops += not run.done
     assert stops > 1
@@ -119,7 +114,7 @@ def test_a_kill_at_a_random_moment_changes_no_bit(row: str, untouched: dict[str,
     step = torch.load(run.work / "last.ckpt", weights_only=True)["global_step"]
     assert 0 < step < length(run)
     seen: list[int] = []
-    perform(run, DataCache(None), {}, lambda step, _: seen.append(step))
+    perform(run, DataCache(None), Session(lambda step, _: seen.append(step)))
     assert seen == [*range(step + 1, length(run) + 1)]
     assert_same(run, untouched[row])
 
@@ -137,7 +132,7 @@ def test_a_signal_to_all_processes_spares_those_that_read_images(
     _, said = process.communicate(timeout=120)
     assert process.returncode == 3 and "stopped: interrupted" in said and "Traceback" not in said, said
     assert 0 < torch.load(run.work / "last.ckpt", weights_only=True)["global_step"] < length(run)
-    perform(run, DataCache(None), {})
+    perform(run, DataCache(None))
     assert_same(run, untouched[run.experiment.name])
 
 
@@ -146,7 +141,7 @@ def test_checkpoints_within_an_epoch_change_nothing(
 ) -> None:
     monkeypatch.setattr(fit, "EVERY", 0.0)
     run = planned("table1/lps-tri-3", tmp_path)
-    perform(run, DataCache(None), {})
+    perform(run, DataCache(None))
     assert_same(run, untouched["table1/lps-tri-3"])
 
 
@@ -155,7 +150,7 @@ def test_a_stop_after_the_last_batch_keeps_the_epoch(
 ) -> None:
     """Also where each epoch is one batch."""
     run = planned("table1/lps-tri-3", tmp_path, **{"train.batch_size": "60"})
-    ended = attempt(run, DataCache(None), {}, stop=stop_after(1))
+    ended = attempt(run, DataCache(None), Session(stop=stop_after(1)))
     checkpoint = torch.load(run.work / "last.ckpt", weights_only=True)
     assert (ended.state, checkpoint["global_step"], len(checkpoint["history"])) == ("stopped", 1, 1)
 
@@ -177,11 +172,11 @@ def test_a_full_disk_ends_a_run_that_then_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
-        ended = attempt(run, DataCache(None), {})
+        ended = attempt(run, DataCache(None))
     assert ended.state == "failed" and "No space left on device" in ended.reason
     assert len(torch.load(run.work / "last.ckpt", weights_only=True)["history"]) == writes
     assert not run.weights.exists()
-    perform(run, DataCache(None), {})
+    perform(run, DataCache(None))
     assert_same(run, untouched["table1/lps-tri-3"])
 
 
@@ -191,10 +186,10 @@ def test_a_loss_that_is_not_finite_leaves_the_last_epoch(
     run, usual = planned("table1/lps-tri-3", tmp_path), learner.learning_rate
     with monkeypatch.context() as patch:
         patch.setattr(learner, "learning_rate", lambda recipe, epoch: usual(recipe, epoch) if epoch < 1 else 1e30)
-        ended = attempt(run, DataCache(None), {})
+        ended = attempt(run, DataCache(None))
     assert ended.state == "failed" and "the loss became nan in epoch 1" in ended.reason
     assert len(torch.load(run.work / "last.ckpt", weights_only=True)["history"]) == 1
-    perform(run, DataCache(None), {})
+    perform(run, DataCache(None))
     assert_same(run, untouched["table1/lps-tri-3"])
 
 
@@ -203,7 +198,7 @@ def test_a_damaged_checkpoint_ends_its_run_with_a_sentence(tmp_path: Path) -> No
     run.work.mkdir(parents=True)
     (run.work / "last.ckpt").write_bytes(b"garbage")
     assert state(run)[0] == "begun, checkpoint not readable"
-    ended = attempt(run, DataCache(None), {})
+    ended = attempt(run, DataCache(None))
     assert ended.state == "failed" and "remove it to start over" in ended.reason
     assert (run.work / "last.ckpt").read_bytes() == b"garbage"
 
@@ -213,7 +208,7 @@ def test_a_checkpoint_that_is_none_ends_its_run_with_a_sentence(content: Any, tm
     run = planned("table1/lps-tri-3", tmp_path)
     run.work.mkdir(parents=True)
     torch.save(content, run.work / "last.ckpt")
-    ended = attempt(run, DataCache(None), {})
+    ended = attempt(run, DataCache(None))
     assert ended.state == "failed" and ended.reason.endswith("is no checkpoint of a run; remove it to start over")
 
 
@@ -221,11 +216,11 @@ def test_a_flipped_bit_of_a_checkpoint_ends_its_run(
     tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]
 ) -> None:
     run = planned("table1/lps-tri-3", tmp_path)
-    attempt(run, DataCache(None), {}, stop=stop_after(3))
+    attempt(run, DataCache(None), Session(stop=stop_after(3)))
     content = bytearray((run.work / "last.ckpt").read_bytes())
     content[len(content) // 2] ^= 1
     (run.work / "last.ckpt").write_bytes(content)
-    ended = attempt(run, DataCache(None), {})
+    ended = attempt(run, DataCache(None))
     assert ended.state == "failed" and "remove it to start over" in ended.reason
     assert not run.done
 
@@ -234,9 +229,9 @@ def test_the_checkpoint_of_another_model_is_named(
     tmp_path: Path, stop_after: Callable[[int], Callable[[], bool]]
 ) -> None:
     narrow, wide = (planned("table1/lps-tri-3", tmp_path, **{"model.width": width}) for width in ("8", "16"))
-    attempt(narrow, DataCache(None), {}, stop=stop_after(3))
+    attempt(narrow, DataCache(None), Session(stop=stop_after(3)))
     narrow.work.rename(wide.work)
-    ended = attempt(wide, DataCache(None), {})
+    ended = attempt(wide, DataCache(None))
     assert ended.state == "failed"
     assert "last.ckpt holds another network, which differs in network.1." in ended.reason
 
@@ -248,7 +243,7 @@ def test_a_damaged_photograph_is_one_sentence_from_every_process(
 ) -> None:
     run = planned("table3/resnet50-lps-tri-3", tmp_path, **{"engine.workers": workers})
     monkeypatch.setattr(Augmented, "__getitem__", damaged)
-    ended = attempt(run, DataCache(None), {})
+    ended = attempt(run, DataCache(None))
     assert ended == ("failed", "a.jpg is not a readable image; fetch it again")
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lps.experiments.backbone import started
 from lps.experiments.config import Experiment, Finetune, Photographs, Segmenter
 from lps.experiments.learner import Learner, learning_rate, temperature
-from lps.experiments.model import ConvexPhase
+from lps.experiments.model import ConvexPhase, started
 from lps.experiments.profiles import load_profile, profile_names
 from lps.experiments.records import read_record, write_json
 from lps.experiments.rows import ROWS, Row, matching
@@ -22,9 +21,8 @@ TABLES = {name: matching([f"{name}/*"]) for name in ("table1", "table2", "table3
 
 
 def run_of(name: str, results: Path, **changes: str) -> Run:
-    (row,) = matching([name])
     settings = {key.replace("__", "."): value for key, value in changes.items()}
-    return plan([row], lambda row: load_profile("smoke").row(row).override(settings), [0], results, DataCache(None))[0]
+    return plan([name], "smoke", [0], settings, results, DataCache(None))[0]
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -111,7 +109,7 @@ def test_the_learning_rate_follows_the_batch_size_where_it_is_asked_to() -> None
 def test_rows_of_the_photographs_tell_the_methods_apart(tmp_path: Path) -> None:
     """A network that learned something and does not keep its phases is not consistent, whatever a smoke run shows."""
     run = run_of("table2/baseline", tmp_path, data__train="200", train__epochs="3")
-    perform(run, DataCache(None), {})
+    perform(run, DataCache(None))
     metrics = json.loads(run.record.read_text())["metrics"]
     assert metrics["c_cons"]["value"] < 100 and metrics["s_cons"]["value"] < 100
 
@@ -119,7 +117,7 @@ def test_rows_of_the_photographs_tell_the_methods_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("row", [row for row in TABLES["table5"] if row.labels[0] != "LPS"], ids=lambda row: row.name)
 def test_rows_of_the_masks_tell_the_methods_apart(row: Row, tmp_path: Path) -> None:
     run = run_of(row.name, tmp_path, data__train="20", data__test="4")
-    perform(run, DataCache(None), {})
+    perform(run, DataCache(None))
     metrics = json.loads(run.record.read_text())["metrics"]
     assert metrics["mascc"]["value"] < 100 and metrics["mascc_original"]["value"] < 100
 
@@ -138,7 +136,7 @@ def test_a_backbone_starts_from_the_weights_of_its_row(tmp_path: Path) -> None:
     images, _ = DataCache(None)(run.experiment.data)
     with pytest.raises(FileNotFoundError, match="python -m lps run table2/lps-adapt-3 --profile smoke --seed 0"):
         started(run.experiment, images, 0, tmp_path)
-    perform(classifier, DataCache(None), {})
+    perform(classifier, DataCache(None))
     other = run_of("table5/lps-adapt-3", tmp_path, model__backbone="table2/lps-adapt-3", model__hidden_divisor="4")
     with pytest.raises(ValueError, match="are of another network: hidden_divisor is 8 there"):
         started(other.experiment, images, 0, tmp_path)
@@ -156,19 +154,19 @@ def test_other_backbones_make_other_runs(tmp_path: Path) -> None:
     run = run_of("table5/lps-adapt-3", tmp_path, **changes)
     unsettled = run.id
     longer = run_of("table2/lps-adapt-3", tmp_path, train__epochs="2")
-    perform(longer, DataCache(None), {})
+    perform(longer, DataCache(None))
     assert run.id == unsettled
     with pytest.raises(
         ValueError,
         match=rf"not those of the profile smoke: train.epochs; .*model.backbone=table2/lps-adapt-3/{longer.id}",
     ):
-        perform(run, DataCache(None), {})
+        perform(run, DataCache(None))
     named = run_of("table5/lps-adapt-3", tmp_path, **changes | {"model__backbone": f"table2/lps-adapt-3/{longer.id}"})
-    assert perform(named, DataCache(None), {}) and named.done
+    assert perform(named, DataCache(None)) and named.done
     classifier = run_of("table2/lps-adapt-3", tmp_path)
-    perform(classifier, DataCache(None), {})
+    perform(classifier, DataCache(None))
     first = run.id
-    assert first != unsettled and perform(run, DataCache(None), {}) and run.done
+    assert first != unsettled and perform(run, DataCache(None)) and run.done
     record = read_record(run.record)
     assert record["backbone"] == f"table2/lps-adapt-3/{classifier.id}"
     assert (
@@ -180,12 +178,12 @@ def test_other_backbones_make_other_runs(tmp_path: Path) -> None:
     state = {name: value + 1 for name, value in torch.load(classifier.weights).items()}
     torch.save(state, classifier.weights)
     with pytest.raises(ValueError, match="is not the file that was recorded"):
-        perform(run, DataCache(None), {})
+        perform(run, DataCache(None))
     changed = read_record(classifier.record)
     changed["weights"]["sha256"] = sha256(classifier.weights)
     write_json(classifier.record, {key: value for key, value in changed.items() if key != "id"})
     assert run.id not in (first, unsettled) and not run.record.exists()
-    assert perform(run, DataCache(None), {}) and run.done
+    assert perform(run, DataCache(None)) and run.done
     second = read_record(run.record)
     assert {path.stem for path in run.record.parent.glob("*.json")} == {first, run.id, named.id}
     assert second["weights"]["backbone"] != record["weights"]["backbone"]

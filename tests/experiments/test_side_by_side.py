@@ -15,11 +15,8 @@ from threading import Thread
 import pytest
 import torch
 
-from lps.experiments.config import Experiment
 from lps.experiments.fit import CHECKPOINT
 from lps.experiments.jobs import RunsFailed, default_jobs, run_all
-from lps.experiments.profiles import load_profile
-from lps.experiments.rows import Row, matching
 from lps.experiments.run import DataCache, Run, perform, plan
 
 CHANGES = {"data.train": "60", "data.test": "40", "train.epochs": "3", "train.batch_size": "20"}
@@ -27,11 +24,7 @@ CHANGES = {"data.train": "60", "data.test": "40", "train.epochs": "3", "train.ba
 
 def planned(results: Path, rows: list[str], **changes: str) -> list[Run]:
     settings = CHANGES | {name.replace("__", "."): value for name, value in changes.items()}
-
-    def experiment_of(row: Row) -> Experiment:
-        return load_profile("smoke").row(row).override(settings)
-
-    return plan(matching(rows), experiment_of, [0], results, DataCache(None))
+    return plan(rows, "smoke", [0], settings, results, DataCache(None))
 
 
 def outcome(run: Run) -> tuple[dict[str, object], list[torch.Tensor]]:
@@ -63,10 +56,10 @@ def test_a_run_that_fails_is_named_and_the_others_end_in_the_same_bits(
     failing = planned(tmp_path, ["table1/baseline"], train__lr="1e30")
     runs = planned(tmp_path, ["table1/baseline", "table1/lps"])
     with pytest.raises(RunsFailed, match=r"^table1/baseline seed 0: the loss became nan .*lower train.lr"):
-        run_all([*failing, *runs], DataCache(None), CHANGES, quiet=True, jobs=2)
+        run_all([*failing, *runs], DataCache(None), quiet=True, jobs=2)
     assert [run.done for run in (*failing, *runs)] == [False, True, True]
     for run, alone in zip(runs, planned(tmp_path / "alone", ["table1/baseline", "table1/lps"]), strict=True):
-        perform(alone, DataCache(None), CHANGES)
+        perform(alone, DataCache(None))
         record = json.loads(run.record.read_text())
         assert record["determinism"]["threads"] == 1
         assert record["command"].endswith("--threads 1")
@@ -88,10 +81,10 @@ def test_a_process_that_was_killed_ends_its_run_alone(tmp_path: Path) -> None:
     killer = Thread(target=kill)
     killer.start()
     with pytest.raises(RunsFailed, match=r"^table1/lps seed 0: its process was ended"):
-        run_all([long, other], DataCache(None), CHANGES, quiet=True, jobs=2)
+        run_all([long, other], DataCache(None), quiet=True, jobs=2)
     killer.join()
     assert other.done and not long.done
-    assert run_all([long, other], DataCache(None), CHANGES, quiet=True, jobs=2, budget=0) == 1
+    assert run_all([long, other], DataCache(None), quiet=True, jobs=2, budget=0) == 1
 
 
 @pytest.mark.slow
@@ -128,4 +121,4 @@ def test_signals_stop_every_worker_and_what_was_learned_is_kept(tmp_path: Path, 
 def test_jobs_are_counted_from_one(tmp_path: Path) -> None:
     assert default_jobs() >= 1
     with pytest.raises(ValueError, match="0 jobs were asked for; expected 1 or more"):
-        run_all([], DataCache(None), {}, jobs=0)
+        run_all([], DataCache(None), jobs=0)

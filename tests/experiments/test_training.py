@@ -15,6 +15,7 @@ from lps.__main__ import main
 from lps.commands import experiments as cli
 from lps.experiments import fit
 from lps.experiments.records import read_record, read_records
+from lps.experiments.signals import Session
 from lps.experiments.training import Trained
 from lps.report import compare
 from lps.selection import choose
@@ -85,7 +86,7 @@ def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
         def stopped(self: Any, trainer: Any, *given: Any) -> None:
             asked.append(trainer.global_step)
-            self.stop = lambda: len(asked) == 3
+            self.session = Session(stop=lambda: len(asked) == 3)
             usual(self, trainer, *given)
 
         patch.setattr(fit.Place, "on_train_batch_end", stopped)

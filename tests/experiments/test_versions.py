@@ -20,11 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import lps
 from lps.experiments.model import fresh
-from lps.experiments.profiles import load_profile
 from lps.experiments.records import VERSION, Subject, version_of, write_json
-from lps.experiments.rows import matching
 from lps.experiments.run import DataCache, perform, plan
-from lps.experiments.weights import load_weights
+from lps.experiments.weights import read_weights
 
 STORED = Path(__file__).with_name("results")
 ROWS = {
@@ -70,19 +68,16 @@ def trained(row: str, folder: Path, changes: dict[str, str]) -> dict[str, Any]:
     """What a run of the profile ``smoke`` leaves, but for times and machine."""
     changes = changes | {"train.epochs": "2", "train.batch_size": "20", "data.train": "40"}
 
-    def experiment_of(row: Any) -> Any:
-        return load_profile("smoke").row(row).override(changes)
-
     data = DataCache(None)
-    (run,) = plan(matching([row]), experiment_of, [0], folder, data)
-    perform(run, data, changes)
+    (run,) = plan([row], "smoke", [0], changes, folder, data)
+    perform(run, data)
     record = json.loads(run.record.read_text())
     images, _ = data(run.experiment.data)
     network = fresh(run.experiment, images, run.seed)
     start = {name: w.clone() for name, w in network.state_dict().items()}
     some, _ = next(iter(images.batches(4)))
     chosen = choices(network, some)
-    load_weights(network, run.weights)
+    network.load_state_dict(read_weights(run.weights))
     weights = network.state_dict()
     return {
         "exact": sorted(name for name, cell in record["metrics"].items() if cell.get("agree") == cell.get("total", -1)),

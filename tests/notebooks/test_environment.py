@@ -57,7 +57,7 @@ def test_torch_and_torchvision(monkeypatch: pytest.MonkeyPatch, error: Exception
 
 
 def test_this_environment_is_complete() -> None:
-    assert environment.after_install() == []
+    assert [*environment.after_install()] == []
 
 
 def test_runs_as_a_script_without_the_package() -> None:

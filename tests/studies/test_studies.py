@@ -142,7 +142,7 @@ def test_without_weights_it_says_what_would_train_them(tmp_path: Path, capsys: p
 @pytest.mark.parametrize(("row", "kind"), [("table1/baseline", "section53"), ("table5/lps-adapt-3", "shifts")])
 def test_what_a_study_says_nothing_of_is_refused(row: str, kind: str, tmp_path: Path) -> None:
     data = DataCache(None)
-    (run,) = plan(matching([row]), load_profile("smoke").row, [0], tmp_path, data)
+    (run,) = plan([row], "smoke", [0], {}, tmp_path, data)
     with pytest.raises(ValueError, match=f"{kind} is a study of rows of Table 1 with .*lps; given: {row}"):
         study(Trained(run, data), kind)
 
