@@ -15,6 +15,11 @@ Stem = Literal["cifar", "imagenet", "imagenet-strided"]
 OutputStride = Literal[16, 32]
 
 
+def add_to(y: Tensor, x: Tensor) -> Tensor:
+    """``y + x``, in the memory of ``y`` where it holds numbers of that kind; nothing else reads what a norm gave."""
+    return y.add_(x) if y.dtype == x.dtype else y + x
+
+
 class Shortcut(nn.Module):
     """Projection of a block whose shape changes: sample as the main branch did, 1x1 convolution, batch norm."""
 
@@ -60,7 +65,7 @@ class BasicBlock(nn.Module):
         if self.downsample is not None:
             y, selection = self.downsample(y, origin=origin)
         y = self.norm2(self.conv2(y))
-        return self.relu(y + (x if self.shortcut is None else self.shortcut(x, selection))), selection
+        return self.relu(add_to(y, x if self.shortcut is None else self.shortcut(x, selection))), selection
 
 
 class Bottleneck(nn.Module):
@@ -97,7 +102,7 @@ class Bottleneck(nn.Module):
         if self.downsample is not None:
             y, selection = self.downsample(y, origin=origin)
         y = self.norm3(self.conv3(y))
-        return self.relu(y + (x if self.shortcut is None else self.shortcut(x, selection))), selection
+        return self.relu(add_to(y, x if self.shortcut is None else self.shortcut(x, selection))), selection
 
 
 class CifarStem(nn.Module):

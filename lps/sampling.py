@@ -72,7 +72,7 @@ class Downsample(nn.Module):
         require_divisible(x, self.stride)
         filtered = self._filtered(x)
         if selection is None:
-            selection = self._choose(x, filtered, origin)
+            selection, filtered = self._choose(x, filtered, origin)
         expected = (x.shape[0], phases(self.stride, x.dim() - 2))
         if selection.z.shape != expected:
             raise ValueError(
@@ -86,21 +86,23 @@ class Downsample(nn.Module):
             return Filtered(x, self.antialias)
         return Filtered(self.antialias(x))
 
-    def _choose(self, x: Tensor, filtered: Filtered, origin: Origin | None) -> Selection:
+    def _choose(self, x: Tensor, filtered: Filtered, origin: Origin | None) -> tuple[Selection, Filtered]:
         """What ``select`` makes of the map; one that takes ``blur`` filters it itself, and one that takes ``origin``
-        breaks its own ties."""
+        breaks its own ties. In evaluation a map that was filtered for it is kept: its component has the same bits."""
         select = cast(nn.Module, self.select)
         accepted = _arguments(select)
         seen = Filtered(x) if self.select_from == "unfiltered" else filtered
         if "blur" in accepted and "origin" in accepted:
-            return select(seen.x, blur=seen.left, origin=origin)
+            return select(seen.x, blur=seen.left, origin=origin), filtered
         whole = seen.whole()
+        if seen is filtered and not self.training:
+            filtered = Filtered(whole)
         if "origin" in accepted:
-            return select(whole, origin=origin)
+            return select(whole, origin=origin), filtered
         selection = select(whole)
-        if origin is None or selection.lag is None:
-            return selection
-        return choose(selection.scores, whole, self.stride, origin)
+        if origin is not None and selection.lag is not None:
+            selection = choose(selection.scores, whole, self.stride, origin)
+        return selection, filtered
 
 
 def _arguments(select: nn.Module) -> tuple[str, ...]:

@@ -171,7 +171,7 @@ class Align(Downsample):
         self, x: Tensor, selection: Selection | None = None, origin: Origin | None = None
     ) -> tuple[Tensor, Selection | None]:
         filtered, dims = x if self.antialias is None else self.antialias(x), x.dim() - 2
-        selection = self._choose(x, Filtered(filtered), origin) if selection is None else selection
+        selection = self._choose(x, Filtered(filtered), origin)[0] if selection is None else selection
         circular = self.padding == "circular"
         if circular and selection.phase is not None and runs(x):
             return moved_and_padded(filtered, selection.phase, self.stride, self.before, self.after), selection

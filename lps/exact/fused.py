@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..polyphase import Stride, components, keep, mix, offset_of, phase_view, phases, place, require_divisible, steps
 from .convolution import CONVOLVE, SPREAD, Padding, convolve_circular, depthwise, pad
-from .cpu import by_pieces, in_full
+from .cpu import by_pieces, in_full, runs
 from .mean import channel_sum, exact_mean, largest_of
 
 SMALL = 64
@@ -234,8 +234,20 @@ def _phase_means(x: Tensor, stride: Stride, exact: bool) -> Tensor:
 def phase_norms(x: Tensor, stride: Stride, exact: bool) -> Tensor:
     """l2 norm of each component of ``x`` ``(N, C, *space)``: ``(N, P)``; where ``exact``, its sums have no order."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    peak = largest_of(x).clamp_min(torch.finfo(x.dtype).tiny)  # keeps the squares in range
+    if not runs(x):
+        return _scaled_norms(x, stride, exact)
+    size, limits = x.shape[2:].numel() // phases(stride, x.dim() - 2), torch.finfo(x.dtype)
+    means = _phase_means(by_pieces(lambda part: channel_sum(part.square()), x), stride, exact)
+    norms = (means * size).sqrt()
+    in_range = norms.isfinite().all(1) & (means.amax(1) > limits.tiny / limits.eps**2)
+    if not in_range.all():
+        norms[~in_range] = _scaled_norms(x[~in_range], stride, exact)
+    return norms
+
+
+def _scaled_norms(x: Tensor, stride: Stride, exact: bool) -> Tensor:
+    """:func:`phase_norms` of numbers whose squares may leave the range of floats."""
+    peak = largest_of(x).clamp_min(torch.finfo(x.dtype).tiny)
     squares = by_pieces(lambda part, peak: channel_sum((part / peak).square()), x, peak)
-    mean_squares = _phase_means(squares, stride, exact)
     size = x.shape[2:].numel() // phases(stride, x.dim() - 2)
-    return (mean_squares * size).sqrt() * peak.flatten(1)
+    return (_phase_means(squares, stride, exact) * size).sqrt() * peak.flatten(1)
