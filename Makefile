@@ -19,6 +19,10 @@ LPS := $(BIN)/python -m lps
 # changed lock or an interrupted installation makes it again, and time stamps play no part.
 STAMP := .venv/.installed-$(firstword $(shell cksum requirements.lock))
 
+# glibc otherwise gives the memory of large maps back after each step, and gets it again page by page
+MEMORY := glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.hugetlb=1
+reproduce variant gpu: export GLIBC_TUNABLES ?= $(MEMORY)
+
 # Modules are compiled when they are first imported, and only those: the installation leaves them uncompiled.
 unexport PYTHONDONTWRITEBYTECODE
 

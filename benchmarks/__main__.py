@@ -47,8 +47,9 @@ def arguments() -> argparse.ArgumentParser:
 
 def record(group: Group, measured: dict[str, Any], began: float, options: argparse.Namespace) -> Path:
     """Write a group's record: a machine, configuration and state of the code that are new get a file of their own."""
+    tunables = os.environ.get("GLIBC_TUNABLES") if group.setting.device == "cpu" else None
     content = {
-        **({"allocator": tunables} if (tunables := os.environ.get("GLIBC_TUNABLES")) else {}),
+        **({"allocator": tunables} if tunables else {}),
         "group": group.name,
         "config": group.describe(),
         "hardware": hardware(),

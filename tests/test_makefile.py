@@ -27,10 +27,15 @@ ODD = (
 )
 
 
-def made(folder: Path, target: str, given: dict[str, str], environment: bool) -> tuple[str, list[str]]:
-    """What make said, and the arguments that each program of ``target`` got, as a line of JSON."""
+MEMORY = "import json, os; print(json.dumps([os.environ.get('GLIBC_TUNABLES', '')]))"
+
+
+def made(
+    folder: Path, target: str, given: dict[str, str], environment: bool, show: str = SHOW
+) -> tuple[str, list[str]]:
+    """What make said, and what each program of ``target`` shows, by default its arguments, as a line of JSON."""
     (folder / "Makefile").write_text((Path(__file__).parents[1] / "Makefile").read_text())
-    (folder / "show.py").write_text(SHOW)
+    (folder / "show.py").write_text(show)
     program = f"{shlex.quote(sys.executable)} show.py"
     settings = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
     command = ["make", target, f"LPS={program}", "STAMP=show.py"]
@@ -93,3 +98,16 @@ def test_parameters_are_split_at_spaces_and_kept_in_quotes() -> None:
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"the parameters \"a='b\" cannot be told apart: No closing quotation"):
         words("a='b")
+
+
+def test_programs_keep_their_memory_unless_the_reader_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    given = {"NB": "table1"}
+    for target in ("reproduce", "variant"):
+        _, got = made(tmp_path, target, given, True, MEMORY)
+        assert got[0][0].startswith("glibc.malloc.mmap_max=0:")
+    assert made(tmp_path, "book", given, True, MEMORY)[1] == [[""]]
+    given["GLIBC_TUNABLES"] = "glibc.malloc.arena_max=1"
+    assert made(tmp_path, "reproduce", given, True, MEMORY)[1] == [[given["GLIBC_TUNABLES"]]]

@@ -98,16 +98,20 @@ def read(*folders: Path) -> list[dict[str, Any]]:
 
 
 def newest(records: Iterable[Record], group: str, device: Device) -> Record | None:
-    """The newest record of a group on a kind of device, or ``None``."""
-    found = (r for r in records if r["group"] == group and r["config"]["device"] == device)
+    """The newest record of a group on a kind of device, with the system's own allocator, or ``None``."""
+    found = (r for r in latest(records) if r["group"] == group and r["config"]["device"] == device)
     return next(found, None)
 
 
-def latest(records: Iterable[Record]) -> list[Record]:
-    """The newest record of each group, whose name holds the setting, on each kind of device."""
+def latest(records: Iterable[Record], kept: bool = False) -> list[Record]:
+    """The newest record of each group, whose name holds the setting, on each kind of device.
+
+    Of the records with the system's own allocator, or of those where a process kept its memory.
+    """
     found: dict[tuple[str, str], Record] = {}
     for record in records:
-        found.setdefault((record["group"], record["config"]["device"]), record)
+        if kept == ("allocator" in record):
+            found.setdefault((record["group"], record["config"]["device"]), record)
     return list(found.values())
 
 
@@ -199,6 +203,29 @@ def orders(record: Record) -> pd.DataFrame:
     names = [*filter(record["cases"].__contains__, LABELS)]
     words = {name: {order: spread(ratio) for order, ratio in _by_order(record, name).items()} for name in names}
     return pd.DataFrame.from_dict(words, orient="index")
+
+
+def kept_memory(records: Sequence[Record]) -> pd.DataFrame:
+    """What it gives to keep memory from step to step: processor time of LPF and LPD, without and with.
+
+    A line for each group of which there are both records, of the same layers and the same machine.
+    """
+    plain = {record["group"]: record for record in latest(records)}
+    lines: dict[str, dict[tuple[str, str], float]] = {}
+    for kept in latest(records, kept=True):
+        given = plain.get(kept["group"])
+        if given is None or any(given[key] != kept[key] for key in ("hardware", "versions", "determinism")):
+            continue
+        line: dict[tuple[str, str], float] = {}
+        for name in ("lpf-tri-3", "lps-tri-3"):
+            before, after = (record["cases"][name]["in_a_row"]["cpu_ms"]["median"] for record in (given, kept))
+            line |= {
+                (LABELS[name], "ms"): before,
+                (LABELS[name], "memory kept, ms"): after,
+                (LABELS[name], "ratio"): after / before,
+            }
+        lines[kept["group"]] = line
+    return pd.DataFrame.from_dict(lines, orient="index")
 
 
 def limit(records: Iterable[Record], name: str, most: float) -> tuple[dict[str, Any], str]:

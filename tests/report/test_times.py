@@ -169,6 +169,20 @@ def test_both_orders_are_shown_for_each_batch_and_number_of_threads() -> None:
     assert lpd["in turn"] == "1.10 (1.10, 1.10)" and lpd["in a row"] == "1.21 (1.21, 1.21)"
 
 
+def test_records_with_memory_kept_stand_beside_the_others_and_never_for_them() -> None:
+    plain, kept, alone = alternating(1.0), alternating(1.0), alternating(1.0, 2)
+    kept["allocator"] = alone["allocator"] = "glibc.malloc.mmap_max=0"
+    for quartile in ("q1", "median", "q3"):
+        kept["cases"]["lps-tri-3"]["in_a_row"]["cpu_ms"][quartile] /= 2
+    records = [kept, alone, plain]
+    group = plain["group"]
+    assert benchmarks.newest(records, group, "cpu") == plain and benchmarks.in_a_row(records) == [plain]
+    found = benchmarks.kept_memory(records)
+    assert list(found.index) == [group]
+    assert found["LPD, Tri-3", "ratio"].item() == 0.5 and found["LPF, Tri-3", "ratio"].item() == 1
+    assert benchmarks.kept_memory([kept, alone]).empty
+
+
 def test_a_limit_holds_for_the_highest_of_all_ratios() -> None:
     records = [alternating(1.0), alternating(1.05, 2)]
     line, words = benchmarks.limit(records, "lps-tri-3", 1.16)
