@@ -21,8 +21,7 @@ from .networks import LPF, LPS, NAIVE, NAIVE_LPF, STRIDED, UNet, classifier
 Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "tf32", "bf16"]
 ALL = (LPF, NAIVE_LPF, LPS, NAIVE, STRIDED, "baseline", "aps-tri-3", "ddac-adapt-3", "lps-adapt-3")
-FEW = (LPF, LPS, "aps-tri-3", "ddac-adapt-3")
-IN_A_ROW = (LPF, NAIVE_LPF, LPS, "aps-tri-3", "ddac-adapt-3")
+METHODS = (LPF, LPS, "aps-tri-3", "ddac-adapt-3")
 COMPILED = (LPF, LPS, NAIVE, "ddac-adapt-3")
 PROFILED = (LPF, LPS, "ddac-adapt-3")
 GIB = 2**30
@@ -341,28 +340,29 @@ def on_cpu(batch: int | None) -> list[Group]:
         classifiers(eager, ALL, 50, "imagenet", images, 224, 40),
         classifiers(eager, ALL, 18, "imagenet", images, 224, 20),
         segmentation(eager, 2, 256, 20),
-        classifiers(compiled, FEW, 18, "imagenet", images, 224, 60),
-        classifiers(bf16, FEW, 18, "imagenet", images, 224, 15),
+        classifiers(compiled, METHODS, 18, "imagenet", images, 224, 60),
+        classifiers(bf16, METHODS, 18, "imagenet", images, 224, 15),
         *(conversion(eager, name, batch or 8, 128, 10) for name in CONVERTED),
     ]
 
 
 def in_turn_and_in_a_row() -> list[Group]:
-    """Table 4 with batches and threads as they are used, and a training step of the networks of ``reduced``."""
-    groups = []
+    """A training step of the networks of ``reduced``, and Table 4, with batches and threads as they are used."""
+    short: list[Group] = []
+    long: list[Group] = []
     for threads in (1, 2):
-        setting = Setting("cpu", threads=threads)
-        for images, steps in ((4, 3), (16, 2)):
-            profiled = (LPF, LPS, "aps-tri-3", "ddac-adapt-3") if images == 4 else ()
-            table4 = classifiers(
-                setting, IN_A_ROW, 101, "imagenet", images, 224, 15 * images / threads, profiled=profiled
-            )
-            groups.append(in_a_row(table4, images, steps))
         for precision in ("float32", "bf16"):
             setting = Setting("cpu", precision, threads=threads)
-            step = classifiers(setting, (LPF, LPS), 18, "cifar", 64, 32, 30, True, (LPF, LPS), width=16)
-            groups.append(in_a_row(step, 64, 3))
-    return groups
+            step = classifiers(setting, (LPF, LPS), 18, "cifar", 64, 32, 20, True, (LPF, LPS), width=16)
+            short.append(in_a_row(step, 64, 3))
+        for images, steps, profiled, groups in ((4, 3, METHODS, short), (16, 2, (), long)):
+            setting = Setting("cpu", threads=threads)
+            seconds = 14 * images / threads
+            table4 = classifiers(
+                setting, (NAIVE_LPF, *METHODS), 101, "imagenet", images, 224, seconds, profiled=profiled
+            )
+            groups.append(in_a_row(table4, images, steps))
+    return short + long[::-1]
 
 
 def on_gpu(batch: int | None) -> list[Group]:
@@ -385,5 +385,5 @@ def on_gpu(batch: int | None) -> list[Group]:
         segmentation(at("bf16"), 8, 512, 15),
         classifiers(at("bf16"), ALL, 50, "imagenet", images, 224, 15),
         classifiers(at("bf16"), ALL, 18, "imagenet", images, 224, 15),
-        classifiers(at("tf32", compiled=True), FEW, 18, "imagenet", images, 224, 60),
+        classifiers(at("tf32", compiled=True), METHODS, 18, "imagenet", images, 224, 60),
     ]
