@@ -162,7 +162,7 @@ def convert() -> Figure:
         "behind: all computed,\nthen chosen": (1, 0),
         "before: chosen,\nthen computed": (1, 0),
     }
-    fig, axes = plt.subplots(1, 3, figsize=(WIDTH, 1.85))
+    fig, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.1))
     for ax, (words, (row, column)) in zip(axes, kept.items(), strict=True):
         color = STRIDED if words.startswith("the") else BY_CONTENT
         rest = "#F6D8C2" if words.startswith("behind") else WASH
@@ -177,7 +177,7 @@ def convert() -> Figure:
 
 def questions() -> Figure:
     """On a circle of odd size, two samples of one phase meet."""
-    fig, axes = plt.subplots(1, 2, figsize=(WIDTH, 1.9))
+    fig, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.1))
     for ax, size, words in zip(
         axes, (8, 7), ("8 samples: phases alternate", "7 samples: phase 0 meets itself"), strict=True
     ):
@@ -251,7 +251,7 @@ def scale() -> Figure:
     size = 8
     (order,) = EpochOrder(size, size, 0, lambda: 0)
     shades = plt.get_cmap("cividis")(torch.linspace(0.1, 0.9, size).numpy())
-    fig, axes = plt.subplots(1, 3, figsize=(WIDTH, 1.75))
+    fig, axes = plt.subplots(1, 3, figsize=(WIDTH, 1.95))
     for ax, devices in zip(axes, (1, 2, 4), strict=True):
         for rank in range(devices):
             (share,) = EpochOrder(size, size, 0, lambda: 0, rank, devices)
