@@ -266,7 +266,7 @@
     function restart() {
       state.id++;
       for (const each of cards) Object.assign(each, { first: null, done: 0, equal: 0, largest: 0, waiting: [] }).labels.fill(-1);
-      state.asked = performance.now();
+      state.asked = null; // a new picture is no move
       worker.postMessage({ pixels: state.pixels.slice(), id: state.id, look: look() });
       show();
     }
@@ -368,9 +368,10 @@
         cards.forEach((each, n) => note(each, answer.found.map(([place, logits]) => [place, logits[n]]), networks[n].name));
       else if (answer.look === look()) {
         const words = cards.map((each, n) => decide(each, answer.now[n], networks[n].name));
-        const took = performance.now() - state.asked;
+        const took = state.asked && performance.now() - state.asked;
         Object.assign(root.dataset, { shown: `${state.dy},${state.dx}`, took, products: answer.products });
-        speed.textContent = `Four networks, ${(answer.products / 1e6).toFixed(1)} million multiply-adds: answered in ${Math.ceil(took)} ms.`;
+        speed.textContent = `Four networks, ${(answer.products / 1e6).toFixed(1)} million multiply-adds a move` +
+          (took === null ? "." : `: answered in ${Math.ceil(took)} ms.`);
         clearTimeout(speaking);
         speaking = setTimeout(() => { said.textContent = `${where.textContent} ${words.join("; ")}.`; }, 500);
       }
