@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..polyphase import Stride, steps
 from .convolution import CONVOLVE
-from .cpu import widened
+from .cpu import by_pieces, images_of_a_piece, widened
 
 
 def convolve_strided(x: Tensor, weight: Tensor, stride: Stride, exact: bool) -> Tensor:
@@ -51,19 +51,25 @@ class _Adapt(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, taps: Tensor, stride: Stride) -> Tensor:
         ctx.save_for_backward(x, taps)
         ctx.stride = stride
-        (tap, window), *others = _windows(x, taps, stride)
-        y = tap * window
-        for tap, window in others:
-            y += tap * window
-        return y
+
+        def weigh(x: Tensor, taps: Tensor) -> Tensor:
+            (tap, window), *others = _windows(x, taps, stride)
+            y = tap * window
+            for tap, window in others:
+                y += tap * window
+            return y
+
+        return by_pieces(weigh, x, taps)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         (gradient,) = gradients
         x, taps = ctx.saved_tensors
         dx, dtaps = torch.zeros_like(x), torch.empty_like(taps)
-        pairs = zip(_windows(x, taps, ctx.stride), _windows(dx, dtaps, ctx.stride), strict=True)
-        for (tap, window), (dtap, dwindow) in pairs:
-            dwindow += gradient * tap
-            dtap.copy_((gradient * window).sum(2, keepdim=True))
+        pieces = (t.split(images_of_a_piece(x)) for t in (x, taps, dx, dtaps, gradient))
+        for x, taps, into_x, into_taps, dy in zip(*pieces, strict=True):
+            pairs = zip(_windows(x, taps, ctx.stride), _windows(into_x, into_taps, ctx.stride), strict=True)
+            for (tap, window), (dtap, dwindow) in pairs:
+                dwindow += dy * tap
+                dtap.copy_((dy * window).sum(2, keepdim=True))
         return dx, dtaps, None

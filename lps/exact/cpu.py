@@ -56,11 +56,16 @@ def in_full(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return run
 
 
+def images_of_a_piece(x: Tensor) -> int:
+    """How many of ``x`` ``(N, ...)`` a CPU takes at a time; elsewhere all."""
+    return len(x) if not runs(x) or x.numel() <= PIECE else max(1, PIECE // x[0].numel())
+
+
 def by_pieces(function: Callable[..., Tensor], x: Tensor, *beside: Tensor) -> Tensor:
     """``function`` of tensors ``(N, ...)``, each of a batch by itself: on a CPU a few of ``x`` at a time."""
-    if not runs(x) or x.numel() <= PIECE:
+    count = images_of_a_piece(x)
+    if count >= len(x):
         return function(x, *beside)
-    count = max(1, PIECE // x[0].numel())
     return torch.cat([function(*parts) for parts in zip(*(t.split(count) for t in (x, *beside)), strict=True)])
 
 
@@ -156,7 +161,7 @@ class ConvolveCircular(torch.autograd.Function):
         y = y[..., : space.numel()].unflatten(1, taps.shape[:-1]).unflatten(-1, space)
         for axis, step in enumerate(dilation, -len(space)):
             y = _sum_of_taps(y.unbind(1), step, axis)
-        return y
+        return y.contiguous()  # of nine times as much memory
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:

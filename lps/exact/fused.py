@@ -211,7 +211,10 @@ def phase_logits(
             return _phase_means(_dilated(hidden, conv2, stride, padding).mean(1, keepdim=True), stride, exact)
         y = convolve_circular(x, cast(Tensor, conv1.weight).to(x.dtype), steps(stride, x.dim() - 2))
         bias = cast(Tensor, conv1.bias).to(full).view(-1, *(1,) * (x.dim() - 2))
-        hidden = ((y if blur is None else blur(y)).to(full) + bias).relu_()
+        if blur is not None:  # few channels fill no vector of a CPU: in training those of all images stand in one row
+            joined = not exact and y.device.type == "cpu"
+            y = blur(y.flatten(0, 1)[None]).view_as(y) if joined else blur(y)
+        hidden = (y.to(full) + bias).relu_()
         weight, bias = (parameter.to(full) for parameter in conv2.parameters())
         collapsed = weight.flatten(2).sum(2).mean(0).view(-1, *(1,) * (x.dim() - 2))
         weighed = hidden * collapsed
