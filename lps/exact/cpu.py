@@ -28,6 +28,9 @@ BLOCK = 8
 PIECE = 1 << 19
 """Samples of a map that stay in a CPU's cache from one step to the next, and need no fresh memory."""
 
+LARGE = 1 << 21
+"""Samples of an image's products above which the images of a batch take turns in the same memory."""
+
 VECTORS = 256
 """A multiple of what torch's loops over single samples take at a time, in any precision."""
 
@@ -154,14 +157,20 @@ class ConvolveCircular(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: Sequence[int]) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.dilation = dilation
-        space = x.shape[2:]
-        flat = widened(x.flatten(2), [space.numel()])
-        taps = weight.movedim((0, 1), (-2, -1))
-        y = torch.bmm(taps.reshape(1, -1, x.shape[1]).expand(x.shape[0], -1, -1), flat)  # `@` may copy all of it
-        y = y[..., : space.numel()].unflatten(1, taps.shape[:-1]).unflatten(-1, space)
-        for axis, step in enumerate(dilation, -len(space)):
-            y = _sum_of_taps(y.unbind(1), step, axis)
-        return y.contiguous()  # of nine times as much memory
+        count, channels, *_ = x.shape
+        space, taps = x.shape[2:], weight.movedim((0, 1), (-2, -1))
+        rows = taps.reshape(1, -1, channels)
+        large = runs(x) and rows.shape[1] * space.numel() > LARGE
+        results = x.new_empty(count, len(weight), *space)
+        products = None
+        for images, result in zip(*(t.split(1 if large else count) for t in (x, results)), strict=True):
+            flat = widened(images.flatten(2), [space.numel()])
+            products = torch.bmm(rows.expand(len(flat), -1, -1), flat, out=products)  # `@` may copy all of it
+            y = products[..., : space.numel()].unflatten(1, taps.shape[:-1]).unflatten(-1, space)
+            for axis, step in enumerate(dilation, -len(space)):
+                y = _sum_of_taps(y.unbind(1), step, axis)
+            result.copy_(y)
+        return results
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:

@@ -214,12 +214,12 @@ def phase_logits(
         if blur is not None:  # few channels fill no vector of a CPU: in training those of all images stand in one row
             joined = not exact and y.device.type == "cpu"
             y = blur(y.flatten(0, 1)[None]).view_as(y) if joined else blur(y)
-        hidden = (y.to(full) + bias).relu_()
-        weight, bias = (parameter.to(full) for parameter in conv2.parameters())
+        weight, constant = (parameter.to(full) for parameter in conv2.parameters())
         collapsed = weight.flatten(2).sum(2).mean(0).view(-1, *(1,) * (x.dim() - 2))
-        weighed = hidden * collapsed
-        total = channel_sum(weighed) if exact else weighed.sum(1, keepdim=True)
-        return _phase_means(total, stride, exact) + bias.mean()
+        y, in_place = y.to(full), not torch.is_grad_enabled()
+        weighed = y.add_(bias).relu_().mul_(collapsed) if in_place else (y + bias).relu_() * collapsed
+        total = channel_sum(weighed, consume=in_place) if exact else weighed.sum(1, keepdim=True)
+        return _phase_means(total, stride, exact) + constant.mean()
 
 
 def _dilated(x: Tensor, conv: nn.Module, stride: Stride, padding: Padding) -> Tensor:
@@ -240,7 +240,7 @@ def phase_norms(x: Tensor, stride: Stride, exact: bool) -> Tensor:
     if not runs(x):
         return _scaled_norms(x, stride, exact)
     size, limits = x.shape[2:].numel() // phases(stride, x.dim() - 2), torch.finfo(x.dtype)
-    means = _phase_means(by_pieces(lambda part: channel_sum(part.square()), x), stride, exact)
+    means = _phase_means(by_pieces(lambda part: channel_sum(part.square(), consume=True), x), stride, exact)
     norms = (means * size).sqrt()
     in_range = norms.isfinite().all(1) & (means.amax(1) > limits.tiny / limits.eps**2)
     if not in_range.all():

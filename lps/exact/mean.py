@@ -74,10 +74,19 @@ def spatial_mean(x: Tensor, exact: bool) -> Tensor:
     return exact_mean(x, space).to(x.dtype) if exact else x.mean(space)
 
 
-def channel_sum(x: Tensor) -> Tensor:
-    """Sum over the channels of ``(N, C, *space)`` as ``(N, 1, *space)``, pairwise: the same order at each position."""
+def channel_sum(x: Tensor, consume: bool = False) -> Tensor:
+    """Sum over the channels of ``(N, C, *space)`` as ``(N, 1, *space)``, pairwise: the same order at each position.
+
+    With ``consume`` in the memory of ``x``, whose numbers nobody reads again.
+    """
     while x.shape[1] > 1:
         half, odd = divmod(x.shape[1], 2)
-        pairs = x[:, :half] + x[:, half : 2 * half]
-        x = torch.cat([pairs, x[:, -1:]], 1) if odd else pairs
+        if consume:
+            x[:, :half].add_(x[:, half : 2 * half])
+            if odd:
+                x[:, half].copy_(x[:, -1])
+            x = x[:, : half + odd]
+        else:
+            pairs = x[:, :half] + x[:, half : 2 * half]
+            x = torch.cat([pairs, x[:, -1:]], 1) if odd else pairs
     return x
