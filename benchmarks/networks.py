@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lps import Downsample, LowPass, ResNet, Sampling, Selection, polyphase
+from lps.exact.convolution import Conv2d
 from lps.polyphase import steps
 from lps.resnet import BasicBlock, Bottleneck, Stem
 
@@ -25,8 +26,10 @@ def classifier(row: str, depth: int, stem: Stem, width: int = 64) -> ResNet:
     network = ResNet(depth, classes=10, sampling=sampling, stem=stem, width=width)
     if row == STRIDED:
         filter_then_stride(network)
-    if row in (NAIVE, NAIVE_LPF):
-        replace_layers(network, SplitFirst if row == NAIVE else FilterDensely)
+    if row == NAIVE:
+        split_first(network)
+    if row == NAIVE_LPF:
+        filter_densely(network)
     return network
 
 
@@ -75,7 +78,7 @@ class SplitFirst(nn.Module):
 
 
 class FilterDensely(nn.Module):
-    """LPF as it is written down, and as the original computes it: wrap the border, filter at every position, slice.
+    """LPF as it is written down, and as the original computes it: torch's border, a filter at every position, a slice.
 
     The same outputs as the ``layer`` that it replaces, up to rounding.
     """
@@ -93,11 +96,24 @@ class FilterDensely(nn.Module):
         return x[..., ::down, ::right], None
 
 
-def replace_layers(network: ResNet, by: type[SplitFirst] | type[FilterDensely]) -> None:
-    """Replace every sampling layer of a network."""
+def split_first(network: ResNet) -> None:
+    """Replace every sampling layer of a network by its :class:`SplitFirst`."""
     for name, layer in list(network.named_modules()):
         if isinstance(layer, Downsample):
-            network.set_submodule(name, by(layer))
+            network.set_submodule(name, SplitFirst(layer))
+
+
+def filter_densely(network: ResNet) -> None:
+    """Replace every sampling layer of a network by its :class:`FilterDensely`, and its convolutions by torch's own."""
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, Downsample):
+            network.set_submodule(name, FilterDensely(layer))
+        if isinstance(layer, Conv2d):
+            (size, _), (stride, _) = layer.kernel_size, layer.stride
+            border: Any = {"padding": size // 2, "padding_mode": layer.padding_mode} if size > 1 else {}
+            plain = nn.Conv2d(layer.in_channels, layer.out_channels, size, stride, bias=False, **border)
+            plain.weight = layer.weight
+            network.set_submodule(name, plain)
 
 
 class UNet(nn.Module):

@@ -262,12 +262,11 @@ def _left(record: Record, name: str, beyond: float, words: str) -> str:
     more = {key: ms - lpf.get(key, 0) for key, ms in ours.items()}
     first = sorted(more, key=more.__getitem__, reverse=True)[:4]
     spent = ", ".join(f"`{key}` {more[key]:.1f} ms" for key in first)
-    surplus = record["profile"][name]["ms"] - plain
     if beyond <= 0:
         return f"{words}, within the limit; other settings are not profiled."
     return (
-        f"{words}. Under the profiler it takes {surplus:.1f} ms more than LPF's {plain:.0f} ms, most of it in {spent}. "
-        f"The limit leaves {surplus - beyond * plain:.1f} ms: a further step has to save {beyond * plain:.1f} ms."
+        f"{words}. Under the profiler, where LPF takes {plain:.0f} ms, it spends more in {spent}. "
+        f"The limit asks for {beyond * plain:.1f} ms less."
     )
 
 

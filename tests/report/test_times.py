@@ -193,7 +193,7 @@ def test_a_limit_holds_for_the_highest_of_all_ratios() -> None:
     assert line["result"] == "missed" and line["within"] == "3 of 4"
     profile = records[0]["profile"]
     saved = (1.155 - 1.12) * profile["lpf-tri-3"]["ms"]
-    assert f"a further step has to save {saved:.1f} ms" in words and "aten::" in words
+    assert f"The limit asks for {saved:.1f} ms less" in words and "aten::" in words
     assert benchmarks.limit([], "lps-tri-3", 1)[0]["result"] == "not run"
 
 
