@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lps
-from lps.exact import fused
+from lps.exact import cpu, fused
 from lps.exact.convolution import Padding, convolve_circular, pad
+from lps.exact.mean import channel_sum
 from lps.polyphase import keep, mix, place
 
 FILTERS: dict[str, Callable[..., nn.Module] | None] = {
@@ -174,3 +175,41 @@ def test_small_maps_have_the_same_logits_at_every_shift(
         scores = layer(x)[1].scores.sort().values
         for shift in product(*(range(size) for size in space)):
             assert torch.equal(layer(lps.circular_shift(x, shift))[1].scores.sort().values, scores)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_norms_of_numbers_of_any_size_are_those_of_each_map_alone(exact: bool) -> None:
+    """A sample whose squares leave the range of floats is scaled, and no other with it."""
+    torch.manual_seed(0)
+    sizes = torch.tensor([1.0, 1e30, 1e-30, 1e-18, 0.0, 1.0]).view(-1, 1, 1, 1)
+    x = sizes * torch.randn(6, 5, 6, 8)
+    norms = fused.phase_norms(x, 2, exact)
+    expected = lps.polyphase(x.double()).flatten(2).norm(dim=2)
+    torch.testing.assert_close(norms.double(), expected, rtol=1e-6, atol=0)
+    for each, alone in zip(norms, x.split(1), strict=True):
+        assert torch.equal(fused.phase_norms(alone, 2, exact)[0], each)
+    x[2, 0, 0, 0] = torch.nan
+    odd = fused.phase_norms(x, 2, exact).isnan().any(1)
+    assert odd.tolist() == [False, False, True, False, False, False]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5, 8])
+def test_a_sum_in_the_memory_of_its_terms_has_the_same_bits(channels: int) -> None:
+    x = torch.randn(2, channels, 3, 7)
+    expected = channel_sum(x)
+    assert torch.equal(channel_sum(x.clone(), consume=True), expected) and expected.shape == (2, 1, 3, 7)
+
+
+@pytest.mark.parametrize("limit", ["LARGE", "PIECE"])
+def test_images_that_take_turns_give_the_same(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, 6, 8, dtype=torch.float64, requires_grad=True)
+    select, adapt = lps.LearnedPhase(4, 3).double(), lps.AdaptiveLowPass(4, groups=2).double()
+    layer = lps.Downsample(None, adapt)
+    inputs = [x, *select.conv1.parameters(), *adapt.parameters()]
+    expected = select.logits(x), layer(x)[0]
+    monkeypatch.setattr(cpu, limit, 1)
+    for got, wanted in zip((select.logits(x), layer(x)[0]), expected, strict=True):
+        assert_same(got, wanted, inputs)
+    with torch.no_grad():
+        torch.testing.assert_close(select.logits(x), expected[0], rtol=0, atol=1e-12)
