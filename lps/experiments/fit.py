@@ -15,11 +15,10 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from torch import distributed as dist
 
 from ..watch import watch
 from . import weights
-from .learner import Learner, Tally
+from .learner import Learner
 from .signals import ALONE, Session, kept_back, release
 
 CHECKPOINT = "last.ckpt"
@@ -35,7 +34,7 @@ class Interrupted(Exception):
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint without the contents of its tensors. Raises ``ValueError`` where it is damaged, or none of a run."""
     found = weights.load(path, _DAMAGED, "meta")
-    if not isinstance(found, dict) or not {"state_dict", "history", "callbacks"} <= found.keys():
+    if not isinstance(found, dict) or not {"state_dict", "history", "processes"} <= found.keys():
         raise ValueError(f"{path} is no checkpoint of a run; remove it to start over")
     return found
 
@@ -52,45 +51,15 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 class Place(Callback):
     """Keeps the place of a run: every ten minutes, and when it is to stop, which it is between two batches, or between
-    two epochs where the next one would pass the ``deadline``.
-
-    So a checkpoint holds the sums over the epoch and the random states of each process, too.
-    """
-
-    trainer: pl.Trainer
-    learner: Learner
+    two epochs where the next one would pass the deadline."""
 
     def __init__(self, path: Path, session: Session) -> None:
         self.path, self.session = path, session
-        self.kept: list[dict[str, Any]] = []
         self.saved = time.monotonic()
 
     def setup(self, trainer: pl.Trainer, learner: Any, stage: str) -> None:
-        self.trainer, self.learner = trainer, learner
         if learner.engine.shared:
             release()  # all processes are there
-
-    def state_dict(self) -> dict[str, Any]:
-        mine = {"tally": self.learner.tally.values(), "random": torch.get_rng_state()}
-        if self.learner.device.type == "cuda":
-            mine["random_cuda"] = torch.cuda.get_rng_state(self.learner.device)
-        processes = [mine] * self.trainer.world_size
-        if self.trainer.world_size > 1:
-            dist.all_gather_object(processes, mine)
-        return {"processes": processes}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.kept = state_dict["processes"]
-
-    def on_train_start(self, trainer: pl.Trainer, learner: Any) -> None:
-        """Go on where the checkpoint was; the next epoch, if its own is over, begins with seeds and sums of its own."""
-        if not self.kept:
-            return
-        mine = self.kept[trainer.global_rank]
-        learner.tally = Tally.kept(mine["tally"], learner.device)
-        torch.set_rng_state(mine["random"])
-        if learner.device.type == "cuda":
-            torch.cuda.set_rng_state(mine["random_cuda"], learner.device)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, learner: Any) -> None:
         last = learner.history[-1]["seconds"] if learner.history else 0.0

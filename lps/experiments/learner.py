@@ -106,6 +106,7 @@ class Learner(pl.LightningModule):
         self.flips = isinstance(experiment.data, Small) and self.recipe.flip  # photographs are flipped as they are read
         self.temperatures = [layer for layer in network.modules() if isinstance(layer, LearnedPhase)]
         self.history: list[dict[str, float]] = []
+        self.kept: list[dict[str, Any]] = []
         self.log_history: Callable[[list[dict[str, float]]], None] = lambda history: None
         # a function, for a module would put its weights into the checkpoint once more
         self.logits = torch.compile(network.forward) if self.engine.compile else network.forward
@@ -207,7 +208,24 @@ class Learner(pl.LightningModule):
                 torch.distributed.broadcast(buffer, 0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["history"] = self.history
+        """The history, too, and the sums over the epoch and the random states of each process."""
+        mine = {"tally": self.tally.values(), "random": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            mine["random_cuda"] = torch.cuda.get_rng_state(self.device)
+        processes = [mine] * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            torch.distributed.all_gather_object(processes, mine)
+        checkpoint |= {"history": self.history, "processes": processes}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.history = checkpoint["history"]
+        self.history, self.kept = checkpoint["history"], checkpoint["processes"]
+
+    def on_train_start(self) -> None:
+        """Go on where the checkpoint was; the next epoch, if its own is over, begins with seeds and sums of its own."""
+        if not self.kept:
+            return
+        mine = self.kept[self.global_rank]
+        self.tally = Tally.kept(mine["tally"], self.device)
+        torch.set_rng_state(mine["random"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(mine["random_cuda"], self.device)
