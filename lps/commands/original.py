@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
+from torchvision.transforms.functional import to_pil_image
 from tqdm import tqdm
 
-from ..data.files import pixels
-from ..data.photographs import class_folders, image_files
+from ..data.photographs import Seen, class_files, class_folders
 from ..experiments.evaluate import predictor
 from ..metrics import PAPER_SHIFTS, Batches, Count, Predict, Shifts, accuracy, circular_consistency, shift_consistency
 from ..original import Settings, load_checkpoint
@@ -59,10 +58,11 @@ def main(options: argparse.Namespace) -> int:
         return 0
     row, seed = released(settings) or (None, 7)
     printed = paper_row(row)
-    images = Validation(options.data_root / "val")
-    labelled = are_classes(images.classes, settings.classes)
+    folders = class_folders(options.data_root / "val")
+    images = Seen(class_files(options.data_root, "val", folders), read)
+    labelled = are_classes(folders, settings.classes)
     if not labelled:
-        print(f"no accuracy: {len(images.classes)} folders do not tell which of {settings.classes} classes they hold")
+        print(f"no accuracy: {len(folders)} folders do not tell which of {settings.classes} classes they hold")
     chosen = spread(len(images), options.images)
     predict = predictor(network, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     seed = seed if options.original_seed is None else options.original_seed
@@ -75,19 +75,9 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
-class Validation(Dataset[tuple[Tensor, int]]):
-    """The images of class folders, as the original reads them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.classes = class_folders(folder)
-        self.files = [(path, label) for label, name in enumerate(self.classes) for path in image_files(folder / name)]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path, label = self.files[index]
-        return READ(Image.fromarray(pixels(path))), label
+def read(image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """An image as the original reads it."""
+    return READ(to_pil_image(image)), label
 
 
 def released(settings: Settings) -> tuple[str, int] | None:
@@ -152,7 +142,12 @@ def original_shifts(seed: int) -> tuple[OriginalShifts, OriginalShifts]:
 
 
 def evaluate(
-    predict: Predict, images: Dataset[tuple[Tensor, int]], labelled: bool, seed: int, original_seed: int, workers: int
+    predict: Predict,
+    images: Dataset[tuple[Tensor, Tensor]],
+    labelled: bool,
+    seed: int,
+    original_seed: int,
+    workers: int,
 ) -> dict[tuple[str, str], Count]:
     """Counts by metric and protocol over ``images`` of 256 x 256 pixels.
 

@@ -204,13 +204,8 @@ def _imagenet(root: Path) -> Layout:
     classes, others = (class_folders(root / part) for part in ("train", "val"))
     if odd := sorted(set(classes) ^ set(others)):
         raise FileNotFoundError(f"{root}: train and val must hold the same classes; only one of them holds {odd[0]}")
-
-    def files(part: str) -> Files:
-        found = [image_files(root / part / name) for name in classes]
-        images = (path.relative_to(root).as_posix() for paths in found for path in paths)
-        return Files(root, tuple(images), tuple(label for label, paths in enumerate(found) for _ in paths))
-
-    return f"{root.name}, photographs from class folders", tuple(classes), NOT_IGNORED, files("train"), files("val")
+    training, testing = (class_files(root, part, classes) for part in ("train", "val"))
+    return f"{root.name}, photographs from class folders", tuple(classes), NOT_IGNORED, training, testing
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -223,11 +218,13 @@ def class_folders(folder: Path) -> list[str]:
     raise FileNotFoundError(f"{folder} holds no folders; sort its images into {ours}")
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The files in the folder of a class."""
-    if files := [path for path in visible(folder) if path.is_file()]:
-        return files
-    raise FileNotFoundError(f"{folder} holds no images; the download is not complete")
+def class_files(root: Path, part: str, classes: Sequence[str]) -> Files:
+    """The files in the folders of the classes below ``root / part``."""
+    found = [[path for path in visible(root / part / name) if path.is_file()] for name in classes]
+    if missing := [name for name, paths in zip(classes, found, strict=True) if not paths]:
+        raise FileNotFoundError(f"{root / part / missing[0]} holds no images; the download is not complete")
+    images = (path.relative_to(root).as_posix() for paths in found for path in paths)
+    return Files(root, tuple(images), tuple(label for label, paths in enumerate(found) for _ in paths))
 
 
 def _voc(root: Path) -> Layout:
