@@ -12,15 +12,13 @@ import shutil
 import sys
 from importlib.metadata import files
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import lps_results
 from docutils import nodes
-from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util import logging
-from sphinx.util.docutils import SphinxDirective
 from sphinx_proof import directive as proof_directive
 from sphinx_proof import domain, proof_type
 from sphinx_proof import nodes as proof_nodes
@@ -44,23 +42,8 @@ class ClaimDirective(proof_directive.ElementDirective):
     name = "claim"
 
 
-class FoldableProof(SphinxDirective):
-    """``{prf:proof}`` as a foldable block: open, or closed with the class ``dropdown``."""
-
-    has_content = True
-    option_spec: ClassVar = {"class": directives.class_option}
-
-    def run(self) -> list[nodes.Node]:
-        opened = "" if "dropdown" in self.options.get("class", []) else " open"
-        title = f'<details class="lps-proof"{opened}><summary>Proof</summary>'
-        proof = nodes.Element()
-        self.state.nested_parse(self.content, self.content_offset, proof)
-        return [nodes.raw("", title, format="html"), *proof.children, nodes.raw("", "</details>", format="html")]
-
-
 def register_claim() -> None:
-    """Add ``claim`` and the foldable proof to sphinx-proof's tables; has to happen before its own set-up."""
-    domain.ProofDomain.directives["proof"] = FoldableProof
+    """Add ``claim`` to sphinx-proof's tables; has to happen before its own set-up."""
     proof_type.PROOF_TYPES["claim"] = ClaimDirective
     proof_nodes.NODE_TYPES["claim"] = claim_node
     proof_directive.DEFAULT_REALTYP_TO_COUNTERTYP["claim"] = "claim"

@@ -3,6 +3,7 @@
 import html
 import re
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 from docutils import nodes
 
@@ -64,9 +65,13 @@ def verdict(name: str) -> str:
 
 
 def table(
-    caption: str, columns: Sequence[tuple[str, str]], rows: Iterable[tuple[str, Sequence[str]]], *classes: str
+    caption: str,
+    columns: Sequence[tuple[str, str]],
+    rows: Iterable[Sequence[str]],
+    *classes: str,
+    anchors: Iterable[str] = repeat(""),
 ) -> nodes.table:
-    """A numbered table: headings with the classes of their columns, and rows of an anchor and cells in HTML.
+    """A numbered table: headings with the classes of their columns, and rows of cells in HTML, each with an anchor.
 
     The last cell of a short row is as wide as the rest of the table.
     """
@@ -79,7 +84,7 @@ def table(
             line[-1]["morecols"] = short
         return line
 
-    head, body = row([text(title) for title, _ in columns]), [row(cells, anchor) for anchor, cells in rows]
+    head, body = row([text(title) for title, _ in columns]), map(row, rows, anchors)
     specs = [nodes.colspec(colwidth=1) for _ in columns]
     group = nodes.tgroup("", *specs, nodes.thead("", head), nodes.tbody("", *body), cols=len(columns))
     return nodes.table("", nodes.title("", caption), group, classes=["lps-table", *classes])

@@ -5,12 +5,11 @@ the run records under ``results/``, the sidecars of executed notebooks, and the 
 Every file read is noted as a dependency of the page, so a changed result rebuilds the pages that show it.
 """
 
-import csv
 import inspect
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,9 @@ from lps.report.coverage import find
 from lps.report.paper import paper_table
 from lps.studies.trained import STUDIES, read_study
 
+Record = dict[str, Any]
+Nodes = list[nodes.Node]
+
 FORMATS = {"csv": "CSV", "json": "JSON", "tex": "LaTeX"}
 GROUPS = {"theorem": "Theory", "cell": "Cells", "ordering": "Orderings", "sentence": "Sentences"}
 NUMBER = "lps-number"
@@ -43,12 +45,11 @@ def executed_notebook(config: Config, name: str) -> Path:
     return root / "build" / "notebooks" / config.lps_profile / f"{name}.ipynb"
 
 
-def spread(value: dict[str, Any] | None) -> str:
+def spread(value: Record) -> str:
     """``{mean, std, n}`` as ``94.80 ± 0.14``; the spread is left out where one run gives none."""
-    if value is None or value.get("mean") is None:
+    if value.get("mean") is None:
         return NONE
-    shown = f"{value['mean']:.2f}"
-    return shown if value.get("std") is None else f"{shown} ± {value['std']:.2f}"
+    return f"{value['mean']:.2f}" + ("" if value.get("std") is None else f" ± {value['std']:.2f}")
 
 
 def duration(seconds: float) -> str:
@@ -58,23 +59,35 @@ def duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
-def plain(value: Any) -> str:
-    """A value of a record as short text."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return text(value if isinstance(value, str) else json.dumps(value))
-
-
 def record_label(identity: str) -> str:
     return "record-" + nodes.make_id(identity)
 
 
-def entry_label(entry: dict[str, Any]) -> str:
+def entry_label(entry: Record) -> str:
     return "entry-" + nodes.make_id(entry["id"])
 
 
-class ResultDirective(SphinxDirective):
-    """Base of the directives: finds files from the book's root and notes them as dependencies of the page."""
+def source(words: str) -> nodes.raw:
+    """A line of small print, in HTML."""
+    return block("p", words, "lps-source")
+
+
+class Result(SphinxDirective):
+    """A directive that shows a file of results, or says what makes the file; :func:`shows` makes one."""
+
+    has_content = True
+    show: Callable[..., Nodes]
+    reads = what = made_by = ""
+
+    def run(self) -> Nodes:
+        if not self.reads:
+            return self.show()
+        data = self.load(self.reads.format(self.argument))
+        return self.absent(self.what.format(self.argument), self.made_by) if data is None else self.show(data)
+
+    @property
+    def argument(self) -> str:
+        return self.arguments[0] if self.arguments else ""
 
     def path(self, name: str) -> Path:
         return Path(self.env.srcdir, name)
@@ -85,21 +98,19 @@ class ResultDirective(SphinxDirective):
         self.env.note_dependency(str(path))
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
-    def absent(self, what: str, made_by: str) -> list[nodes.Node]:
+    def absent(self, what: str, made_by: str) -> Nodes:
         """What stands in place of a result that is not there."""
-        words = text(f"{what} has not been computed in this checkout. `{made_by}` makes it.")
-        return [nodes.note("", block("p", words))]
+        words = f"{what} has not been computed in this checkout. `{made_by.format(self.argument)}` makes it."
+        return [nodes.note("", block("p", text(words)))]
 
     def page(self, name: str, words: str, anchor: str = "") -> str:
         """Link to a page of this book, or to an anchor on it."""
         uri = self.env.app.builder.get_relative_uri(self.env.docname, name)
         return f'<a class="reference internal" href="{uri}{"#" if anchor else ""}{anchor}">{words}</a>'
 
-    def runs(self, identities: Sequence[str], records: dict[str, dict[str, Any]]) -> str:
+    def runs(self, identities: Sequence[str], records: dict[str, Record]) -> str:
         """A link for each run record, named by its seed."""
-        return ", ".join(
-            self.page("book/records", str(records[identity]["seed"]), record_label(identity)) for identity in identities
-        )
+        return ", ".join(self.page("book/records", str(records[i]["seed"]), record_label(i)) for i in identities)
 
     def download(self, path: str, words: str) -> str:
         """Link to a file of the checkout, which becomes part of the book."""
@@ -113,7 +124,7 @@ class ResultDirective(SphinxDirective):
         found = {suffix: words for suffix, words in FORMATS.items() if self.path(f"{stem}.{suffix}").is_file()}
         return ", ".join(self.download(f"{stem}.{suffix}", words) for suffix, words in found.items())
 
-    def records(self) -> dict[str, dict[str, Any]]:
+    def records(self) -> dict[str, Record]:
         """All run records by their id, ``table1/lps/quick-seed0-1a2b3c4d5e``, shipped ones first.
 
         Those of the studies of trained networks begin with ``section53/``. ``path`` is added to each; a repetition of
@@ -121,7 +132,7 @@ class ResultDirective(SphinxDirective):
         """
         root = self.path("results")
         self.env.note_dependency(str(root))  # a folder counts as outdated, so new records are found
-        records: dict[str, dict[str, Any]] = {}
+        records: dict[str, Record] = {}
         for part in ("shipped", "local"):
             folder = root / part
             for path in sorted([*folder.glob("table*/*/*.json"), *folder.glob("*/table*/*/*.json")]):
@@ -136,67 +147,78 @@ class ResultDirective(SphinxDirective):
         return records
 
 
-class Answers(ResultDirective):
+DIRECTIVES: dict[str, type[Result]] = {}
+
+
+def shows(name: str, reads: str = "", what: str = "", made_by: str = "", required: int = 0, optional: int = 0) -> Any:
+    """Make a function of the page, and of what the file holds that it ``reads``, the directive ``lps-<name>``.
+
+    Where there is no such file, ``what`` has not been computed and the command ``made_by`` makes it. ``{}`` stands for
+    the directive's argument.
+    """
+
+    def register(show: Callable[..., Nodes]) -> Callable[..., Nodes]:
+        about = {"reads": reads, "what": what, "made_by": made_by}
+        arguments = {"required_arguments": required, "optional_arguments": optional}
+        DIRECTIVES[name] = type(f"Shows{name.title()}", (Result,), {"show": show, **about, **arguments})
+        return show
+
+    return register
+
+
+OUTCOMES = {"seen": "lps-holds", "the other way round": "lps-fails", "not seen": "lps-fails"}
+"""Colours say what the word says: seen, against the paper, or else not decided."""
+
+
+@shows("answers", optional=1)
+def answers(page: Result) -> Nodes:
     """The questions of a reader, each with its outcome, the scale it was seen at, and the page with the evidence.
 
     Argument: a page, to have only the questions whose evidence it is, if there are any.
     """
-
-    optional_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        ledger = self.load("build/claims.json")
-        if ledger is None:
-            return [] if self.arguments else self.absent("The answers", "make claims")
-        return [self.answer(a) for a in ledger["answers"] if not self.arguments or a["page"] == self.arguments[0]]
-
-    def answer(self, found: dict[str, str]) -> nodes.raw:
-        outcome = span(found["outcome"], "lps-outcome", outcome_class(found["outcome"]))
-        scale = " " + span("Scale: " + text(found["scale"]) + ".", "lps-source") if found["scale"] else ""
-        question = f'<p class="lps-question">{self.page(found["page"], text(found["question"]))}</p>'
-        return block("div", f"{question}<p>{outcome}. {text(found['text'])}{scale}</p>", "lps-answer")
+    ledger = page.load("build/claims.json")
+    if ledger is None:
+        return [] if page.arguments else page.absent("The answers", "make claims")
+    found = []
+    for one in ledger["answers"]:
+        if page.argument in ("", one["page"]):
+            outcome = span(one["outcome"], "lps-outcome", OUTCOMES.get(one["outcome"], "lps-undecided"))
+            scale = " " + span("Scale: " + text(one["scale"]) + ".", "lps-source") if one["scale"] else ""
+            question = f'<p class="lps-question">{page.page(one["page"], text(one["question"]))}</p>'
+            found.append(block("div", f"{question}<p>{outcome}. {text(one['text'])}{scale}</p>", "lps-answer"))
+    return found
 
 
-def outcome_class(outcome: str) -> str:
-    """Colours say what the word says: seen, not decided, or against the paper."""
-    against = ("the other way round", "not seen")
-    return "lps-holds" if outcome == "seen" else "lps-fails" if outcome in against else "lps-undecided"
-
-
-class Scoreboard(ResultDirective):
+@shows("scoreboard", "build/claims.json", "The claims scoreboard", "make claims")
+def scoreboard(page: Result, ledger: Record) -> Nodes:
     """How many entries of the ledger have which verdict, and one square for each entry."""
-
-    def run(self) -> list[nodes.Node]:
-        ledger = self.load("build/claims.json")
-        if ledger is None:
-            return self.absent("The claims scoreboard", "make claims")
-        tiles = "".join(
-            f'<p class="lps-tile">{span(str(ledger["counts"][name]), "lps-count")}{verdict(name)}</p>'
-            for name in SYMBOLS
-            if ledger["counts"].get(name)
-        )
-        groups = {group: "".join(map(self.square, of)) for group, of in group_entries(ledger["entries"]).items()}
-        rows = "".join(
-            f'<p class="lps-row">{span(group, "lps-group")}{span(squares, "lps-squares")}</p>'
-            for group, squares in groups.items()
-        )
-        source = (
-            f"{len(ledger['entries'])} entries, checked {ledger['generated'][:10]} on {text(ledger['machine'])}. "
-            f"Each square is one entry: {self.page('book/claims', 'the whole ledger')}."
-        )
-        tiles = f'<div class="lps-tiles container">{tiles}</div>'
-        return [block("div", f'{tiles}{rows}<p class="lps-source">{source}</p>', "lps-scoreboard", "container")]
-
-    def square(self, entry: dict[str, Any]) -> str:
-        """One entry as a symbol that links to the ledger; its title, read out too, says what it is."""
-        title = text(f"{entry['place']}: {entry['statement']} ({entry['verdict']})").replace("<code>", "")
-        title = title.replace("</code>", "")
-        words = SYMBOLS[entry["verdict"]] + span(title, "visually-hidden")
-        link = self.page("book/claims", words, entry_label(entry)).replace("<a ", f'<a title="{title}" ', 1)
-        return span(link, "lps-square", verdict_class(entry["verdict"]))
+    tiles = "".join(
+        f'<p class="lps-tile">{span(str(ledger["counts"][name]), "lps-count")}{verdict(name)}</p>'
+        for name in SYMBOLS
+        if ledger["counts"].get(name)
+    )
+    rows = "".join(
+        f'<p class="lps-row">{span(group, "lps-group")}'
+        f"{span(''.join(square(page, entry) for entry in entries), 'lps-squares')}</p>"
+        for group, entries in group_entries(ledger["entries"]).items()
+    )
+    about = (
+        f"{len(ledger['entries'])} entries, checked {ledger['generated'][:10]} on {text(ledger['machine'])}. "
+        f"Each square is one entry: {page.page('book/claims', 'the whole ledger')}."
+    )
+    tiles = f'<div class="lps-tiles container">{tiles}</div>'
+    return [block("div", f'{tiles}{rows}<p class="lps-source">{about}</p>', "lps-scoreboard", "container")]
 
 
-def group_entries(entries: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def square(page: Result, entry: Record) -> str:
+    """One entry as a symbol that links to the ledger; its title, read out too, says what it is."""
+    title = re.sub("</?code>", "", text(f"{entry['place']}: {entry['statement']} ({entry['verdict']})"))
+    words = SYMBOLS[entry["verdict"]] + span(title, "visually-hidden")
+    link = page.page("book/claims", words, entry_label(entry)).replace("<a ", f'<a title="{title}" ', 1)
+    return span(link, "lps-square", verdict_class(entry["verdict"]))
+
+
+def group_entries(entries: Iterable[Record]) -> dict[str, list[Record]]:
     """Entries by the table or figure they belong to, else by their kind; in the ledger's order."""
     groups = defaultdict(list)
     for entry in entries:
@@ -206,272 +228,316 @@ def group_entries(entries: Iterable[dict[str, Any]]) -> dict[str, list[dict[str,
     return dict(groups)
 
 
-class Ledger(ResultDirective):
+LEDGER = {
+    "Where": "lps-place",
+    "Statement": "lps-statement",
+    "Paper": "lps-paper",
+    "Here": "lps-ours",
+    "Verdict": "lps-verdict-cell",
+}
+
+
+@shows("ledger", "build/claims.json", "The ledger of claims", "make claims")
+def ledger(page: Result, found: Record) -> Nodes:
     """Every entry of the ledger with the paper's value, ours, the rule, the verdict and the evidence."""
+    records = page.records()
 
-    COLUMNS = (
-        ("Where", "lps-place"),
-        ("Statement", "lps-statement"),
-        ("Paper", "lps-paper"),
-        ("Here", "lps-ours"),
-        ("Verdict", "lps-verdict-cell"),
-    )
-
-    def run(self) -> list[nodes.Node]:
-        ledger = self.load("build/claims.json")
-        if ledger is None:
-            return self.absent("The ledger of claims", "make claims")
-        records = self.records()
-        return [
-            table(
-                f"Ledger: {group.lower() if group in GROUPS.values() else group}",
-                self.COLUMNS,
-                [(entry_label(entry), self.row(entry, records)) for entry in entries],
-                "lps-ledger",
-            )
-            for group, entries in group_entries(ledger["entries"]).items()
-        ]
-
-    def row(self, entry: dict[str, Any], records: dict[str, Any]) -> list[str]:
-        facts = {
-            "Rule": text(entry["rule"]),
-            "Evidence": text(entry["evidence"]),
-            "Runs, by seed": self.runs(entry["run"], records),
-        }
+    def row(entry: Record) -> list[str]:
+        runs = page.runs(entry["run"], records)
+        facts = {"Rule": text(entry["rule"]), "Evidence": text(entry["evidence"]), "Runs, by seed": runs}
         more = fields((name, value) for name, value in facts.items() if value or name == "Rule")
         more += command(entry["command"]) if entry["command"] else ""
         return [
-            self.page(entry["page"], entry["place"]) if entry["page"] else text(entry["place"]),
+            page.page(entry["page"], entry["place"]) if entry["page"] else text(entry["place"]),
             text(entry["statement"]) + details("rule, evidence and command", more),
             text(entry["paper"] or NONE),
             text(entry["ours"] or NONE),
             verdict(entry["verdict"]),
         ]
 
+    return [
+        table(
+            f"Ledger: {group.lower() if group in GROUPS.values() else group}",
+            [*LEDGER.items()],
+            map(row, entries),
+            "lps-ledger",
+            anchors=map(entry_label, entries),
+        )
+        for group, entries in group_entries(found["entries"]).items()
+    ]
 
-class ResultTable(ResultDirective):
+
+COMPARED = "The comparison with the paper ({})"
+
+
+@shows("table", "build/tables/{}.json", COMPARED, "make reproduce NB={}", required=1)
+def result_table(page: Result, data: Record) -> Nodes:
     """A table of the paper beside ours, one for each group of runs. Argument: its name, ``table1``."""
+    records = page.records()
+    columns = [("Method", "lps-first")]
+    for title in data["columns"].values():
+        columns += [(f"{title} (%), paper", NUMBER), ("here", f"{NUMBER} lps-ours"), ("verdict", "lps-verdict-cell")]
+    columns.append(("Seeds", "lps-runs"))
 
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        name = self.arguments[0]
-        data = self.load(f"build/tables/{name}.json")
-        if data is None:
-            return self.absent(f"The comparison with the paper ({name})", f"make reproduce NB={name}")
-        records = self.records()
-        columns = [("Method", "lps-first")]
-        for title in data["columns"].values():
-            columns += [
-                (f"{title} (%), paper", NUMBER),
-                ("here", f"{NUMBER} lps-ours"),
-                ("verdict", "lps-verdict-cell"),
-            ]
-        columns.append(("Seeds", "lps-runs"))
-        result: list[nodes.Node] = []
-        for group in data["groups"]:
-            if group["differs"]:
-                items = listing(map(text, group["differs"])).astext()
-                summary = f"What differs from the paper: {group['label']}"
-                result.append(nodes.raw("", details(summary, items, unfolded=True), format="html"))
-            rows = [(nodes.make_id(row["row"]), self.row(row, data["columns"], records)) for row in group["rows"]]
-            result.append(table(f"{data['title']}; {group['label']}.", columns, rows, "lps-comparison"))
-            if any(row["stale"] for row in group["rows"]):
-                note = "† computed, in part at least, before `lps` last changed; `python -m lps run` computes it again."
-                result.append(block("p", text(note), "lps-source"))
-        return [*result, block("p", f"Take it away: {self.take_away(f'build/tables/{name}')}.", "lps-source")]
-
-    def row(self, row: dict[str, Any], metrics: Iterable[str], records: dict[str, Any]) -> list[str]:
+    def cells(row: Record) -> list[str]:
         method = ", ".join(row[key] for key in ("method", "antialias", "model") if row.get(key, "-") != "-")
-        cells = [method + (" †" if row["stale"] else "")]
-        for metric in metrics:
+        found = [method + (" †" if row["stale"] else "")]
+        for metric in data["columns"]:
             ours = (row["ours"] or {}).get(metric) or {}
-            shown = self.page("book/records", spread(ours), record_label(row["runs"][0])) if row["runs"] else NONE
+            shown = page.page("book/records", spread(ours), record_label(row["runs"][0])) if row["runs"] else NONE
             if ours.get("total"):
                 shown += f'<p class="lps-small">{ours["agree"]:,} of {ours["total"]:,}</p>'
-            cells += [spread(row["paper"][metric]), shown, verdict(row["verdict"][metric])]
-        return [*cells, self.runs(row["runs"], records) or NONE]
+            found += [spread(row["paper"][metric]), shown, verdict(row["verdict"][metric])]
+        return [*found, page.runs(row["runs"], records) or NONE]
+
+    result: Nodes = []
+    for group in data["groups"]:
+        if group["differs"]:
+            summary, items = f"What differs from the paper: {group['label']}", listing(map(text, group["differs"]))
+            result.append(nodes.raw("", details(summary, items.astext(), unfolded=True), format="html"))
+        caption, anchors = f"{data['title']}; {group['label']}.", (nodes.make_id(row["row"]) for row in group["rows"])
+        result.append(table(caption, columns, map(cells, group["rows"]), "lps-comparison", anchors=anchors))
+        if any(row["stale"] for row in group["rows"]):
+            note = "† computed, in part at least, before `lps` last changed; `python -m lps run` computes it again."
+            result.append(source(text(note)))
+    return [*result, source(f"Take it away: {page.take_away(f'build/tables/{page.argument}')}.")]
 
 
-class Records(ResultDirective):
+@shows("records")
+def run_records(page: Result) -> Nodes:
     """Every run record with all its fields, each under an anchor that the numbers of this book link to."""
-
-    def run(self) -> list[nodes.Node]:
-        records = self.records()
-        if not records:
-            return self.absent("A run record", "python -m lps run 'table1/*'")
-        groups = defaultdict(list)
-        for identity, record in records.items():
-            groups[identity.removeprefix("local/").rpartition("/")[0]].append(self.record(identity, record))
-        return [
-            node
-            for experiment, members in sorted(groups.items())
-            for node in (nodes.rubric("", experiment), nodes.raw("", "".join(members), format="html"))
-        ]
-
-    def record(self, identity: str, record: dict[str, Any]) -> str:
-        metrics = ", ".join(f"{name} {counted(value)}" for name, value in record["metrics"].items())
-        where = "shipped" if record["path"].startswith("results/shipped/") else "yours"
-        summary = f"{record['profile']}, seed {record['seed']} ({where}): {metrics}"
-        file = self.download(record["path"], f"<code>{record['path']}</code>")
-        again = f"<p>The command that repeats it (record: {file}):</p>{command(record['command'])}"
-        skipped = ("history", "command", "experiment", "profile", "seed", "path", "id")
-        facts = flat({key: value for key, value in record.items() if key not in skipped})
-        content = again + fields(((key, plain(value)) for key, value in facts), "lps-dense")
-        return details(summary, content, record_label(identity), "lps-record")
+    groups = defaultdict(list)
+    for identity, record in page.records().items():
+        groups[identity.removeprefix("local/").rpartition("/")[0]].append(run_record(page, identity, record))
+    return [
+        node
+        for experiment, members in sorted(groups.items())
+        for node in (nodes.rubric("", experiment), nodes.raw("", "".join(members), format="html"))
+    ] or page.absent("A run record", "python -m lps run 'table1/*'")
 
 
-def flat(tree: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Leaves of a nested dictionary with dotted names."""
+def run_record(page: Result, identity: str, record: Record) -> str:
+    metrics = ", ".join(f"{name} {counted(value)}" for name, value in record["metrics"].items())
+    where = "shipped" if record["path"].startswith("results/shipped/") else "yours"
+    file = page.download(record["path"], f"<code>{record['path']}</code>")
+    again = f"<p>The command that repeats it (record: {file}):</p>{command(record['command'])}"
+    skipped = ("history", "command", "experiment", "profile", "seed", "path", "id")
+    facts = fields(flat({key: value for key, value in record.items() if key not in skipped}), "lps-dense")
+    summary = f"{record['profile']}, seed {record['seed']} ({where}): {metrics}"
+    return details(summary, again + facts, record_label(identity), "lps-record")
+
+
+def flat(tree: Record, prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Leaves of a nested dictionary as short text, with dotted names."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}.")
+        elif isinstance(value, float):
+            yield prefix + key, f"{value:.6g}"
         else:
-            yield prefix + key, value
+            yield prefix + key, text(value if isinstance(value, str) else json.dumps(value))
 
 
-def counted(value: dict[str, Any]) -> str:
+def counted(value: Record) -> str:
     """A metric of a record, with its counts where it is a share."""
     counts = f" ({value['agree']:,} of {value['total']:,})" if "agree" in value else ""
     return f"{value['value']:.2f} %{counts}"
 
 
-class Costs(ResultDirective):
+@shows("costs")
+def costs(page: Result) -> Nodes:
     """What the notebooks and the runs behind this book took, on which hardware."""
+    rows = []
+    for path in sorted(executed_notebook(page.config, "any").parent.glob("*.json")):
+        side = page.load(path.as_posix())
+        took = duration(side["seconds"]), f"{side['peak_memory_mb']:,.0f} MB", text(frame.machine(side["hardware"]))
+        rows.append([page.page(f"notebooks/{path.stem}", path.stem), *took])
+    columns = [("Notebook", ""), ("Time", NUMBER), ("Peak memory", NUMBER), ("Hardware", "")]
+    caption = f"Cost of the notebooks in the profile {page.config.lps_profile}."
+    found = [table(caption, columns, rows)] if rows else page.absent("The cost of the notebooks", "make reproduce")
 
-    def run(self) -> list[nodes.Node]:
-        rows = []
-        for path in sorted(executed_notebook(self.config, "any").parent.glob("*.json")):
-            side = self.load(path.as_posix())
-            cells = (
-                duration(side["seconds"]),
-                f"{side['peak_memory_mb']:,.0f} MB",
-                text(frame.machine(side["hardware"])),
-            )
-            rows.append(("", [self.page(f"notebooks/{path.stem}", path.stem), *cells]))
-        if not rows:
-            return [*self.absent("The cost of the notebooks", "make reproduce"), *self.trained()]
-        columns = [("Notebook", ""), ("Time", NUMBER), ("Peak memory", NUMBER), ("Hardware", "")]
-        caption = f"Cost of the notebooks in the profile {self.config.lps_profile}."
-        return [table(caption, columns, rows), *self.trained()]
-
-    def trained(self) -> list[nodes.Node]:
-        groups = defaultdict(list)
-        for record in self.records().values():
-            if record["seconds"]["training"]:
-                key = record["profile"], record["data"]["name"], frame.machine(record["hardware"])
-                groups[key].append(record["seconds"]["training"])
-        rows = []
-        for key, seconds in sorted(groups.items()):
-            times = " to ".join(dict.fromkeys((duration(min(seconds)), duration(max(seconds)))))
-            rows.append(("", [*map(text, key), str(len(seconds)), times, duration(sum(seconds))]))
-        columns = [(title, "") for title in ("Profile", "Data", "Hardware")]
-        columns += [(title, NUMBER) for title in ("Runs", "Training takes", "All of them")]
-        caption = "Cost of the training runs behind this book, from their records."
-        return [table(caption, columns, rows)] if rows else []
+    runs = defaultdict(list)
+    for record in page.records().values():
+        if took := record["seconds"]["training"]:
+            runs[record["profile"], record["data"]["name"], frame.machine(record["hardware"])].append(took)
+    rows = []
+    for key, seconds in sorted(runs.items()):
+        times = " to ".join(dict.fromkeys((duration(min(seconds)), duration(max(seconds)))))
+        rows.append([*map(text, key), str(len(seconds)), times, duration(sum(seconds))])
+    columns = [(title, "") for title in ("Profile", "Data", "Hardware")]
+    columns += [(title, NUMBER) for title in ("Runs", "Training takes", "All of them")]
+    caption = "Cost of the training runs behind this book, from their records."
+    return [*found, table(caption, columns, rows)] if rows else found
 
 
-class Shipped(ResultDirective):
+@shows("shipped")
+def shipped(page: Result) -> Nodes:
     """What is shipped of each table: rows, seeds, machines, and records of earlier code."""
-
-    def run(self) -> list[nodes.Node]:
-        runs = frame.frame(r for r in self.records().values() if r["path"].startswith("results/shipped/table"))
-        runs = runs.assign(runs=frame.labels(runs)).drop_duplicates("run")
-        return [listing(self.line(name, words, made) for (name, words), made in runs.groupby(["table", "runs"]))]
-
-    def line(self, name: str, words: str, made: pd.DataFrame) -> str:
-        rows = made.groupby("row")["seed"].nunique().value_counts().sort_index()
-        seeds = ", ".join(f"{n} with {k} {'seeds' if k > 1 else 'seed'}" for k, n in rows.items())
-        machines = ", ".join(f"{n} on {where}" for where, n in made["machine"].value_counts().sort_index().items())
-        old = f", {made['stale'].sum()} of them made before `lps` last changed" if made["stale"].any() else ""
-        total = len(paper_table(name))
-        return text(
-            f"Table {name[5:]}, {words}: {rows.sum()} of {total} rows ({seeds}); {len(made)} runs ({machines}){old}."
-        )
+    runs = frame.frame(r for r in page.records().values() if r["path"].startswith("results/shipped/table"))
+    runs = runs.assign(runs=frame.labels(runs)).drop_duplicates("run")
+    return [listing(shipped_line(name, words, made) for (name, words), made in runs.groupby(["table", "runs"]))]
 
 
-class Downloads(ResultDirective):
+def shipped_line(name: str, words: str, made: pd.DataFrame) -> str:
+    rows = made.groupby("row")["seed"].nunique().value_counts().sort_index()
+    seeds = ", ".join(f"{n} with {k} {'seeds' if k > 1 else 'seed'}" for k, n in rows.items())
+    machines = ", ".join(f"{n} on {where}" for where, n in made["machine"].value_counts().sort_index().items())
+    old = f", {made['stale'].sum()} of them made before `lps` last changed" if made["stale"].any() else ""
+    whole = f"{rows.sum()} of {len(paper_table(name))} rows"
+    return text(f"Table {name[5:]}, {words}: {whole} ({seeds}); {len(made)} runs ({machines}){old}.")
+
+
+@shows("downloads")
+def downloads(page: Result) -> Nodes:
     """Everything computed that can be taken away as a file: the tables and the ledger."""
-
-    def run(self) -> list[nodes.Node]:
-        stems = {f"tables/table{n}": f"Table {n}" for n in range(1, 7)}
-        stems |= {"claims": "The ledger", "seeds": "What our seeds tell"}
-        items = {title: self.take_away(f"build/{stem}") for stem, title in stems.items()}
-        found = [f"{title}: {links}." for title, links in items.items() if links]
-        return [listing(found)] if found else self.absent("The files", "make claims")
+    stems = {f"tables/table{n}": f"Table {n}" for n in range(1, 7)}
+    stems |= {"claims": "The ledger", "seeds": "What our seeds tell"}
+    items = {title: page.take_away(f"build/{stem}") for stem, title in stems.items()}
+    found = [f"{title}: {links}." for title, links in items.items() if links]
+    return [listing(found)] if found else page.absent("The files", "make claims")
 
 
-class Coverage(ResultDirective):
+@shows("coverage", "build/coverage.json", "The check of completeness", "make claims")
+def coverage(page: Result, found: Record) -> Nodes:
     """What the check for things left out has found."""
-
-    def run(self) -> list[nodes.Node]:
-        found = self.load("build/coverage.json")
-        if found is None:
-            return self.absent("The check of completeness", "make claims")
-        planned = ", ".join(found["planned"])
-        words = (
-            f"The map lists {found['items']} items of the paper, among them all {found['numbered']} that carry a "
-            f"number. {found['with_page']} have a page in this book"
-            + (f"; without one: {planned}" if planned else "")
-            + ". Each "
-            f"of the {found['entries']} entries of the ledger has a verdict, and each that was not run says why."
-        )
-        if not found["problems"]:
-            return [block("p", text(words))]
+    if found["problems"]:
         return [nodes.warning("", block("p", "Something is missing:"), listing(map(text, found["problems"])))]
+    planned = f"; without one: {', '.join(found['planned'])}" if found["planned"] else ""
+    words = (
+        f"The map lists {found['items']} items of the paper, among them all {found['numbered']} that carry a number. "
+        f"{found['with_page']} have a page in this book{planned}. Each of the {found['entries']} entries of the ledger "
+        "has a verdict, and each that was not run says why."
+    )
+    return [block("p", text(words))]
 
 
-class Seeds(ResultDirective):
-    """What the seeds of our runs tell about LPS against APS, beside the paper's difference."""
-
-    HEAD = ("Paper", "Seeds it takes", "Here", "95 % interval", "Seeds", "Gap they would find")
-
-    def run(self) -> list[nodes.Node]:
-        lines = self.load("build/seeds.json")
-        if lines is None:
-            return self.absent("What our seeds tell", "make claims")
-        groups = defaultdict(list)
-        for line in lines:
-            groups[line["label"]].append(("", self.row(line)))
-        columns = [("Filter", ""), *((title, NUMBER) for title in self.HEAD)]
-        return [
-            table(f"Accuracy of LPS over APS, in points; {label}.", columns, rows) for label, rows in groups.items()
-        ] or [block("p", "No run of Table 1 is recorded in this checkout.")]
-
-    def row(self, line: dict[str, Any]) -> list[str]:
-        bounded = line["low"] is not None
-        return [
-            "no filter" if line["antialias"] == "-" else line["antialias"],
-            f"{line['paper']:+.2f}",
-            str(line["needed"]),
-            NONE if line["difference"] is None else f"{line['difference']:+.2f}",
-            f"{line['low']:+.2f} to {line['high']:+.2f}" if bounded else NONE,
-            str(line["n"]),
-            f"{line['gap']:.2f}" if bounded else NONE,
-        ]
-
-
-class Items(ResultDirective):
+@shows("items", required=1)
+def items(page: Result) -> Nodes:
     """Part of the map of the paper. Argument: a section of ``results/paper/items.yml``; content: the caption."""
-
-    required_arguments = 1
-    has_content = True
-
-    def run(self) -> list[nodes.Node]:
-        path = self.path("results/paper/items.yml")
-        self.env.note_dependency(str(path))
-        rows = [("", self.row(item)) for item in read_yaml(path)[self.arguments[0]]]
-        columns = [("Item", "lps-place"), ("Says", "lps-statement"), ("Page", ""), ("Code", "")]
-        return [table(" ".join(self.content), columns, rows, "lps-items")]
-
-    def row(self, item: dict[str, Any]) -> list[str]:
+    path = page.path("results/paper/items.yml")
+    page.env.note_dependency(str(path))
+    rows = []
+    for item in read_yaml(path)[page.argument]:
         plan = f'<p class="lps-small">{text(item["plan"])}</p>' if "plan" in item else ""
-        return [
-            ", ".join(item[key] for key in ("item", "place") if key in item),
-            text(item["says"]) + plan,
-            self.page(item["page"], "page") if "page" in item else NONE,
-            ", ".join(source_line(self.env, name) for name in item.get("code", [])) or NONE,
-        ]
+        rows.append(
+            [
+                ", ".join(item[key] for key in ("item", "place") if key in item),
+                text(item["says"]) + plan,
+                page.page(item["page"], "page") if "page" in item else NONE,
+                ", ".join(source_line(page.env, name) for name in item.get("code", [])) or NONE,
+            ]
+        )
+    columns = [("Item", "lps-place"), ("Says", "lps-statement"), ("Page", ""), ("Code", "")]
+    return [table(" ".join(page.content), columns, rows, "lps-items")]
+
+
+SETUP = """!git clone -q --depth 1 {url} companion && pip install -q pytorch-lightning myst-nb
+%cd companion/notebooks
+import sys; sys.path.insert(0, "..")"""
+"""What a hosted notebook needs that has torch, but neither ``lps`` nor the records."""
+
+
+@shows("provenance")
+def provenance(page: Result) -> Nodes:
+    """How the notebook of this page was executed, how to do it again or otherwise, and what can be taken away: folded
+    into one line. Content: the parameters with their values."""
+    name, profile = page.env.docname.rpartition("/")[2], page.config.lps_profile
+    executed = executed_notebook(page.config, name)
+    side = page.load(executed.with_suffix(".json").as_posix())
+    summary, words = f"Made with the profile `{profile}`", ""
+    if side is not None:
+        summary += f" in {duration(side['seconds'])}"
+        words = f" on {frame.machine(side['hardware'])}, with at most {side['peak_memory_mb']:,.0f} MB"
+    summary += ": parameters, commands, downloads"
+    page.env.note_dependency(str(page.path("lps")))  # a folder counts as outdated, so a later change is found
+    (job,) = plan(profile, load_profile(profile).notebooks, [name], root=page.path(""))
+    if side is not None and side["hash"] != job.hash:
+        summary += ". † `lps` or this notebook has changed since; the numbers below are those of the earlier state"
+    made = page.download(f"notebooks/{name}.ipynb", f"notebooks/{name}.ipynb")
+    found = [block("p", made + text(f"{words}. Again: `make reproduce PROFILE={profile} NB={name}`"))]
+    if page.content:
+        found.append(nodes.literal_block("", "\n".join(page.content), language="python"))
+        other = (
+            f'`make variant NB={name} P="name=value"` executes it with other parameters, into a page of its own: '
+            f"`build/variants/{name}/*.html`, whose name it prints."
+        )
+        found.append(block("p", text(other)))
+    if repository := page.config.html_theme_options.get("repository_url"):
+        found.append(block("p", text("Binder opens the page as it is. In Colab this is the first cell to run:")))
+        found.append(nodes.literal_block("", SETUP.format(url=repository), language="ipython3"))
+    figures = [path for kind in ("svg", "pdf") for path in executed.parent.glob(f"{executed.stem}-*.{kind}")]
+    figures.sort(key=lambda path: (int(path.stem.rpartition("-")[2]), path.suffix != ".svg"))
+    files = {"executed notebook": executed}
+    files |= {f"figure {p.stem.rpartition('-')[2]} ({p.suffix[1:].upper()})": p for p in figures}
+    links = (page.download(path.relative_to(page.path("")).as_posix(), title) for title, path in files.items())
+    found.append(block("p", f"Take it away: {', '.join(links)}."))
+    title = f'<details class="lps-provenance"><summary>{text(summary)}</summary>'
+    return [nodes.raw("", title, format="html"), *found, nodes.raw("", "</details>", format="html")]
+
+
+@shows("picture", required=1)
+def picture(page: Result) -> Nodes:
+    """The picture at the top of another page, with its words for those who cannot see it. Argument: the notebook;
+    content: the caption."""
+    executed = executed_notebook(page.config, page.argument)
+    notebook = page.load(executed.as_posix())
+    if notebook is None:
+        return page.absent("This picture", "make reproduce NB={}")
+    outputs = [(c["metadata"], o) for c in notebook["cells"] for o in c.get("outputs", [])]
+    drawn = [metadata for metadata, output in outputs if "image/svg+xml" in output.get("data", {})]
+    number = next((n for n, metadata in enumerate(drawn) if "lede" in metadata.get("tags", [])), 0)
+    alt = drawn[number]["mystnb"]["image"]["alt"]
+    path = executed.with_name(f"{executed.stem}-{number + 1}.svg").relative_to(page.path(""))
+    image = nodes.image("", uri=f"/{path.as_posix()}", alt=alt, width="100%")
+    caption = nodes.caption()
+    page.state.nested_parse(page.content, page.content_offset, caption)
+    words = [child for paragraph in caption.children for child in paragraph.children]
+    return [nodes.figure("", image, nodes.caption("", "", *words), classes=["lps-picture-of"])]
+
+
+CONVERTED = {"families": "make families", "borders": "python -m lps convert --borders"}
+"""Records of networks that were converted, and the commands that make them."""
+
+
+@shows("converted", required=1)
+def converted(page: Result) -> Nodes:
+    """A record of ``python -m lps convert`` in tables, and the machine that made it. Argument: the record's name."""
+    name, path = page.argument, f"results/shipped/convert/{page.argument}.json"
+    record = page.load(path)
+    if record is None:
+        return page.absent("This table", CONVERTED[name])
+    rows, code = record["rows"], record["code"]
+    shown = (borders,) if name == "borders" else (conversion.families, conversion.refused)
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(record["versions"].items()) if version)
+    commits = {row["commit"][:8] for row in rows.values() if "commit" in row}
+    made_by = " and ".join(sorted(commits)) or code.get("commit", code.get("convert"))[:8]
+    made = f"{record['made'][:10]}, {record['hardware']['cpu']}, {versions}; code {made_by}."
+    line = f"{text(f'{made} Again: `{CONVERTED[name]}`. ')}{page.download(path, 'JSON')}."
+    return [*(shown_as_text(show(rows)) for show in shown), source(line)]
+
+
+def shown_as_text(shown: conversion.Shown) -> nodes.table:
+    rows = ([*map(text, cells)] for cells in shown.rows)
+    return table(shown.caption, [(title, "") for title in shown.columns], rows, "lps-families")
+
+
+def borders(rows: Record) -> conversion.Shown:
+    """How much of the difference between two images a shift makes, by network and kind of shift."""
+    changes = pd.DataFrame(rows).T
+    shown = changes.map(lambda share: f"{share:.3g} %", na_action="ignore").fillna(NONE).reset_index()
+    caption = "Change of the outputs under a shift, in per cent of that between two images"
+    return conversion.Shown(caption, ["network", *changes], shown.to_numpy().tolist())
+
+
+@shows("slowdown")
+def slowdown(page: Result) -> Nodes:
+    """What conversion costs by the newest records of ``python -m benchmarks``, by network, and the targets."""
+    page.env.note_dependency(str(page.path("results")))
+    made: Nodes = []
+    for threads, networks in conversion.costs(times.read()).items():
+        words = block("p", text(conversion.misses(networks)))
+        made += [shown_as_text(conversion.cost_table(networks, threads)), words]
+    return made or page.absent("The cost of conversion", conversion.COMMAND)
 
 
 def source_line(env: BuildEnvironment, name: str) -> str:
@@ -481,265 +547,67 @@ def source_line(env: BuildEnvironment, name: str) -> str:
         raise ValueError(f"there is no {name}")
     module = inspect.getmodule(found)
     assert module is not None
-    env.note_dependency(str(module.__file__))
     inside = name.removeprefix(f"{module.__name__}").removeprefix(".")
     line = max(inspect.getsourcelines(found)[1] if inside else 1, 1)
     words = f"<code>{inside or module.__name__}</code> ({module.__name__.replace('.', '/')}.py:{line})"
     api = Path(env.srcdir, "book", "api.md")
-    env.note_dependency(str(api))
+    for path in (str(module.__file__), str(api)):
+        env.note_dependency(path)
     if f":: {module.__name__}\n" not in api.read_text(encoding="utf-8"):  # then there is no listing of its source
         return words
     uri = env.app.builder.get_relative_uri(env.docname, "_modules/" + module.__name__.replace(".", "/"))
     return f'<a class="reference internal" href="{uri}{"#" if inside else ""}{inside}">{words}</a>'
 
 
-class ResultRole(SphinxRole):
-    """Base of the roles: what they show, or an error with the line of the page."""
-
-    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        try:
-            return [nodes.raw("", self.shown(), format="html")], []
-        except (ValueError, KeyError, StopIteration, OSError) as error:
-            problem = self.inliner.reporter.error(f"{self.name} {self.text!r}: {error!r}", line=self.lineno)
-            return [nodes.problematic(self.rawtext, self.rawtext)], [problem]
-
-    def shown(self) -> str:
-        raise NotImplementedError
-
-
-class SourceLine(ResultRole):
-    """``{line}`lps.polyphase.polyphase` ``: link to the listing of an object, with its file and line."""
-
-    def shown(self) -> str:
-        return source_line(self.env, self.text)
-
-
-class PaperValue(ResultRole):
+def paper_value(env: BuildEnvironment, name: str) -> str:
     """A value of the paper with its spread, if it has one, or its lead over that of another row.
 
     ``{paper}`table1:lps-tri-3:acc` ``, ``{paper}`table1:lps-tri-3:acc:aps-tri-3` ``.
     """
-
-    def shown(self) -> str:
-        file, key, column, *other = self.text.split(":")
-        path = Path(self.env.srcdir, "results", "paper", f"{file}.csv")
-        self.env.note_dependency(str(path))
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = {row["row"].rpartition("/")[2]: row for row in csv.DictReader(stream)}
-        value, deviation = rows[key][column], rows[key].get(f"{column}_std")
-        if other:
-            return span(f"{float(value) - float(rows[other[0]][column]):+.2f}", "lps-paper-value")
-        return span(f"{value} ± {deviation}" if deviation else value, "lps-paper-value")
+    file, key, column, *other = name.split(":")
+    env.note_dependency(str(Path(env.srcdir, "results", "paper", f"{file}.csv")))
+    rows = {row["row"].rpartition("/")[2]: row for row in paper_table(file)}
+    value, deviation = rows[key][column], rows[key].get(f"{column}_std")
+    if other:
+        return span(f"{float(value) - float(rows[other[0]][column]):+.2f}", "lps-paper-value")
+    return span(f"{value} ± {deviation}" if deviation else value, "lps-paper-value")
 
 
-class Price(ResultRole):
+def price(env: BuildEnvironment, name: str) -> str:
     """``{price}`before` ``: what conversion cost there, or ``finetuning`` what accuracy did, from records, in words."""
-
-    def shown(self) -> str:
-        if self.text != "finetuning":
-            self.env.note_dependency(str(Path(self.env.srcdir, "results")))
-            return text(conversion.price(times.read(), self.text))
-        path = Path(self.env.srcdir, "results", "shipped", "convert", "finetuning.json")
-        self.env.note_dependency(str(path))
-        return text(fall(json.loads(path.read_text(encoding="utf-8"))["rows"]))
-
-
-def fall(rows: dict[str, list[dict[str, float]]]) -> str:
-    """Accuracy of the plain network, after conversion to APS, and fine-tuned."""
-    plain, converted, tuned = rows["plain"][0], rows["APS"][0], rows["APS"][-1]
+    if name != "finetuning":
+        env.note_dependency(str(Path(env.srcdir, "results")))
+        return text(conversion.price(times.read(), name))
+    path = Path(env.srcdir, "results", "shipped", "convert", "finetuning.json")
+    env.note_dependency(str(path))
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    (plain, *_, plain_tuned), (converted, *_, tuned) = (
+        [f"{point['accuracy']:.1f}" for point in rows[network]] for network in ("plain", "APS")
+    )
     return (
-        f"from {plain['accuracy']:.1f} to {converted['accuracy']:.1f} % by the conversion, and to "
-        f"{tuned['accuracy']:.1f} % by fine-tuning, with which the plain network reached "
-        f"{rows['plain'][-1]['accuracy']:.1f} %"
+        f"from {plain} to {converted} % by the conversion, and to {tuned} % by fine-tuning, with which the plain "
+        f"network reached {plain_tuned} %"
     )
 
 
-SETUP = """!git clone -q --depth 1 {url} companion && pip install -q pytorch-lightning myst-nb
-%cd companion/notebooks
-import sys; sys.path.insert(0, "..")"""
-"""What a hosted notebook needs that has torch, but neither ``lps`` nor the records."""
+class ResultRole(SphinxRole):
+    """A role that shows what a function says of its text, or an error with the line of the page."""
 
+    def __init__(self, shown: Callable[[BuildEnvironment, str], str]) -> None:
+        super().__init__()
+        self.shown = shown
 
-class Provenance(ResultDirective):
-    """How the notebook of this page was executed, how to do it again or otherwise, and what can be taken away: folded
-    into one line. Content: the parameters with their values."""
-
-    has_content = True
-
-    def run(self) -> list[nodes.Node]:
-        name, profile = self.env.docname.rpartition("/")[2], self.config.lps_profile
-        executed = executed_notebook(self.config, name)
-        made = self.download(f"notebooks/{name}.ipynb", f"notebooks/{name}.ipynb")
-        summary, words = f"Made with the profile `{profile}`", ""
-        side = self.load(executed.with_suffix(".json").as_posix())
-        if side is not None:
-            summary += f" in {duration(side['seconds'])}"
-            words = f" on {frame.machine(side['hardware'])}, with at most {side['peak_memory_mb']:,.0f} MB"
-        summary += ": parameters, commands, downloads"
-        if side is not None and self.outdated(name, side):
-            summary += ". † `lps` or this notebook has changed since; the numbers below are those of the earlier state"
-        again = f"{words}. Again: `make reproduce PROFILE={profile} NB={name}`"
-        given: list[nodes.Node] = []
-        if self.content:
-            given.append(nodes.literal_block("", "\n".join(self.content), language="python"))
-            other = (
-                f'`make variant NB={name} P="name=value"` executes it with other parameters, into a page of its own: '
-            )
-            given.append(block("p", text(f"{other}`build/variants/{name}/*.html`, whose name it prints.")))
-        if repository := self.config.html_theme_options.get("repository_url"):
-            given.append(block("p", text("Binder opens the page as it is. In Colab this is the first cell to run:")))
-            given.append(nodes.literal_block("", SETUP.format(url=repository), language="ipython3"))
-        return [
-            nodes.raw("", f'<details class="lps-provenance"><summary>{text(summary)}</summary>', format="html"),
-            block("p", made + text(again)),
-            *given,
-            block("p", self.results(executed)),
-            nodes.raw("", "</details>", format="html"),
-        ]
-
-    def outdated(self, name: str, side: dict[str, Any]) -> bool:
-        """Whether the executed copy was made from another notebook, other sources or other versions."""
-        self.env.note_dependency(str(self.path("lps")))  # a folder counts as outdated, so a later change is found
-        profile = self.config.lps_profile
-        (job,) = plan(profile, load_profile(profile).notebooks, [name], root=self.path(""))
-        return bool(side["hash"] != job.hash)
-
-    def results(self, executed: Path) -> str:
-        """Downloads of the executed notebook and of its figures."""
-        figures = [path for kind in ("svg", "pdf") for path in executed.parent.glob(f"{executed.stem}-*.{kind}")]
-        figures.sort(key=lambda path: (int(path.stem.rpartition("-")[2]), path.suffix != ".svg"))
-        files = {"executed notebook": executed}
-        files |= {f"figure {p.stem.rpartition('-')[2]} ({p.suffix[1:].upper()})": p for p in figures}
-        links = (self.download(path.relative_to(self.path("")).as_posix(), title) for title, path in files.items())
-        return f"Take it away: {', '.join(links)}."
-
-
-class Picture(ResultDirective):
-    """The picture at the top of another page, with its words for those who cannot see it. Argument: the notebook;
-    content: the caption."""
-
-    required_arguments = 1
-    has_content = True
-
-    def run(self) -> list[nodes.Node]:
-        executed = executed_notebook(self.config, self.arguments[0])
-        notebook = self.load(executed.as_posix())
-        if notebook is None:
-            return self.absent("This picture", f"make reproduce NB={self.arguments[0]}")
-        outputs = [(c["metadata"], o) for c in notebook["cells"] for o in c.get("outputs", [])]
-        drawn = [metadata for metadata, output in outputs if "image/svg+xml" in output.get("data", {})]
-        number = next((n for n, metadata in enumerate(drawn) if "lede" in metadata.get("tags", [])), 0)
-        alt = drawn[number]["mystnb"]["image"]["alt"]
-        path = executed.with_name(f"{executed.stem}-{number + 1}.svg").relative_to(self.path(""))
-        picture = nodes.image("", uri=f"/{path.as_posix()}", alt=alt, width="100%")
-        caption = nodes.caption()
-        self.state.nested_parse(self.content, self.content_offset, caption)
-        words = [child for paragraph in caption.children for child in paragraph.children]
-        return [nodes.figure("", picture, nodes.caption("", "", *words), classes=["lps-picture-of"])]
-
-
-CONVERTED = {
-    "families": "make families",
-    "finetuning": "OMP_NUM_THREADS=1 python -m lps convert --finetuning",
-    "borders": "python -m lps convert --borders",
-}
-"""Records of networks that were converted, and the commands that make them."""
-
-
-class Converted(ResultDirective):
-    """A record of ``python -m lps convert`` in tables, and the machine that made it. Argument: the record's name."""
-
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        (name,) = self.arguments
-        path = f"results/shipped/convert/{name}.json"
-        record = self.load(path)
-        if record is None:
-            return self.absent("This table", CONVERTED[name])
-        made: list[nodes.Node]
-        if name == "families":
-            made = [shown_as_text(show(record["rows"])) for show in (conversion.families, conversion.refused)]
-        else:
-            made = [table(*{"finetuning": finetuning, "borders": borders}[name](record, name))]
-        versions = ", ".join(f"{name} {version}" for name, version in sorted(record["versions"].items()) if version)
-        code = record["code"]
-        commits = {row["commit"][:8] for row in record["rows"].values() if "commit" in row}
-        made_by = " and ".join(sorted(commits)) or code.get("commit", code.get("convert"))[:8]
-        source = f"{record['made'][:10]}, {record['hardware']['cpu']}, {versions}; code {made_by}. "
-        source += f"Again: `{CONVERTED[name]}`. "
-        return [*made, block("p", f"{text(source)}{self.download(path, 'JSON')}.", "lps-source")]
-
-
-def shown_as_text(shown: conversion.Shown) -> nodes.table:
-    rows = [("", [*map(text, cells)]) for cells in shown.rows]
-    return table(shown.caption, [(title, "") for title in shown.columns], rows, "lps-families")
-
-
-class Slowdown(ResultDirective):
-    """What conversion costs by the newest records of ``python -m benchmarks``, by network, and the targets."""
-
-    def run(self) -> list[nodes.Node]:
-        self.env.note_dependency(str(self.path("results")))
-        found = conversion.costs(times.read())
-        made: list[nodes.Node] = []
-        for threads, networks in found.items():
-            made += [
-                shown_as_text(conversion.cost_table(networks, threads)),
-                block("p", text(conversion.misses(networks))),
-            ]
-        return made or self.absent("The cost of conversion", conversion.COMMAND)
-
-
-def finetuning(record: dict[str, Any], name: str) -> tuple[Any, ...]:
-    """Accuracy and consistency of each network of the notebook on fine-tuning, converted and at the end."""
-    columns = ("network", "converted: accuracy", "C-Cons.", "fine-tuned: accuracy", "C-Cons.")
-    rows = [
-        ("", [network, *(f"{points[at][key]:.1f}" for at in (0, -1) for key in ("accuracy", "c_cons"))])
-        for network, points in record["rows"].items()
-    ]
-    config = record["config"]
-    caption = (
-        f"{record['data']['source']}: {config['train']:,} images to train on, {config['test']:,} to test; "
-        f"{config['epochs']} epochs, and {config['tune']} of fine-tuning; seed {record['seed']}; per cent"
-    )
-    return caption, [(title, "") for title in columns], rows
-
-
-def borders(record: dict[str, Any], name: str) -> tuple[Any, ...]:
-    """How much of the difference between two images a shift makes, by network and kind of shift."""
-    kinds = list(next(iter(record["rows"].values())))
-    rows = [
-        ("", [network, *(f"{row[kind]:.3g} %" if row[kind] is not None else NONE for kind in kinds)])
-        for network, row in record["rows"].items()
-    ]
-    caption = "Change of the outputs under a shift, in per cent of that between two images"
-    return caption, [(title, "") for title in ("network", *kinds)], rows
-
-
-DIRECTIVES = {
-    "answers": Answers,
-    "scoreboard": Scoreboard,
-    "ledger": Ledger,
-    "table": ResultTable,
-    "records": Records,
-    "costs": Costs,
-    "provenance": Provenance,
-    "picture": Picture,
-    "coverage": Coverage,
-    "downloads": Downloads,
-    "items": Items,
-    "seeds": Seeds,
-    "shipped": Shipped,
-    "converted": Converted,
-    "slowdown": Slowdown,
-}
+    def run(self) -> tuple[Nodes, list[nodes.system_message]]:
+        try:
+            return [nodes.raw("", self.shown(self.env, self.text), format="html")], []
+        except (ValueError, KeyError, StopIteration, OSError) as error:
+            problem = self.inliner.reporter.error(f"{self.name} {self.text!r}: {error!r}", line=self.lineno)
+            return [nodes.problematic(self.rawtext, self.rawtext)], [problem]
 
 
 def setup(app: Sphinx) -> None:
     """Called by the extension ``lps_book``."""
-    app.add_role("paper", PaperValue())
-    app.add_role("price", Price())
-    app.add_role("line", SourceLine())
+    for role, shown in {"paper": paper_value, "price": price, "line": source_line}.items():
+        app.add_role(role, ResultRole(shown))
     for name, directive in DIRECTIVES.items():
         app.add_directive(f"lps-{name}", directive)

@@ -1,7 +1,6 @@
 """Charts that several pages share: one colour for each method, one marker for each filter."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -10,7 +9,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from torch import Tensor
 
 from ..experiments.rows import SHOWN, Row, matching
 from .figures import COLORS, MUTED, PHASES
@@ -53,17 +51,6 @@ def interval(ax: Axes, value: Interval, place: float, upright: bool = False, **s
         ax.errorbar(place, value.value, yerr=known, **style)
     else:
         ax.errorbar(value.value, place, xerr=known, **style)
-
-
-def legend(figure: Figure, rows: Iterable[Row]) -> None:
-    """The methods and filters that occur, beside the panels."""
-    methods, filters = zip(*(row.labels for row in rows), strict=True)
-    handles = [Line2D([], [], color=color, linewidth=3, label=m) for m, color in COLORS.items() if m in methods]
-    for name, marker in MARKERS.items():
-        if name in filters:
-            label = "no filter" if name == "-" else name
-            handles.append(Line2D([], [], color=MUTED, marker=marker, linestyle="none", label=label))
-    figure.legend(handles=handles, loc="outside right center")
 
 
 def rows_of_a_table(name: str) -> Figure:
@@ -139,36 +126,4 @@ def phase_shares(records: Iterable[Record]) -> Figure | None:
         ax.set_xlabel("epoch")
     figure.supylabel("largest score (% of images)", fontsize="medium")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(PHASES))
-    return figure
-
-
-def changes(shifts: Sequence[int], panels: Mapping[str, Mapping[Row, Sequence[float]]]) -> Figure:
-    """Change of the logits under each of the shifts, a panel for each kind of shift, a line for each row."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(9.5, 4), sharey=True, squeeze=False)
-    for ax, (kind, lines) in zip(axes[0], panels.items(), strict=True):
-        for row, values in lines.items():
-            style = {**look(row), "markersize": 5, "linewidth": 1.2, "markevery": (len(values) // 8, len(values) // 4)}
-            ax.plot(shifts, values, label=title_of(row), **style)
-        ax.set(title=f"{kind} shift", xlabel="columns that the picture moves", ylim=(-2, None))
-        ax.grid(axis="y")
-    axes[0, 0].set_ylabel("change of the logits (%)")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return figure
-
-
-def change_maps(image: Tensor, maps: Mapping[Row, Tensor]) -> Figure:
-    """A picture ``(3, H, W)`` uint8, and where each row's logits ``(H, W)`` change when it moves, on one scale."""
-    figure, axes = plt.subplots(1, 1 + len(maps), figsize=(9.5, 0.9 + 9 / (1 + len(maps))))
-    axes[0].imshow(image.permute(1, 2, 0))
-    axes[0].set_title("the picture", fontsize=9)
-    limit = median(float(values.quantile(0.99)) for values in maps.values())
-    for ax, (row, values) in zip(axes[1:], maps.items(), strict=True):
-        drawn = ax.imshow(values, cmap="Purples", vmin=0, vmax=limit)
-        ax.set_title(title_of(row).replace(", ", "\n"), fontsize=9, color=COLORS[SHOWN[row.method]])
-        largest = float(values.max())
-        ax.set_xlabel(f"up to {largest:.2f}" if largest else "0, exactly", fontsize=9)
-    for ax in axes:
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
-    figure.colorbar(drawn, ax=axes[1:], shrink=0.6, aspect=12, extend="max").outline.set_visible(False)
     return figure

@@ -2,6 +2,7 @@
 
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -23,51 +24,16 @@ COLORS = {"Baseline": "#5F6368", "LPF": "#E69F00", "DDAC": "#CC79A7", "APS": "#0
 PHASES = ("#332288", "#44AA99", "#C9A227", "#AA4499")
 """One colour for each phase 0 to 3 of a 2-D map with stride 2 (after Tol's muted palette)."""
 
-INK, MUTED, RULE, PAPER = "#1F2328", "#57606A", "#D0D7DE", "#FFFFFF"
-"""Text, secondary text, lines, and the background: opaque, so that a figure reads on light and dark pages."""
-
-RC: dict[Any, Any] = {
-    "figure.facecolor": PAPER,
-    "figure.dpi": 100,
-    "figure.constrained_layout.use": True,
-    "savefig.facecolor": PAPER,
-    "savefig.dpi": 200,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.5,
-    "mathtext.fontset": "dejavusans",
-    "text.color": INK,
-    "axes.facecolor": PAPER,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 10,
-    "axes.titleweight": "regular",
-    "axes.titlepad": 6,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": False,
-    "axes.prop_cycle": cycler(color=[COLORS[name] for name in ("LPS", "APS", "LPF", "DDAC", "Baseline")]),
-    "grid.color": RULE,
-    "grid.linewidth": 0.6,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-    "image.interpolation": "none",
-    "image.cmap": "cividis",
-    "svg.fonttype": "path",
-    "svg.hashsalt": "lps",
-}
+STYLE = mpl.rc_params_from_file(Path(__file__).with_suffix(".mplstyle"), use_default_template=False)
+INK, MUTED, RULE = (STYLE[name] for name in ("text.color", "axes.edgecolor", "grid.color"))
+"""Text, secondary text, and lines."""
 
 
 def style() -> None:
     """Set matplotlib to the companion's look; a notebook shows figures as SVG, and keeps a PDF to take away."""
-    mpl.rcParams.update(RC)
+    order = ("LPS", "APS", "LPF", "DDAC", "Baseline")
+    mpl.rcParams.update(STYLE)
+    mpl.rcParams["axes.prop_cycle"] = cycler(color=[COLORS[name] for name in order])
     if "ipykernel" in sys.modules:
         from IPython.core.getipython import get_ipython
         from IPython.core.pylabtools import print_figure

@@ -173,14 +173,6 @@ def _rank(profile: str) -> int:
     return -profile_names().index(profile)
 
 
-def grouped(records: Iterable[Record]) -> list[list[Record]]:
-    """Records of studies by their data, whatever the profile: the largest groups first."""
-    found: dict[str, list[Record]] = {}
-    for record in records:
-        found.setdefault(record["data"]["fingerprint"], []).append(record)
-    return sorted(found.values(), key=len, reverse=True)
-
-
 def one_per_seed(lines: pd.DataFrame) -> pd.DataFrame:
     """A run for each seed of a row and group: the last that today's sources made, or the first where they made none."""
     late = lines["run"].where(lines["stale"], -lines["run"])

@@ -3,7 +3,10 @@
 import csv
 import shlex
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
+from ..experiments.schema import read_yaml
 from ..paths import PAPER
 from .statistics import Sample
 
@@ -20,51 +23,14 @@ class Table:
     data: str
 
 
-TABLES = {
-    "table1": Table(
-        "ResNet-18 on CIFAR-10: accuracy and circular consistency in per cent",
-        {"acc": "Acc.", "c_cons": "C-Cons."},
-        "notebooks/table1",
-        "CIFAR-10",
-    ),
-    "table2": Table(
-        "ResNet-18 on ImageNet: accuracy and circular consistency in per cent",
-        {"acc": "Acc.", "c_cons": "C-Cons."},
-        "notebooks/table2",
-        "ImageNet",
-    ),
-    "table3": Table(
-        "ResNet-50 and ResNet-101 on ImageNet: accuracy and shift consistency in per cent",
-        {"acc": "Acc.", "s_cons": "S-Cons."},
-        "notebooks/table3",
-        "ImageNet",
-    ),
-    "table4": Table(
-        "ResNet-101: trainable parameters and inference time",
-        {
-            "parameters": "Absolute",
-            "pooling_parameters": "Relative",
-            "pooling_share": "Relative (%)",
-            "time_ms": "Mean (ms)",
-            "time_ms_std": "Std (ms)",
-        },
-        "notebooks/table4",
-        "no images",
-    ),
-    "table5": Table(
-        "DeepLabV3+ with ResNet-18 on PASCAL VOC, circular shifts: mIoU and mASCC in per cent",
-        {"miou": "mIoU", "mascc": "mASCC"},
-        "notebooks/table5",
-        "PASCAL VOC, and the ImageNet classifiers of Table 2",
-    ),
-    "table6": Table(
-        "DeepLabV3+ with ResNet-101 on PASCAL VOC, standard shifts: mIoU and mASSC in per cent",
-        {"miou": "mIoU", "massc": "mASSC"},
-        "notebooks/table6",
-        "PASCAL VOC, and the ImageNet classifiers of Table 3",
-    ),
-}
-METRICS = TABLES["table1"].metrics
+@cache
+def listed(section: str) -> list[dict[str, Any]]:
+    """A section of ``claims.yml``: tables, theorems, orderings, effects, consistencies or sentences."""
+    sections: dict[str, list[dict[str, Any]]] = read_yaml(PAPER / "claims.yml")
+    return sections[section]
+
+
+TABLES = {f"table{number}": Table(**item) for number, item in enumerate(listed("tables"), 1)}
 
 
 def paper_table(name: str) -> list[dict[str, str]]:

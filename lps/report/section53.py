@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..metrics import Count
-from .frame import Record, grouped, is_full_scale
+from .frame import Record, is_full_scale
 from .statistics import Interval, wilson
+from .tables import together
 
 CHANCE = 1 / 4
 """How often a choice among the phases of stride 2 in two dimensions falls on the largest norm by chance."""
@@ -27,17 +28,20 @@ def judge(name: str, studied: Sequence[Record]) -> dict[str, Any]:
     command = "python -m lps run 'table1/lps*' --profile reduced; python -m lps study 'table1/lps*' --profile reduced"
     fields = {"rule": f"{DIRECTIONS[name]}, {LIMITS}", "command": command, "ours": None}
     studied = one_per_run(studied)
-    real = grouped(on_real_images(studied))
-    found = max(real, key=lambda made: any(map(is_full_scale, made)), default=[])
+    groups: dict[str, list[Record]] = {}
+    for record in on_real_images(studied):
+        groups.setdefault(record["data"]["fingerprint"], []).append(record)
+    found = max(groups.values(), key=lambda made: (any(map(is_full_scale, made)), len(made)), default=[])
     if not found:
         drawn = f"; on drawn data: {_value(name, studied)}" if studied else ""
         return {**fields, "verdict": "not run", "evidence": f"no study of a network trained on real images{drawn}"}
-    without = [record for record in found if not direction(name, record["metrics"])]
-    seen = f"the direction is not seen at this scale in {len(without)} of {len(found)} networks; " if without else ""
+    parts = [(direction(name, record["metrics"]), is_full_scale(record)) for record in found]
+    without, verdict = sum(not seen for seen, _ in parts), together(parts)
+    seen = f"the direction is not seen at this scale in {without} of {len(found)} networks; " if without else ""
     return {
         **fields,
         "ours": _value(name, found),
-        "verdict": "fails" if any(map(is_full_scale, without)) else "undecided" if without else "direction only",
+        "verdict": "direction only" if verdict == "holds" else verdict,
         "evidence": seen + "; ".join(f"{record['run']}: {_value(name, [record])}" for record in found),
         "run": [record["id"] for record in found],
     }
@@ -70,21 +74,20 @@ def _last_layer(metrics: Mapping[str, Any]) -> str:
     return max(name for name in metrics if name.startswith("max_norm, "))
 
 
+def _interval(metrics: Mapping[str, Any], name: str) -> Interval:
+    return wilson(metrics[name]["agree"], metrics[name]["total"])
+
+
 def falls(metrics: Mapping[str, Any], changed: str) -> bool:
     """Is the accuracy of a changed network below the network's own, the intervals apart?"""
-    before, after = (wilson(metrics[metric]["agree"], metrics[metric]["total"]) for metric in ("acc", changed))
-    return after.high < before.low
+    return _interval(metrics, changed).high < _interval(metrics, "acc").low
 
 
 def direction(name: str, metrics: Mapping[str, Any]) -> bool:
     """Does one network show what the rule asks for?"""
-
-    def interval(metric: str) -> Interval:
-        return wilson(metrics[metric]["agree"], metrics[metric]["total"])
-
     if name == "replaced":
         return falls(metrics, "acc_max_norm")
     if name == "share":
-        return interval("max_norm").high < CHANCE
+        return _interval(metrics, "max_norm").high < CHANCE
     last = metrics[_last_layer(metrics)]
     return bool(last["agree"] < last["total"])

@@ -1,7 +1,6 @@
-"""What few seeds and many counts can tell: intervals, paired differences, power, bounds on failures."""
+"""What few seeds and many counts can tell: intervals, paired differences, bounds on failures."""
 
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from statistics import NormalDist, mean, stdev
@@ -11,8 +10,6 @@ import mpmath
 import pandas as pd
 
 CONFIDENCE = 0.95
-POWER = 0.8
-"""Chance of finding a difference that is there, at which a number of seeds counts as enough."""
 
 
 class Sample(NamedTuple):
@@ -51,10 +48,10 @@ def t_quantile(probability: float, freedom: float) -> float:
     high = 1.0
     while cdf(high) < probability:
         high *= 2
-    return _crossing(lambda t: cdf(t) - probability, 0.0, high)
+    return crossing(lambda t: cdf(t) - probability, 0.0, high)
 
 
-def _crossing(rising: Callable[[float], float], low: float, high: float) -> float:
+def crossing(rising: Callable[[float], float], low: float, high: float) -> float:
     """Where a rising function is zero, by bisection."""
     for _ in range(60):
         middle = (low + high) / 2
@@ -101,58 +98,6 @@ def settled(pairs: Mapping[str, tuple[Sample, Sample]], confidence: float = CONF
             break
         open_ = {name: pair for name, pair in open_.items() if name not in found}
     return [name for name in pairs if name not in open_]
-
-
-def power(gap: float, std_a: float, std_b: float, seeds: int, confidence: float = CONFIDENCE) -> float:
-    """Chance that ``seeds`` runs of each of two methods, not paired, show a true ``gap`` between their means.
-
-    Approximate: it is that of the two-sided Welch test with its degrees of freedom known, and the test estimates them.
-    With equal deviations a chance of 80 % is one of 78 % for five seeds, of 69 % for three and of 48 % for two.
-    """
-    variances = [std_a**2 / seeds, std_b**2 / seeds]
-    spread = sum(variances)
-    freedom = spread**2 / (sum(v**2 for v in variances) / (seeds - 1))
-    return _passes(abs(gap) / math.sqrt(spread), freedom, confidence)
-
-
-def paired_power(gap: float, std_a: float, std_b: float, seeds: int) -> float:
-    """The same for the interval of :func:`paired`, exactly, where the two runs of a pair vary independently."""
-    return _passes(abs(gap) / math.sqrt((std_a**2 + std_b**2) / seeds), seeds - 1, CONFIDENCE)
-
-
-def _passes(shift: float, freedom: float, confidence: float) -> float:
-    """Chance that a t test decides where the truth is ``shift`` standard errors from zero: by the noncentral t."""
-    threshold = t_quantile((1 + confidence) / 2, freedom)
-
-    def density(ratio: float) -> float:
-        """Of the estimated over the true deviation, times the chance to pass the threshold."""
-        half = freedom / 2
-        log = math.log(2) + half * math.log(half) - math.lgamma(half) + (freedom - 1) * math.log(ratio)
-        passed = NormalDist().cdf(shift - threshold * ratio) + NormalDist().cdf(-shift - threshold * ratio)
-        return math.exp(log - half * ratio**2) * passed
-
-    width = 8 / math.sqrt(2 * freedom)
-    return _integral(density, max(1e-9, 1 - width), 1 + width)
-
-
-def _integral(f: Callable[[float], float], low: float, high: float) -> float:
-    """Simpson's rule."""
-    steps = 200
-    step = (high - low) / steps
-    weights = (1 if i in (0, steps) else 2 + 2 * (i % 2) for i in range(steps + 1))
-    return step / 3 * sum(w * f(low + i * step) for i, w in enumerate(weights))
-
-
-def seeds_needed(gap: float, std_a: float, std_b: float, chance: float = POWER, most: int = 100_000) -> int:
-    """Fewest seeds of each method that find a true ``gap`` with the given chance; ``most`` where none below it do."""
-    return 2 + bisect_left(range(2, most), chance, key=lambda seeds: power(gap, std_a, std_b, seeds))
-
-
-def detectable(std_a: float, std_b: float, seeds: int, test: Callable[..., float] = power) -> float:
-    """Smallest true gap that ``seeds`` runs of each of two methods find with a chance of :data:`POWER`, by ``power``
-    or ``paired_power``."""
-    most = 100 * (std_a + std_b)
-    return _crossing(lambda gap: test(gap, std_a, std_b, seeds) - POWER, 0.0, most)
 
 
 def wilson(agree: int, total: int, confidence: float = CONFIDENCE) -> Interval:

@@ -11,7 +11,7 @@ from ..experiments.records import write_json
 from ..paths import BUILD, LOCAL, SHIPPED
 from .frame import GROUP, frame, labels, measured, one_per_seed, runs
 from .paper import PAPER_SEEDS, TABLES, paper_table, printed_samples
-from .statistics import Interval, average_difference, detectable, difference, mean_interval, paired_power, seeds_needed
+from .statistics import Interval, average_difference, difference, mean_interval
 
 MARGIN = 0.46
 """Points within which two accuracies count as equal: two standard errors of one near 94.5 % on 10,000 images."""
@@ -38,6 +38,16 @@ def judge(metric: str, paper: Mapping[str, Any], lines: pd.DataFrame) -> Verdict
             return "holds"
         return "holds+" if ours["mean"] > paper["mean"] else "fails"
     return "undecided"
+
+
+def together(parts: Sequence[tuple[bool | None, bool]], tried: bool = True) -> Verdict:
+    """Verdict on comparisons, each given by whether it agrees, ``None`` where that is open, and whether it was made at
+    the paper's scale."""
+    if any(agrees is False and full for agrees, full in parts):
+        return "fails"
+    if all(agrees for agrees, _ in parts):
+        return "holds" if all(full for _, full in parts) else "direction only"
+    return "undecided" if tried else "not run"
 
 
 def table_groups(name: str, made: pd.DataFrame, label: str) -> list[dict[str, Any]]:
@@ -130,37 +140,6 @@ def prices(method: str, found: pd.DataFrame) -> list[Price]:
     paper = {a: difference(*pair) for a, pair in printed.items()} | {"mean": average_difference([*printed.values()])}
     ours["mean"] = pd.DataFrame(ours).dropna().mean(axis=1)
     return [Price(method, a, paper[a], mean_interval(gap), len(gap)) for a, gap in ours.items()]
-
-
-def seeds_table(made: pd.DataFrame) -> list[dict[str, Any]]:
-    """What our seeds tell about LPS against APS in Table 1: paired differences, by profile, data and filter.
-
-    ``gap`` is the smallest true difference that as many pairs find with a chance of 80 %, at the deviations that the
-    paper prints; ``needed`` is the number of seeds that the paper's own difference takes.
-    """
-    made = made[(made["table"] == "table1") & made["as_profile"]]
-    lines = []
-    for (profile, data, _, label), members in made.assign(label=labels(made)).groupby([*GROUP, "label"]):
-        found = accuracies(members)
-        for antialias, (lps, aps) in printed_samples("LPS", "APS").items():
-            pairs = gains(found, "LPS", "APS", antialias)
-            interval, n = mean_interval(pairs), len(pairs)
-            lines.append(
-                {
-                    "label": label,
-                    "profile": profile,
-                    "data": data,
-                    "antialias": antialias,
-                    "paper": lps.mean - aps.mean,
-                    "needed": seeds_needed(lps.mean - aps.mean, lps.std, aps.std),
-                    "n": n,
-                    "difference": interval.value if n else None,
-                    "low": interval.low if n > 1 else None,
-                    "high": interval.high if n > 1 else None,
-                    "gap": detectable(lps.std, aps.std, n, test=paired_power) if n > 1 else None,
-                }
-            )
-    return lines
 
 
 MEASURED = ("table1", "table2", "table3", "table5", "table6")

@@ -1,6 +1,7 @@
-"""Lemma 1 and Claims 1 to 4, tried by their notebooks: the ledger and the tests run the cells tagged ``check``.
+"""What the notebooks try: the ledger and the tests run the cells tagged ``check`` of Lemma 1 and Claims 1 to 4, and
+those tagged ``evidence``, which leave our value and how it was found for sentences of the paper, by their ids.
 
-Those cells need torch alone, neither papermill nor a kernel. They leave behind
+The cells tagged ``check`` need torch alone, neither papermill nor a kernel. They leave behind
 
 - ``tried``: cases by kind of map, each of which has passed its assertions;
 - ``broken``: for each variant that drops an assumption, how many cases passed and failed; each has to fail somewhere;
@@ -8,19 +9,18 @@ Those cells need torch alone, neither papermill nor a kernel. They leave behind
 - ``worst``: the largest difference where a convolution is involved.
 """
 
-import json
 import linecache
 import traceback
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import CodeType
+from functools import cache
 from typing import Any
 
 import torch
 
+from ..notebooks.cells import left_by, read, run
 from ..notebooks.parameters import check_parameters, declared_parameters
-from ..paths import NOTEBOOKS
 
 STATEMENTS = {"lemma-1": "lemma1", **{f"claim-{n}": f"claim{n}" for n in range(1, 5)}}
 """The notebook of each statement, by the label that the book gives it."""
@@ -44,6 +44,19 @@ class Check:
             return False
         return all(count[False] for count in self.broken.values())
 
+    @property
+    def cases(self) -> int:
+        return self.tried.total()
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """How many cases of each broken variant failed: ``12 of 34``."""
+        return {name: f"{count[False]:,} of {count.total():,}" for name, count in self.broken.items()}
+
+    @property
+    def passed(self) -> dict[str, str]:
+        return {name: f"{count[True]:,} of {count.total():,}" for name, count in self.broken.items()}
+
 
 def check(label: str, **parameters: Any) -> Check:
     """Try a statement with the parameters of its notebook, or with others; on one thread, the maps being small."""
@@ -66,29 +79,27 @@ def check(label: str, **parameters: Any) -> Check:
     return Check(scope, **{key: values[key] for key in ("tried", "broken", "ties", "worst") if key in values})
 
 
-def read(name: str) -> dict[str, Any]:
-    notebook: dict[str, Any] = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))
-    return notebook
+@cache
+def tried(label: str) -> Check:
+    """A statement for stride 2 in two dimensions, as in the paper's networks."""
+    return check(label, strides=[2], dims=[2], draws=16)
 
 
-def run(name: str, notebook: Mapping[str, Any], values: dict[str, Any], tag: str = "") -> None:
-    """Execute the code cells of a notebook, or those with a tag; their names come into ``values``."""
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code" and (not tag or tag in cell["metadata"].get("tags", [])):
-            exec(compiled("".join(cell["source"]), f"{name}.ipynb, cell {cell['id']}"), values)
-
-
-def compiled(source: str, name: str) -> CodeType:
-    """Code whose lines a traceback shows, and whose assertions ``python -O`` leaves in."""
-    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-    return compile(source, name, "exec", optimize=0)
+@cache
+def evidence(name: str) -> dict[str, tuple[str, str]]:
+    """What the cells tagged ``evidence`` of a notebook find: by sentence, our value and how it was found."""
+    with torch.random.fork_rng(devices=[]):
+        found: dict[str, tuple[str, str]] = left_by(name, "evidence")["evidence"]
+    return found
 
 
 def counterexample(error: AssertionError, name: str) -> str:
-    """The line of the notebook whose assertion failed, with the stride, the maps and the shift that were tried last."""
+    """The line of the notebook whose assertion failed, with the stride, maps and shift that a check tried last."""
     frames = [*traceback.walk_tb(error.__traceback__)]
     frame, number = [(f, n) for f, n in frames if f.f_code.co_filename.startswith(f"{name}.ipynb")][-1]
     seen = frame.f_globals | frame.f_locals
     line = linecache.getline(frame.f_code.co_filename, number).strip()
+    if "s" not in seen:
+        return line
     shift = f", shift {seen['d'].tolist()}" if "d" in seen else ""
     return f"{line} (last tried: stride {seen['s']}, {seen['x'].dtype} maps {tuple(seen['x'].shape)}{shift})"

@@ -14,6 +14,7 @@ from ..experiments.schema import POSITIVE, SOME, Shape, among, conform, moment
 from ..paths import LOCAL, SHIPPED
 from .frame import Record
 from .paper import paper_table
+from .tables import Verdict, together
 
 Device = Literal["cpu", "cuda"]
 TABLE4, CIFAR = "resnet101-eval-float32-eager", "cifar-resnet18-train-float32-eager"
@@ -291,18 +292,27 @@ def _scale(record: Record) -> str:
     return "in the paper's setting" if as_in_the_paper(record) else "not in the paper's setting"
 
 
-def judge_time(row: str, record: Record | None) -> str:
+ONE = dict.fromkeys(("q1", "q3"), 1.0)
+
+
+def _above(ratio: Mapping[str, float], other: Mapping[str, float] = ONE) -> bool | None:
+    """Is a ratio above another one, by both quartiles? ``None`` where they overlap."""
+    return True if ratio["q1"] > other["q3"] else False if ratio["q3"] < other["q1"] else None
+
+
+def _where(record: Record) -> str:
+    return f"{setting(record)}, {machine(record)}; record {record['id']}"
+
+
+def judge_time(row: str, record: Record | None) -> Verdict:
     """Verdict on a time of Table 4 by :data:`RULE_OF_TIMES`; on another device it is at most *direction only*."""
     if record is None:
         return "not run"
-    ratio, comparable = record["cases"][row][clock(record)], as_in_the_paper(record)
-    if ratio["q1"] <= 1:
-        return "fails" if comparable and ratio["q3"] < 1 else "undecided"
-    if not comparable:
-        return "direction only"
+    ratio = record["cases"][row][clock(record)]
+    verdict = together([(_above(ratio), as_in_the_paper(record))])
     off = (ratio["median"] - 1) / (paper_ratios()[row] - 1)
-    if off > TOLERANCE:
-        return "fails"
+    if verdict != "holds" or off > TOLERANCE:
+        return "fails" if verdict == "holds" else verdict
     return "holds" if off >= 1 / TOLERANCE else "holds+"
 
 
@@ -336,12 +346,11 @@ def time_cell(row: str, records: Sequence[Record], beyond: str = "") -> dict[str
         other = record["cases"][beyond][clock(record)]
         entry["rule"] += f"; its quartiles above those of {LABELS[beyond]}"
         more += f"; {LABELS[beyond]} {spread(other)}"
-        if ratio["q1"] <= other["q3"] and entry["verdict"] != "fails":
-            against = as_in_the_paper(record) and ratio["q3"] < other["q1"]
-            entry["verdict"] = "fails" if against else "undecided"
+        if entry["verdict"] != "fails" and not (apart := _above(ratio, other)):
+            entry["verdict"] = together([(apart, as_in_the_paper(record))])
     words = f"{paper_ratios()[row]:.2f} in the paper; here {spread(ratio)}, median and quartiles, {scale}"
-    evidence = f"{words}: {setting(record)}, {machine(record)}; record {record['id']}{more}"
-    return {**entry, "ours": f"{ratio['median']:.2f} of LPF ({scale})", "evidence": evidence}
+    ours = f"{ratio['median']:.2f} of LPF ({scale})"
+    return {**entry, "ours": ours, "evidence": f"{words}: {_where(record)}{more}"}
 
 
 RULE_OF_ORDERS = "the quartiles of every ratio on one side of 1; only on a GPU, in the paper's setting"
@@ -353,18 +362,12 @@ def slower(rows: Iterable[str], records: Sequence[Record]) -> dict[str, Any]:
     entry = {"rule": RULE_OF_ORDERS, "verdict": "not run", "evidence": "no record", "command": GPU}
     if record is None:
         return entry
-    cases, comparable = [row.removeprefix("table4/") for row in rows], as_in_the_paper(record)
-    ratios = {case: record["cases"][case][clock(record)] for case in cases}
-    order = [True if ratio["q1"] > 1 else False if ratio["q3"] < 1 else None for ratio in ratios.values()]
-    if all(order):
-        verdict = "holds" if comparable else "direction only"
-    else:
-        verdict = "fails" if False in order and comparable else "undecided"
+    ratios = {case: record["cases"][case][clock(record)] for case in (row.removeprefix("table4/") for row in rows)}
+    order = [_above(ratio) for ratio in ratios.values()]
     words = "; ".join(f"{LABELS[case]} {spread(ratio)}" for case, ratio in ratios.items())
-    where = f"{setting(record)}, {machine(record)}; record {record['id']}"
     return {
         **entry,
-        "verdict": verdict,
+        "verdict": together([(longer, as_in_the_paper(record)) for longer in order]),
         "ours": f"{order.count(True)} of {len(order)} take longer ({_scale(record)})",
-        "evidence": f"time over that of LPF, Tri-3: {words}; {where}",
+        "evidence": f"time over that of LPF, Tri-3: {words}; {_where(record)}",
     }

@@ -1,63 +1,30 @@
 """Studies of trained networks, and their records: those of Sec. 5.3 (how LPD chooses, and what becomes of a network
 that loses its choice), labels under shifts of each size, and how far choices are from a tie.
 
-``python -m lps study 'table1/*'`` studies the networks that ``run`` has trained and writes a record of each study.
+``python -m lps study 'table1/*'`` studies the networks that ``run`` has trained and writes a record of each study. What
+a study measures stands in its notebook, in the cells tagged ``study``.
 """
 
 import time
-from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from ..data import Split
-from ..experiments.evaluate import exact_convolutions, in_percent, predictor
+from ..experiments.evaluate import exact_convolutions, in_percent
 from ..experiments.records import determinism, made_with, read_record, write_json
 from ..experiments.run import PACKAGES
 from ..experiments.schema import COUNT, REAL, Shape, conform
 from ..experiments.training import Trained
 from ..experiments.weights import about
-from ..metrics import Count, accuracy, circular_consistency
-from ..sampling import Downsample
-from ..selection import MaxNorm
-from .measure import (
-    BINS,
-    DIRECTIONS,
-    HIGH,
-    LOW,
-    RATES,
-    SIZES,
-    components,
-    labels_kept,
-    margins,
-    max_norm_counts,
-    summary,
-    untrained,
-    with_lone_shortcuts,
-    with_max_norm,
-    with_random_phase,
-)
+from ..notebooks.cells import left_by
 
 IMAGES = 1000
 """Shifts and margins are measured on the first test images, by default as many as these."""
-SHOWN = 2
-"""Images, the first ones, of which a record keeps the maps of Figure 4."""
 BATCH = 250
-DRAWS = 4
-"""Consistency is counted again with shifts drawn from as many other seeds."""
-
-
-def _section53(network: nn.Module, test: Split, device: torch.device) -> dict[str, Any]:
-    counts = max_norm_counts(network, (x.to(device) for x, _ in test.batches(BATCH)))
-    metrics = {
-        "acc": accuracy(predictor(network, device), test.batches(BATCH)),
-        "acc_max_norm": accuracy(predictor(with_max_norm(network), device), test.batches(BATCH)),
-        "max_norm": sum(counts.values(), Count()),
-        **{f"max_norm, layer {i}": count for i, count in enumerate(counts.values(), 1)},
-    }
-    return {"metrics": metrics}
+"""Images in a batch of a study."""
 
 
 def _section53_held(record: Any, where: str) -> None:
@@ -67,85 +34,53 @@ def _section53_held(record: Any, where: str) -> None:
         raise ValueError("metrics.max_norm is not the sum of its layers")
 
 
-def _figure4(network: nn.Module, test: Split, device: torch.device) -> dict[str, Any]:
-    found = [components(network, image[None].to(device)) for image in test.images[:SHOWN]]
-    same = Count(sum(kept == largest for _, kept, largest in found), len(found))
-    maps = [
-        {"components": maps.cpu().half().tolist(), "kept": kept, "largest": largest} for maps, kept, largest in found
-    ]
-    return {"metrics": {"same": same}, "maps": maps}
-
-
-def _shifts(network: nn.Module, test: Split, device: torch.device) -> dict[str, Any]:
-    counts = labels_kept(predictor(network, device), test.images.split(BATCH))
-    return {
-        "metrics": {f"kept, {name}": sum(found[1:], Count()) for name, found in counts.items()},
-        "kept": {name: [count.agree for count in found] for name, found in counts.items()},
-    }
-
-
 def _shifts_held(record: Any, where: str) -> None:
-    conform(record, {"kept": {name: [COUNT] for name in DIRECTIONS}})
+    conform(record, {"kept": {name: [COUNT] for name in ("diagonal", "rows", "columns")}})
     for name, kept in record["kept"].items():
         said = record["metrics"].get(f"kept, {name}", {})
         if (sum(kept[1:]), record["data"]["test"] * len(kept[1:])) != (said.get("agree"), said.get("total")):
             raise ValueError(f"kept.{name} does not make the metric of that name")
 
 
-def _controls(network: nn.Module, test: Split, device: torch.device) -> dict[str, Any]:
-    torch.manual_seed(0)
-    predict = predictor(network, device)
-    metrics = {"acc": accuracy(predict, test.batches(BATCH))}
-    for seed in range(1, DRAWS + 1):
-        metrics[f"c_cons, shifts {seed}"] = circular_consistency(predict, test.batches(BATCH), seed=seed)
-    fresh = predictor(untrained(network), device)
-    labels = torch.cat([fresh(images) for images, _ in test.batches(BATCH)])
-    metrics["c_cons, untrained"] = circular_consistency(fresh, test.batches(BATCH))
-    metrics["commonest label, untrained"] = Count(int(labels.bincount().max()), len(labels))
-    selects = [layer.select for layer in network.modules() if isinstance(layer, Downsample) and layer.select]
-    changed = {"random phase": with_random_phase} if selects else {}
-    if any(isinstance(select, MaxNorm) for select in selects):
-        changed["lone shortcuts"] = with_lone_shortcuts
-    for name, change in changed.items():
-        other = predictor(change(network), device)
-        metrics[f"acc, {name}"] = accuracy(other, test.batches(BATCH))
-        metrics[f"c_cons, {name}"] = circular_consistency(other, test.batches(BATCH))
-    return {"metrics": metrics}
-
-
-def _margins(network: nn.Module, test: Split, device: torch.device) -> dict[str, Any]:
-    metrics, layers = summary(margins(network, (x.to(device) for x in test.images.split(BATCH))))
-    return {"metrics": metrics, "powers_of_ten": [LOW, HIGH], "layers": layers}
-
-
 def _margins_held(record: Any, where: str) -> None:
-    bars = {name: [COUNT] * BINS for name in SIZES}
+    bars = {name: [COUNT] * 52 for name in ("lead", "rounding", "moved")}
     conform(record, {"powers_of_ten": [int] * 2, "layers": [{"name": str, **bars}]})
     for place, layer in enumerate(record["layers"], 1):
         if any(sum(layer[name]) != record["data"]["test"] for name in bars):
             raise ValueError(f"layers[{place - 1}] does not count each of {record['data']['test']} images once")
-        conform(record["metrics"], dict.fromkeys((f"{name}, layer {place}" for name in RATES), dict), "metrics")
+        rates = (f"{name}, layer {place}" for name in ("within", "turned", "turned_exact"))
+        conform(record["metrics"], dict.fromkeys(rates, dict), "metrics")
 
 
 class Study(NamedTuple):
-    """A kind of study: the methods that it says something of, whether it takes all test images or the first ones, what
-    it measures of a network on them, and what its record holds besides the metrics."""
+    """A kind of study: the notebook that measures it, the methods that it says something of, whether it takes all test
+    images or the first ones, and what its record holds besides the metrics."""
 
+    notebook: str
     methods: tuple[str, ...]
     whole: bool
-    measure: Callable[[nn.Module, Split, torch.device], dict[str, Any]]
     shape: Shape
 
 
 MAPS: Shape = {"maps": [{"components": [[[[REAL]]]], "kept": COUNT, "largest": COUNT}]}
+EVERY = ("baseline", "lpf", "ddac", "aps", "lps")
 STUDIES = {
-    "section53": Study(("lps",), True, _section53, _section53_held),
-    "figure4": Study(("lps",), False, _figure4, MAPS),
-    "shifts": Study(("baseline", "lpf", "ddac", "aps", "lps"), False, _shifts, _shifts_held),
-    "controls": Study(("baseline", "lpf", "ddac", "aps", "lps"), True, _controls, {}),
-    "margins": Study(("aps", "lps"), False, _margins, _margins_held),
+    "section53": Study("section53", ("lps",), True, _section53_held),
+    "figure4": Study("figure4", ("lps",), False, MAPS),
+    "shifts": Study("evidence", EVERY, False, _shifts_held),
+    "controls": Study("section53", EVERY, True, {}),
+    "margins": Study("evidence", ("aps", "lps"), False, _margins_held),
 }
 """By the folder of its records."""
+
+
+@cache
+def measures(notebook: str) -> dict[str, Any]:
+    """What the cells tagged ``study`` of a notebook define.
+
+    ``study_<kind>(network, test, device)`` gives the metrics, as counts, and what else the record of that kind holds.
+    """
+    return left_by(notebook, "study")
 
 
 def study(trained: Trained, kind: str = "section53", images: int = IMAGES) -> dict[str, Any]:
@@ -164,7 +99,7 @@ def study(trained: Trained, kind: str = "section53", images: int = IMAGES) -> di
     network = trained.network().to(device)
     test = Split(full.test.images[:count], full.test.labels[:count])
     with exact_convolutions(network, test.images[:4], BATCH, device) as convolutions:
-        found = of.measure(network, test, device)
+        found = measures(of.notebook)[f"study_{kind}"](network, test, device)
     settings = experiment.as_dict()
     this = f"{experiment.name} --profile {experiment.profile} --seed {run.seed} --images {images}"
     content = {

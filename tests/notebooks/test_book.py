@@ -162,21 +162,10 @@ def sample_results(tree: Path) -> None:
         "differs": ["less of it"],
         "rows": [row],
     }
-    content = {"title": "Table 1", "columns": paper.METRICS, "groups": [group]}
+    content = {"title": "Table 1", "columns": paper.TABLES["table1"].metrics, "groups": [group]}
     write(tree / "build" / "tables" / "table1.json", content)
     (tree / "build" / "tables" / "table1.csv").write_text("row\n")
     write(tree / "build" / "coverage.json", coverage.report([]))
-    shown = {
-        "label": "drawn data, profile smoke",
-        "profile": "smoke",
-        "data": "drawn",
-        "antialias": "-",
-        "paper": 0.38,
-        "needed": 7,
-        "difference": 0.5,
-    }
-    one_seed = {**shown, "n": 1, "low": None, "high": None, "gap": None}
-    write(tree / "build" / "seeds.json", [one_seed, {**shown, "n": 3, "low": -0.5, "high": 1.5, "gap": 0.8}])
 
 
 def build(tree: Path, repository: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -1,9 +1,12 @@
 """What the written pages show as code does what they say."""
 
+import csv
 import json
 import linecache
 import re
 import shlex
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -12,8 +15,9 @@ import pytest
 from lps.experiments import training
 from lps.experiments.profiles import load_profile
 from lps.notebooks.execute import plan
-from lps.paths import NOTEBOOKS, ROOT
+from lps.paths import NOTEBOOKS, PAPER, ROOT
 from lps.report.answers import Outcome
+from lps.report.coverage import pages
 
 BOOK = ROOT / "book"
 
@@ -92,3 +96,85 @@ def test_a_page_that_teaches_has_an_exercise_with_an_answer_that_is_asserted(nam
     assert question.startswith("## Exercise")
     assert answer.startswith("# ") and "assert" in answer
     assert "hide-cell" in cells[n]["metadata"]["tags"]
+
+
+# No result is typed by hand ----------------------------------------------------------------------------
+
+RESULT = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?=\s?(?:%|per cent|points\b|ms\b|[GM]B\b))|(?<![\w.])\d+\.\d+(?![\w.])")
+"""What a result looks like in prose: a percentage, points, a time, memory, or any decimal number."""
+NOT_PROSE = re.compile(
+    "|".join(
+        (
+            r"^(`{3,})(?!\{)[^\n]*\n.*?^\1`*$",  # code; a directive is prose
+            r"`[^`\n]*`",  # code, and roles, which read a value from its file
+            r"\$\$.*?\$\$|\$[^$\n]*\$",
+            r"\]\([^)\n]*\)",  # targets of links
+            r"^:\w+:.*?$",  # options of directives
+            r"Secs?\. ?\d\.\d(?: (?:and|to) \d\.\d)?",
+        )
+    ),
+    re.M | re.S,
+)
+SETTINGS = {
+    "book/index": {"3.11"},
+    "book/reproduce": {"3.11", "6"},
+    "book/original-checkpoints": {"1.4"},
+    "book/deviations": {"0.85", "0.825", "0.025", "0.01", "0.9"},
+    "book/experiments": {"95"},
+    "notebooks/finetune": {"0.02"},
+    "notebooks/statistics": {"95", "80"},
+    "notebooks/table2": {"1.28"},
+    "notebooks/table4": {"1.25"},
+    "notebooks/tau": {"85"},
+}
+"""Numbers on a page that are no results: versions, settings, tolerances, the size of ImageNet in millions."""
+
+
+def typed(page: str, text: str) -> Iterator[str]:
+    """Results in the text of a page that its author typed: neither a bound of 0 or 100 % nor a value of the paper."""
+    allowed = {"0", "100", *paper_values(), *SETTINGS.get(page, ())}
+    for found in RESULT.finditer(NOT_PROSE.sub(" ", text)):
+        if found[0] not in allowed:
+            yield f"{page}: {found[0]} is typed; show a result through a role, a directive or a cell"
+
+
+@cache
+def paper_values() -> set[str]:
+    """Every number of the paper's tables and text, as it is printed."""
+    values = set()
+    for path in PAPER.glob("*.csv"):
+        with path.open(encoding="utf-8", newline="") as file:
+            values |= {cell for line in csv.DictReader(file) for cell in line.values()}
+    return values
+
+
+def prose(page: str) -> str:
+    """The written text of a page of the book."""
+    path = ROOT / f"{page}.md"
+    if path.exists():
+        return path.read_text(encoding="utf-8")
+    cells = json.loads((ROOT / f"{page}.ipynb").read_text(encoding="utf-8"))["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("LPS reaches 73.35 % here", ["73.35"]),
+        ("a gain of 12 points", ["12"]),
+        ("1.08 times the time of LPF", ["1.08"]),
+        ("20.57 % in the paper, Sec. 5.3, and 100 % here", []),  # the paper's number
+        ("`lr=0.15` and $x = 0.5$ and {paper}`table1:lps:acc`", []),
+        ("```python\nx = 0.123\n```\nprose", []),
+        ("```{note}\n0.123\n```", ["0.123"]),
+    ],
+)
+def test_a_typed_result_is_found(text: str, found: list[str]) -> None:
+    assert [problem.split()[1] for problem in typed("book/theory", text)] == found
+
+
+def test_no_result_is_typed_and_every_exception_is_needed() -> None:
+    texts = {page: prose(page) for page in pages()}
+    assert [problem for page, text in texts.items() for problem in typed(page, text)] == []
+    for page, values in SETTINGS.items():
+        assert all(value in texts[page] for value in values), page

@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 
-from lps.report import paper, statements, theory
+from lps.notebooks import cells
+from lps.report import paper, statements
 
 
 def audit() -> dict[str, Any]:
     """What the cells of the notebook leave behind."""
     found: dict[str, Any] = {}
-    theory.run("audit", theory.read("audit"), found)
+    cells.run("audit", cells.read("audit"), found)
     return found
 
 

@@ -13,8 +13,9 @@ from lps.experiments import records
 from lps.experiments.config import SECTIONS, Experiment
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import TABLE1, matching
+from lps.notebooks import cells as notebooks
 from lps.paths import PAPER, SHIPPED
-from lps.report import compare, coverage, paper, statements, statistics, tables
+from lps.report import compare, coverage, paper, statements, statistics, tables, theory
 from lps.report import ledger as claims
 from lps.report import times as benchmarks
 from lps.report.frame import as_profile, differences, frame, is_full_scale
@@ -154,7 +155,8 @@ def test_records_of_other_data_share_no_mean() -> None:
         "CIFAR-10, profile reduced, data f (here)",
         "CIFAR-10, profile reduced, data other (here)",
     ]
-    labels = {line["label"]: line["difference"] for line in tables.seeds_table(frame([few, *shipped]))}
+    seeds_table = notebooks.left_by("statistics", "evidence")["seeds_table"]
+    labels = {line["label"]: line["difference"] for line in seeds_table(frame([few, *shipped]))}
     assert len(labels) == 2
 
 
@@ -316,9 +318,31 @@ def test_both_protocols_are_in_the_evidence() -> None:
     )
 
 
-def test_what_is_tried_now_holds() -> None:
-    for name, tried in statements.EVIDENCE.items():
-        assert tried().holds, name
+TRIED = [i for i in statements.listed("sentences") if not {"reason", "study", "times"} & i.keys()]
+
+
+def test_what_is_tried_now_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = claims.sentence_entries([])
+    verdicts = {entry.id: entry.verdict for entry in found}
+    assert len(TRIED) == 15 and {verdicts[item["id"]] for item in TRIED} == {"holds"}
+    monkeypatch.setattr(statements, "table4_parameters", lambda row: {"pooling_share": 2.0})
+    shares = {item["id"] for item in TRIED if "share" in item}
+    assert {e.verdict for e in claims.sentence_entries([]) if e.id in shares} == {"fails"}
+
+
+def test_an_assertion_of_a_notebook_that_fails_is_in_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = {"cell_type": "code", "id": "a", "metadata": {"tags": ["evidence"]}, "source": ["assert 1 > 2  # Eq. (3)"]}
+    monkeypatch.setattr(notebooks, "read", lambda name: {"cells": [cell]})
+    theory.evidence.cache_clear()
+    entry = next(e for e in claims.sentence_entries([]) if e.id == "global-pooling")
+    assert (entry.verdict, entry.evidence) == ("fails", "assert 1 > 2  # Eq. (3)")
+
+
+@pytest.mark.parametrize("found", [theory.Check("", "assert False"), theory.Check("")])
+def test_a_sentence_falls_with_the_check_that_it_rests_on(monkeypatch: pytest.MonkeyPatch, found: theory.Check) -> None:
+    monkeypatch.setattr(claims, "tried", lambda label: found)
+    verdicts = {e.id: e.verdict for e in claims.sentence_entries([])}
+    assert {verdicts[item["id"]] for item in TRIED if "checked" in item} == {"fails"}
 
 
 @pytest.mark.parametrize(
@@ -357,29 +381,6 @@ def test_nothing_of_the_paper_is_left_out() -> None:
     assert "Claim 1: there is no page book/nowhere in the book" in coverage.problems(
         [{**listed[1], "page": "book/nowhere"}]
     )
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("LPS reaches 73.35 % here", ["73.35"]),
-        ("a gain of 12 points", ["12"]),
-        ("1.08 times the time of LPF", ["1.08"]),
-        ("20.57 % in the paper, Sec. 5.3, and 100 % here", []),  # the paper's number
-        ("`lr=0.15` and $x = 0.5$ and {paper}`table1:lps:acc`", []),
-        ("```python\nx = 0.123\n```\nprose", []),
-        ("```{note}\n0.123\n```", ["0.123"]),
-    ],
-)
-def test_a_typed_result_is_found(text: str, found: list[str]) -> None:
-    assert [problem.split()[1] for problem in coverage.typed("book/theory", text)] == found
-
-
-def test_no_result_is_typed_and_every_exception_is_needed() -> None:
-    texts = {page: coverage.prose(page) for page in coverage.pages()}
-    assert [problem for page, text in texts.items() for problem in coverage.typed(page, text)] == []
-    for page, values in coverage.SETTINGS.items():
-        assert all(value in texts[page] for value in values), page
 
 
 def test_a_seed_counts_once_and_an_override_not_at_all() -> None:

@@ -7,14 +7,15 @@ import pandas as pd
 import pytest
 
 from lps.experiments.rows import TABLE1
-from lps.report import frame, statistics, tables, theory
+from lps.notebooks import cells
+from lps.report import frame, statistics, tables
 
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
     """What the cells of the notebook leave behind."""
     names: dict[str, Any] = {}
-    theory.run("retrospective", theory.read("retrospective"), names)
+    cells.run("retrospective", cells.read("retrospective"), names)
     return names
 
 

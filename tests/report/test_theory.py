@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-import lps
+from lps.notebooks.cells import compiled
 from lps.paths import NOTEBOOKS, ROOT
 from lps.polyphase import merge, polyphase
 from lps.report import ledger as claims
 from lps.report import theory
 from lps.report.theory import Check, check
 from lps.selection import Selection
+from lps.shifts import DTYPES
 
 QUICK: dict[str, Any] = {"strides": [2], "dims": [2], "draws": 4}
 SHIFTS = 6 * 4
@@ -43,7 +44,7 @@ def test_the_stride_is_a_parameter(label: str, stride: int) -> None:
 def test_every_shift_is_tried(label: str) -> None:
     found = check(label, **QUICK)
     assert (found.tried.total() + found.ties.total()) % SHIFTS == 0
-    assert found.tried["random"] >= QUICK["draws"] * SHIFTS * len(lps.shifts.DTYPES)
+    assert found.tried["random"] >= QUICK["draws"] * SHIFTS * len(DTYPES)
 
 
 def test_ties_of_claim_4_are_counted_apart() -> None:
@@ -98,7 +99,7 @@ def test_lps_in_sixty_lines_is_equal_to_the_library(stride: int) -> None:
     assert len(plain) == len(steps) - 1 and 40 <= len(lines) <= 60 and "lps" not in "".join(plain)
     names: dict[str, Any] = {}
     for source in (parameters, f"s = {stride}", *steps):
-        exec(theory.compiled(source, "sixty-lines.ipynb"), names)
+        exec(compiled(source, "sixty-lines.ipynb"), names)
 
 
 # The test of the test: a library that is wrong in one place -----------------------------------------------

@@ -1,5 +1,6 @@
 """Labels under shifts and margins of choices, on networks whose answers are known."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 
 import lps
 from lps.metrics import Count
-from lps.studies import measure
+from lps.studies.trained import measures
 
+measure = SimpleNamespace(**measures("evidence"))
 IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
@@ -54,6 +56,6 @@ def test_margins_are_those_of_every_layer_that_selects(antialias: Any) -> None:
     network = lps.ResNet(18, classes=10, stem="cifar", width=8, sampling=sampling).eval()
     found = measure.margins(network, [IMAGES[:4], IMAGES[4:]])
     assert len(found) == 3 and all(len(margin.lead) == 6 for margin in found.values())
-    counts, layers = measure.summary(found)
-    assert counts["turned_exact, layer 3"] == Count(0, 6)
-    assert [sum(layer["lead"]) for layer in layers] == [6, 6, 6]
+    record = measure.study_margins(network, SimpleNamespace(images=IMAGES), torch.device("cpu"))
+    assert record["metrics"]["turned_exact, layer 3"] == Count(0, 6)
+    assert [sum(layer["lead"]) for layer in record["layers"]] == [6, 6, 6]
