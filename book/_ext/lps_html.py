@@ -1,13 +1,16 @@
-"""Pieces of a page: text, folded blocks and fields in HTML, and numbered tables of such cells."""
+"""The templates of the results on a page, and what they know besides their data."""
 
-import html
+import json
 import re
-from collections.abc import Iterable, Sequence
-from itertools import repeat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from docutils import nodes
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup, escape
 
-NONE = "\N{EN DASH}"
+DASH = "\N{EN DASH}"
 """Stands where there is no value."""
 
 SYMBOLS = {
@@ -17,74 +20,63 @@ SYMBOLS = {
     "undecided": "?",
     "fails": "✗",
     "not run": "○",
-    "not checkable": NONE,
+    "not checkable": DASH,
 }
 
 
-def text(words: str) -> str:
+def code(words: str) -> Markup:
     """Escaped words; those between backquotes become code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(words))
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(words))))
 
 
-def span(content: str, *classes: str) -> str:
-    return f'<span class="{" ".join(classes)}">{content}</span>'
+def spread(value: dict[str, Any]) -> str:
+    """``{mean, std, n}`` as ``94.80 ± 0.14``; the spread is left out where one run gives none."""
+    if value.get("mean") is None:
+        return DASH
+    return f"{value['mean']:.2f}" + ("" if value.get("std") is None else f" ± {value['std']:.2f}")
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Leaves of a record as short text, with dotted names, but for what stands above them and its history."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        elif isinstance(value, float):
+            yield prefix + key, f"{value:.6g}"
+        elif prefix or key not in ("history", "command", "experiment", "profile", "seed", "path", "id"):
+            yield prefix + key, value if isinstance(value, str) else json.dumps(value)
+
+
+templates = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
+templates.filters |= {
+    "code": code,
+    "entry_label": lambda entry: "entry-" + nodes.make_id(entry["id"]),
+    "flat": flat,
+    "make_id": nodes.make_id,
+    "record_label": lambda identity: "record-" + nodes.make_id(identity),
+    "spread": spread,
+    "verdict_class": lambda name: "lps-" + nodes.make_id(name.replace("+", "-plus")),
+}
+templates.globals |= {"symbols": SYMBOLS, "dash": DASH}
+templates.globals["macros"] = templates.get_template("macros.html").module
+
+
+def render(name: str, **data: Any) -> nodes.raw:
+    """A template filled with data, as it stands on the page."""
+    return nodes.raw("", templates.get_template(f"{name}.html").render(data), format="html")
 
 
 def block(tag: str, content: str, *classes: str) -> nodes.raw:
-    """An element of its own on the page."""
+    """An element of its own on the page, of words in HTML."""
     return nodes.raw("", f'<{tag} class="{" ".join(classes)}">{content}</{tag}>', format="html")
 
 
-def listing(items: Iterable[str]) -> nodes.raw:
-    return nodes.raw("", f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>", format="html")
+def listing(items: Any) -> nodes.raw:
+    return block("ul", "".join(f"<li>{item}</li>" for item in items))
 
 
-def details(summary: str, content: str, anchor: str = "", classes: str = "", unfolded: bool = False) -> str:
-    """A foldable block with its one-line title."""
-    about = (f' id="{anchor}"' if anchor else "") + (f' class="{classes}"' if classes else "")
-    return f"<details{about}{' open' if unfolded else ''}><summary>{text(summary)}</summary>{content}</details>"
-
-
-def fields(pairs: Iterable[tuple[str, str]], classes: str = "") -> str:
-    """Names and values, these in HTML."""
-    lines = (f"<dt>{text(name)}</dt><dd>{value}</dd>" for name, value in pairs)
-    return f'<dl class="lps-fields {classes}">{"".join(lines)}</dl>'
-
-
-def command(line: str) -> str:
-    return f'<div class="highlight"><pre>{html.escape(line)}</pre></div>'
-
-
-def verdict_class(name: str) -> str:
-    return "lps-" + nodes.make_id(name.replace("+", "-plus"))
-
-
-def verdict(name: str) -> str:
-    """A verdict as symbol and word: never by colour alone."""
-    return span(f"{SYMBOLS[name]} {name}", "lps-verdict", verdict_class(name))
-
-
-def table(
-    caption: str,
-    columns: Sequence[tuple[str, str]],
-    rows: Iterable[Sequence[str]],
-    *classes: str,
-    anchors: Iterable[str] = repeat(""),
-) -> nodes.table:
-    """A numbered table: headings with the classes of their columns, and rows of cells in HTML, each with an anchor.
-
-    The last cell of a short row is as wide as the rest of the table.
-    """
-
-    def row(cells: Sequence[str], anchor: str = "") -> nodes.row:
-        line = nodes.row(ids=[anchor] if anchor else [])
-        for content, (_, names) in zip(cells, columns, strict=False):
-            line += nodes.entry("", nodes.raw("", content, format="html"), classes=names.split())
-        if short := len(columns) - len(cells):
-            line[-1]["morecols"] = short
-        return line
-
-    head, body = row([text(title) for title, _ in columns]), map(row, rows, anchors)
-    specs = [nodes.colspec(colwidth=1) for _ in columns]
-    group = nodes.tgroup("", *specs, nodes.thead("", head), nodes.tbody("", *body), cols=len(columns))
-    return nodes.table("", nodes.title("", caption), group, classes=["lps-table", *classes])
+def table(caption: str, name: str, *classes: str, **data: Any) -> nodes.table:
+    """A numbered table whose head and body are a template."""
+    return nodes.table("", nodes.title("", caption), render(name, **data), classes=["lps-table", *classes])

@@ -9,13 +9,14 @@ import inspect
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from docutils import nodes
-from lps_html import NONE, SYMBOLS, block, command, details, fields, listing, span, table, text, verdict, verdict_class
+from lps_html import DASH, block, code, listing, render, table
+from markupsafe import Markup
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
@@ -45,13 +46,6 @@ def executed_notebook(config: Config, name: str) -> Path:
     return root / "build" / "notebooks" / config.lps_profile / f"{name}.ipynb"
 
 
-def spread(value: Record) -> str:
-    """``{mean, std, n}`` as ``94.80 ± 0.14``; the spread is left out where one run gives none."""
-    if value.get("mean") is None:
-        return NONE
-    return f"{value['mean']:.2f}" + ("" if value.get("std") is None else f" ± {value['std']:.2f}")
-
-
 def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
@@ -59,17 +53,8 @@ def duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
-def record_label(identity: str) -> str:
-    return "record-" + nodes.make_id(identity)
-
-
-def entry_label(entry: Record) -> str:
-    return "entry-" + nodes.make_id(entry["id"])
-
-
-def source(words: str) -> nodes.raw:
-    """A line of small print, in HTML."""
-    return block("p", words, "lps-source")
+def columns(*titles: str, classes: str = "") -> list[tuple[str, str]]:
+    return [(title, classes) for title in titles]
 
 
 class Result(SphinxDirective):
@@ -101,23 +86,25 @@ class Result(SphinxDirective):
     def absent(self, what: str, made_by: str) -> Nodes:
         """What stands in place of a result that is not there."""
         words = f"{what} has not been computed in this checkout. `{made_by.format(self.argument)}` makes it."
-        return [nodes.note("", block("p", text(words)))]
+        return [nodes.note("", block("p", code(words)))]
 
-    def page(self, name: str, words: str, anchor: str = "") -> str:
+    def uri(self, name: str, anchor: str = "") -> str:
+        found = self.env.app.builder.get_relative_uri(self.env.docname, name)
+        return f"{found}#{anchor}" if anchor else found
+
+    def link(self, name: str, words: str, anchor: str = "") -> Markup:
         """Link to a page of this book, or to an anchor on it."""
-        uri = self.env.app.builder.get_relative_uri(self.env.docname, name)
-        return f'<a class="reference internal" href="{uri}{"#" if anchor else ""}{anchor}">{words}</a>'
+        return Markup('<a class="reference internal" href="{}">{}</a>').format(self.uri(name, anchor), words)
 
-    def runs(self, identities: Sequence[str], records: dict[str, Record]) -> str:
-        """A link for each run record, named by its seed."""
-        return ", ".join(self.page("book/records", str(records[i]["seed"]), record_label(i)) for i in identities)
-
-    def download(self, path: str, words: str) -> str:
+    def download(self, path: str, words: str) -> Markup:
         """Link to a file of the checkout, which becomes part of the book."""
         self.env.note_dependency(path)
-        stored = self.env.dlfiles.add_file(self.env.docname, path)
-        up = "../" * self.env.docname.count("/")
-        return f'<a class="reference download internal" download="" href="{up}_downloads/{stored}">{words}</a>'
+        href = "../" * self.env.docname.count("/") + f"_downloads/{self.env.dlfiles.add_file(self.env.docname, path)}"
+        link = '<a class="reference download internal" download="" href="{}">{}</a>'
+        return Markup(link).format(href, words)
+
+    def source_line(self, name: str) -> Markup:
+        return Markup(source_line(self.env, name))
 
     def take_away(self, stem: str) -> str:
         """Links to one thing in several formats, those that there are."""
@@ -166,10 +153,6 @@ def shows(name: str, reads: str = "", what: str = "", made_by: str = "", require
     return register
 
 
-OUTCOMES = {"seen": "lps-holds", "the other way round": "lps-fails", "not seen": "lps-fails"}
-"""Colours say what the word says: seen, against the paper, or else not decided."""
-
-
 @shows("answers", optional=1)
 def answers(page: Result) -> Nodes:
     """The questions of a reader, each with its outcome, the scale it was seen at, and the page with the evidence.
@@ -179,43 +162,13 @@ def answers(page: Result) -> Nodes:
     ledger = page.load("build/claims.json")
     if ledger is None:
         return [] if page.arguments else page.absent("The answers", "make claims")
-    found = []
-    for one in ledger["answers"]:
-        if page.argument in ("", one["page"]):
-            outcome = span(one["outcome"], "lps-outcome", OUTCOMES.get(one["outcome"], "lps-undecided"))
-            scale = " " + span("Scale: " + text(one["scale"]) + ".", "lps-source") if one["scale"] else ""
-            question = f'<p class="lps-question">{page.page(one["page"], text(one["question"]))}</p>'
-            found.append(block("div", f"{question}<p>{outcome}. {text(one['text'])}{scale}</p>", "lps-answer"))
-    return found
+    return [render("answers", page=page, answers=[a for a in ledger["answers"] if page.argument in ("", a["page"])])]
 
 
 @shows("scoreboard", "build/claims.json", "The claims scoreboard", "make claims")
 def scoreboard(page: Result, ledger: Record) -> Nodes:
     """How many entries of the ledger have which verdict, and one square for each entry."""
-    tiles = "".join(
-        f'<p class="lps-tile">{span(str(ledger["counts"][name]), "lps-count")}{verdict(name)}</p>'
-        for name in SYMBOLS
-        if ledger["counts"].get(name)
-    )
-    rows = "".join(
-        f'<p class="lps-row">{span(group, "lps-group")}'
-        f"{span(''.join(square(page, entry) for entry in entries), 'lps-squares')}</p>"
-        for group, entries in group_entries(ledger["entries"]).items()
-    )
-    about = (
-        f"{len(ledger['entries'])} entries, checked {ledger['generated'][:10]} on {text(ledger['machine'])}. "
-        f"Each square is one entry: {page.page('book/claims', 'the whole ledger')}."
-    )
-    tiles = f'<div class="lps-tiles container">{tiles}</div>'
-    return [block("div", f'{tiles}{rows}<p class="lps-source">{about}</p>', "lps-scoreboard", "container")]
-
-
-def square(page: Result, entry: Record) -> str:
-    """One entry as a symbol that links to the ledger; its title, read out too, says what it is."""
-    title = re.sub("</?code>", "", text(f"{entry['place']}: {entry['statement']} ({entry['verdict']})"))
-    words = SYMBOLS[entry["verdict"]] + span(title, "visually-hidden")
-    link = page.page("book/claims", words, entry_label(entry)).replace("<a ", f'<a title="{title}" ', 1)
-    return span(link, "lps-square", verdict_class(entry["verdict"]))
+    return [render("scoreboard", page=page, ledger=ledger, groups=group_entries(ledger["entries"]))]
 
 
 def group_entries(entries: Iterable[Record]) -> dict[str, list[Record]]:
@@ -228,42 +181,14 @@ def group_entries(entries: Iterable[Record]) -> dict[str, list[Record]]:
     return dict(groups)
 
 
-LEDGER = {
-    "Where": "lps-place",
-    "Statement": "lps-statement",
-    "Paper": "lps-paper",
-    "Here": "lps-ours",
-    "Verdict": "lps-verdict-cell",
-}
-
-
 @shows("ledger", "build/claims.json", "The ledger of claims", "make claims")
 def ledger(page: Result, found: Record) -> Nodes:
     """Every entry of the ledger with the paper's value, ours, the rule, the verdict and the evidence."""
-    records = page.records()
-
-    def row(entry: Record) -> list[str]:
-        runs = page.runs(entry["run"], records)
-        facts = {"Rule": text(entry["rule"]), "Evidence": text(entry["evidence"]), "Runs, by seed": runs}
-        more = fields((name, value) for name, value in facts.items() if value or name == "Rule")
-        more += command(entry["command"]) if entry["command"] else ""
-        return [
-            page.page(entry["page"], entry["place"]) if entry["page"] else text(entry["place"]),
-            text(entry["statement"]) + details("rule, evidence and command", more),
-            text(entry["paper"] or NONE),
-            text(entry["ours"] or NONE),
-            verdict(entry["verdict"]),
-        ]
-
+    records, groups = page.records(), group_entries(found["entries"])
+    names = {group: group.lower() if group in GROUPS.values() else group for group in groups}
     return [
-        table(
-            f"Ledger: {group.lower() if group in GROUPS.values() else group}",
-            [*LEDGER.items()],
-            map(row, entries),
-            "lps-ledger",
-            anchors=map(entry_label, entries),
-        )
-        for group, entries in group_entries(found["entries"]).items()
+        table(f"Ledger: {names[group]}", "ledger", "lps-ledger", page=page, entries=entries, records=records)
+        for group, entries in groups.items()
     ]
 
 
@@ -273,101 +198,55 @@ COMPARED = "The comparison with the paper ({})"
 @shows("table", "build/tables/{}.json", COMPARED, "make reproduce NB={}", required=1)
 def result_table(page: Result, data: Record) -> Nodes:
     """A table of the paper beside ours, one for each group of runs. Argument: its name, ``table1``."""
-    records = page.records()
-    columns = [("Method", "lps-first")]
-    for title in data["columns"].values():
-        columns += [(f"{title} (%), paper", NUMBER), ("here", f"{NUMBER} lps-ours"), ("verdict", "lps-verdict-cell")]
-    columns.append(("Seeds", "lps-runs"))
-
-    def cells(row: Record) -> list[str]:
-        method = ", ".join(row[key] for key in ("method", "antialias", "model") if row.get(key, "-") != "-")
-        found = [method + (" †" if row["stale"] else "")]
-        for metric in data["columns"]:
-            ours = (row["ours"] or {}).get(metric) or {}
-            shown = page.page("book/records", spread(ours), record_label(row["runs"][0])) if row["runs"] else NONE
-            if ours.get("total"):
-                shown += f'<p class="lps-small">{ours["agree"]:,} of {ours["total"]:,}</p>'
-            found += [spread(row["paper"][metric]), shown, verdict(row["verdict"][metric])]
-        return [*found, page.runs(row["runs"], records) or NONE]
-
+    about = {"page": page, "columns": data["columns"], "records": page.records()}
     result: Nodes = []
     for group in data["groups"]:
         if group["differs"]:
-            summary, items = f"What differs from the paper: {group['label']}", listing(map(text, group["differs"]))
-            result.append(nodes.raw("", details(summary, items.astext(), unfolded=True), format="html"))
-        caption, anchors = f"{data['title']}; {group['label']}.", (nodes.make_id(row["row"]) for row in group["rows"])
-        result.append(table(caption, columns, map(cells, group["rows"]), "lps-comparison", anchors=anchors))
+            result.append(render("differs", group=group))
+        caption = f"{data['title']}; {group['label']}."
+        result.append(table(caption, "comparison", "lps-comparison", rows=group["rows"], **about))
         if any(row["stale"] for row in group["rows"]):
             note = "† computed, in part at least, before `lps` last changed; `python -m lps run` computes it again."
-            result.append(source(text(note)))
-    return [*result, source(f"Take it away: {page.take_away(f'build/tables/{page.argument}')}.")]
+            result.append(block("p", code(note), "lps-source"))
+    files = f"Take it away: {page.take_away(f'build/tables/{page.argument}')}."
+    return [*result, block("p", files, "lps-source")]
 
 
 @shows("records")
 def run_records(page: Result) -> Nodes:
     """Every run record with all its fields, each under an anchor that the numbers of this book link to."""
-    groups = defaultdict(list)
+    groups: dict[str, dict[str, Record]] = defaultdict(dict)
     for identity, record in page.records().items():
-        groups[identity.removeprefix("local/").rpartition("/")[0]].append(run_record(page, identity, record))
-    return [
-        node
-        for experiment, members in sorted(groups.items())
-        for node in (nodes.rubric("", experiment), nodes.raw("", "".join(members), format="html"))
-    ] or page.absent("A run record", "python -m lps run 'table1/*'")
-
-
-def run_record(page: Result, identity: str, record: Record) -> str:
-    metrics = ", ".join(f"{name} {counted(value)}" for name, value in record["metrics"].items())
-    where = "shipped" if record["path"].startswith("results/shipped/") else "yours"
-    file = page.download(record["path"], f"<code>{record['path']}</code>")
-    again = f"<p>The command that repeats it (record: {file}):</p>{command(record['command'])}"
-    skipped = ("history", "command", "experiment", "profile", "seed", "path", "id")
-    facts = fields(flat({key: value for key, value in record.items() if key not in skipped}), "lps-dense")
-    summary = f"{record['profile']}, seed {record['seed']} ({where}): {metrics}"
-    return details(summary, again + facts, record_label(identity), "lps-record")
-
-
-def flat(tree: Record, prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Leaves of a nested dictionary as short text, with dotted names."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        elif isinstance(value, float):
-            yield prefix + key, f"{value:.6g}"
-        else:
-            yield prefix + key, text(value if isinstance(value, str) else json.dumps(value))
-
-
-def counted(value: Record) -> str:
-    """A metric of a record, with its counts where it is a share."""
-    counts = f" ({value['agree']:,} of {value['total']:,})" if "agree" in value else ""
-    return f"{value['value']:.2f} %{counts}"
+        groups[identity.removeprefix("local/").rpartition("/")[0]][identity] = record
+    if not groups:
+        return page.absent("A run record", "python -m lps run 'table1/*'")
+    return [render("records", page=page, groups=groups)]
 
 
 @shows("costs")
 def costs(page: Result) -> Nodes:
     """What the notebooks and the runs behind this book took, on which hardware."""
-    rows = []
+    rows: list[list[str]] = []
     for path in sorted(executed_notebook(page.config, "any").parent.glob("*.json")):
         side = page.load(path.as_posix())
-        took = duration(side["seconds"]), f"{side['peak_memory_mb']:,.0f} MB", text(frame.machine(side["hardware"]))
-        rows.append([page.page(f"notebooks/{path.stem}", path.stem), *took])
-    columns = [("Notebook", ""), ("Time", NUMBER), ("Peak memory", NUMBER), ("Hardware", "")]
+        took = duration(side["seconds"]), f"{side['peak_memory_mb']:,.0f} MB", frame.machine(side["hardware"])
+        rows.append([page.link(f"notebooks/{path.stem}", path.stem), *took])
+    heads = columns("Notebook") + columns("Time", "Peak memory", classes=NUMBER) + columns("Hardware")
     caption = f"Cost of the notebooks in the profile {page.config.lps_profile}."
-    found = [table(caption, columns, rows)] if rows else page.absent("The cost of the notebooks", "make reproduce")
+    absent = page.absent("The cost of the notebooks", "make reproduce")
+    found = [table(caption, "rows", columns=heads, rows=rows)] if rows else absent
 
     runs = defaultdict(list)
     for record in page.records().values():
-        if took := record["seconds"]["training"]:
-            runs[record["profile"], record["data"]["name"], frame.machine(record["hardware"])].append(took)
-    rows = []
-    for key, seconds in sorted(runs.items()):
-        times = " to ".join(dict.fromkeys((duration(min(seconds)), duration(max(seconds)))))
-        rows.append([*map(text, key), str(len(seconds)), times, duration(sum(seconds))])
-    columns = [(title, "") for title in ("Profile", "Data", "Hardware")]
-    columns += [(title, NUMBER) for title in ("Runs", "Training takes", "All of them")]
+        if seconds := record["seconds"]["training"]:
+            runs[record["profile"], record["data"]["name"], frame.machine(record["hardware"])].append(seconds)
+    rows = [
+        [*key, str(len(s)), " to ".join(dict.fromkeys(map(duration, (min(s), max(s))))), duration(sum(s))]
+        for key, s in sorted(runs.items())
+    ]
+    heads = columns("Profile", "Data", "Hardware") + columns("Runs", "Training takes", "All of them", classes=NUMBER)
     caption = "Cost of the training runs behind this book, from their records."
-    return [*found, table(caption, columns, rows)] if rows else found
+    return [*found, table(caption, "rows", columns=heads, rows=rows)] if rows else found
 
 
 @shows("shipped")
@@ -384,7 +263,7 @@ def shipped_line(name: str, words: str, made: pd.DataFrame) -> str:
     machines = ", ".join(f"{n} on {where}" for where, n in made["machine"].value_counts().sort_index().items())
     old = f", {made['stale'].sum()} of them made before `lps` last changed" if made["stale"].any() else ""
     whole = f"{rows.sum()} of {len(paper_table(name))} rows"
-    return text(f"Table {name[5:]}, {words}: {whole} ({seeds}); {len(made)} runs ({machines}){old}.")
+    return code(f"Table {name[5:]}, {words}: {whole} ({seeds}); {len(made)} runs ({machines}){old}.")
 
 
 @shows("downloads")
@@ -401,14 +280,14 @@ def downloads(page: Result) -> Nodes:
 def coverage(page: Result, found: Record) -> Nodes:
     """What the check for things left out has found."""
     if found["problems"]:
-        return [nodes.warning("", block("p", "Something is missing:"), listing(map(text, found["problems"])))]
+        return [nodes.warning("", block("p", "Something is missing:"), listing(map(code, found["problems"])))]
     planned = f"; without one: {', '.join(found['planned'])}" if found["planned"] else ""
     words = (
         f"The map lists {found['items']} items of the paper, among them all {found['numbered']} that carry a number. "
         f"{found['with_page']} have a page in this book{planned}. Each of the {found['entries']} entries of the ledger "
         "has a verdict, and each that was not run says why."
     )
-    return [block("p", text(words))]
+    return [block("p", code(words))]
 
 
 @shows("items", required=1)
@@ -416,19 +295,8 @@ def items(page: Result) -> Nodes:
     """Part of the map of the paper. Argument: a section of ``results/paper/items.yml``; content: the caption."""
     path = page.path("results/paper/items.yml")
     page.env.note_dependency(str(path))
-    rows = []
-    for item in read_yaml(path)[page.argument]:
-        plan = f'<p class="lps-small">{text(item["plan"])}</p>' if "plan" in item else ""
-        rows.append(
-            [
-                ", ".join(item[key] for key in ("item", "place") if key in item),
-                text(item["says"]) + plan,
-                page.page(item["page"], "page") if "page" in item else NONE,
-                ", ".join(source_line(page.env, name) for name in item.get("code", [])) or NONE,
-            ]
-        )
-    columns = [("Item", "lps-place"), ("Says", "lps-statement"), ("Page", ""), ("Code", "")]
-    return [table(" ".join(page.content), columns, rows, "lps-items")]
+    section = read_yaml(path)[page.argument]
+    return [table(" ".join(page.content), "items", "lps-items", page=page, items=section)]
 
 
 SETUP = """!git clone -q --depth 1 {url} companion && pip install -q pytorch-lightning myst-nb
@@ -454,16 +322,16 @@ def provenance(page: Result) -> Nodes:
     if side is not None and side["hash"] != job.hash:
         summary += ". † `lps` or this notebook has changed since; the numbers below are those of the earlier state"
     made = page.download(f"notebooks/{name}.ipynb", f"notebooks/{name}.ipynb")
-    found = [block("p", made + text(f"{words}. Again: `make reproduce PROFILE={profile} NB={name}`"))]
+    found = [block("p", made + code(f"{words}. Again: `make reproduce PROFILE={profile} NB={name}`"))]
     if page.content:
         found.append(nodes.literal_block("", "\n".join(page.content), language="python"))
         other = (
             f'`make variant NB={name} P="name=value"` executes it with other parameters, into a page of its own: '
             f"`build/variants/{name}/*.html`, whose name it prints."
         )
-        found.append(block("p", text(other)))
+        found.append(block("p", code(other)))
     if repository := page.config.html_theme_options.get("repository_url"):
-        found.append(block("p", text("Binder opens the page as it is. In Colab this is the first cell to run:")))
+        found.append(block("p", code("Binder opens the page as it is. In Colab this is the first cell to run:")))
         found.append(nodes.literal_block("", SETUP.format(url=repository), language="ipython3"))
     figures = [path for kind in ("svg", "pdf") for path in executed.parent.glob(f"{executed.stem}-*.{kind}")]
     figures.sort(key=lambda path: (int(path.stem.rpartition("-")[2]), path.suffix != ".svg"))
@@ -471,7 +339,7 @@ def provenance(page: Result) -> Nodes:
     files |= {f"figure {p.stem.rpartition('-')[2]} ({p.suffix[1:].upper()})": p for p in figures}
     links = (page.download(path.relative_to(page.path("")).as_posix(), title) for title, path in files.items())
     found.append(block("p", f"Take it away: {', '.join(links)}."))
-    title = f'<details class="lps-provenance"><summary>{text(summary)}</summary>'
+    title = f'<details class="lps-provenance"><summary>{code(summary)}</summary>'
     return [nodes.raw("", title, format="html"), *found, nodes.raw("", "</details>", format="html")]
 
 
@@ -506,25 +374,25 @@ def converted(page: Result) -> Nodes:
     record = page.load(path)
     if record is None:
         return page.absent("This table", CONVERTED[name])
-    rows, code = record["rows"], record["code"]
+    rows, made_of = record["rows"], record["code"]
     shown = (borders,) if name == "borders" else (conversion.families, conversion.refused)
     versions = ", ".join(f"{name} {version}" for name, version in sorted(record["versions"].items()) if version)
     commits = {row["commit"][:8] for row in rows.values() if "commit" in row}
-    made_by = " and ".join(sorted(commits)) or code.get("commit", code.get("convert"))[:8]
+    made_by = " and ".join(sorted(commits)) or made_of.get("commit", made_of.get("convert"))[:8]
     made = f"{record['made'][:10]}, {record['hardware']['cpu']}, {versions}; code {made_by}."
-    line = f"{text(f'{made} Again: `{CONVERTED[name]}`. ')}{page.download(path, 'JSON')}."
-    return [*(shown_as_text(show(rows)) for show in shown), source(line)]
+    line = f"{code(f'{made} Again: `{CONVERTED[name]}`. ')}{page.download(path, 'JSON')}."
+    return [*(shown_as_text(show(rows)) for show in shown), block("p", line, "lps-source")]
 
 
 def shown_as_text(shown: conversion.Shown) -> nodes.table:
-    rows = ([*map(text, cells)] for cells in shown.rows)
-    return table(shown.caption, [(title, "") for title in shown.columns], rows, "lps-families")
+    rows = [[*map(code, cells)] for cells in shown.rows]
+    return table(shown.caption, "rows", "lps-families", columns=columns(*shown.columns), rows=rows)
 
 
 def borders(rows: Record) -> conversion.Shown:
     """How much of the difference between two images a shift makes, by network and kind of shift."""
     changes = pd.DataFrame(rows).T
-    shown = changes.map(lambda share: f"{share:.3g} %", na_action="ignore").fillna(NONE).reset_index()
+    shown = changes.map(lambda share: f"{share:.3g} %", na_action="ignore").fillna(DASH).reset_index()
     caption = "Change of the outputs under a shift, in per cent of that between two images"
     return conversion.Shown(caption, ["network", *changes], shown.to_numpy().tolist())
 
@@ -535,7 +403,7 @@ def slowdown(page: Result) -> Nodes:
     page.env.note_dependency(str(page.path("results")))
     made: Nodes = []
     for threads, networks in conversion.costs(times.read()).items():
-        words = block("p", text(conversion.misses(networks)))
+        words = block("p", code(conversion.misses(networks)))
         made += [shown_as_text(conversion.cost_table(networks, threads)), words]
     return made or page.absent("The cost of conversion", conversion.COMMAND)
 
@@ -569,15 +437,15 @@ def paper_value(env: BuildEnvironment, name: str) -> str:
     rows = {row["row"].rpartition("/")[2]: row for row in paper_table(file)}
     value, deviation = rows[key][column], rows[key].get(f"{column}_std")
     if other:
-        return span(f"{float(value) - float(rows[other[0]][column]):+.2f}", "lps-paper-value")
-    return span(f"{value} ± {deviation}" if deviation else value, "lps-paper-value")
+        value, deviation = f"{float(value) - float(rows[other[0]][column]):+.2f}", ""
+    return f'<span class="lps-paper-value">{value}{f" ± {deviation}" if deviation else ""}</span>'
 
 
 def price(env: BuildEnvironment, name: str) -> str:
     """``{price}`before` ``: what conversion cost there, or ``finetuning`` what accuracy did, from records, in words."""
     if name != "finetuning":
         env.note_dependency(str(Path(env.srcdir, "results")))
-        return text(conversion.price(times.read(), name))
+        return code(conversion.price(times.read(), name))
     path = Path(env.srcdir, "results", "shipped", "convert", "finetuning.json")
     env.note_dependency(str(path))
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
