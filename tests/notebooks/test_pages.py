@@ -116,12 +116,13 @@ NOT_PROSE = re.compile(
     re.M | re.S,
 )
 SETTINGS = {
-    "book/index": {"3.11"},
+    "book/index": {"3.11", "95"},
     "book/reproduce": {"3.11", "6"},
     "book/original-checkpoints": {"1.4"},
     "book/deviations": {"0.85", "0.825", "0.025", "0.01", "0.9"},
     "book/experiments": {"95"},
     "notebooks/finetune": {"0.02"},
+    "notebooks/play": {"80"},
     "notebooks/statistics": {"95", "80"},
     "notebooks/table2": {"1.28"},
     "notebooks/table4": {"1.25"},
