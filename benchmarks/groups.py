@@ -353,15 +353,13 @@ def in_turn_and_in_a_row() -> list[Group]:
     for threads in (1, 2):
         for precision in ("float32", "bf16"):
             setting = Setting("cpu", precision, threads=threads)
-            step = classifiers(setting, (LPF, LPS), 18, "cifar", 64, 32, 20, True, (LPF, LPS), width=16)
+            step = classifiers(setting, (LPF, LPS), 18, "cifar", 64, 32, 15, True, (LPF, LPS), width=16)
             short.append(in_a_row(step, 64, 3))
-        for images, steps, profiled, groups in ((4, 3, METHODS, short), (16, 2, (), long)):
-            setting = Setting("cpu", threads=threads)
-            seconds = 14 * images / threads
-            table4 = classifiers(
-                setting, (NAIVE_LPF, *METHODS), 101, "imagenet", images, 224, seconds, profiled=profiled
-            )
-            groups.append(in_a_row(table4, images, steps))
+        setting = Setting("cpu", threads=threads)
+        table4 = classifiers(setting, (NAIVE_LPF, *METHODS), 101, "imagenet", 4, 224, 60 / threads, profiled=METHODS)
+        short.append(in_a_row(table4, 4, 3))
+        few = (NAIVE_LPF, LPF, LPS, "aps-tri-3")  # ten minutes are for all groups
+        long.append(in_a_row(classifiers(setting, few, 101, "imagenet", 16, 224, 200 / threads), 16, 2))
     return short + long[::-1]
 
 

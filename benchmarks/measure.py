@@ -93,8 +93,8 @@ def measure(
     Before the first round every case is built and run, its peak memory is taken, and with ``count`` its arithmetic is
     counted; a compiled network hides that, and its first step, with the compilation, is timed instead. Returns, for
     each case, quartiles of its times and of its ratios to ``against`` in the same round, and all turns; with
-    ``in_a_row`` also those of so many steps one after the other, in rounds between the others. Raises
-    :class:`OutOfTime` where fewer than :data:`MIN_ROUNDS` rounds are possible.
+    ``in_a_row`` also those of so many steps one after the other, in rounds between the others, and no count of its
+    arithmetic. Raises :class:`OutOfTime` where fewer than :data:`MIN_ROUNDS` rounds are possible.
     """
     works: dict[str, Work] = {}
     numbers: dict[str, int] = {}
@@ -103,7 +103,9 @@ def measure(
     for name, case in cases.items():
         works[name] = case.build()
         step = works[name].step
-        costs[name] = {"gmac": gigamacs(step)} if count else {"first_ms": round(turn(step, 1).ms, 1)}
+        costs[name] = {}
+        if not in_a_row:
+            costs[name] = {"gmac": gigamacs(step)} if count else {"first_ms": round(turn(step, 1).ms, 1)}
         costs[name] |= memory_of(works[name], device)
         numbers[name] = max(1, round(TURN / (1e-3 * turn(step, 1).ms)))
         report(name)

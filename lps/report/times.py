@@ -235,7 +235,7 @@ def limit(records: Iterable[Record], name: str, most: float) -> tuple[dict[str, 
     A line of a table with the highest ratio, and where it is missed and profiled, words on what is left to save.
     """
     found, naive = [], name.endswith("-naive")
-    for record in records:
+    for record in (record for record in records if name in record["cases"]):
         for order, ratio in _by_order(record, name).items():
             if naive:
                 ratio = {"q1": 1 / ratio["q3"], "median": 1 / ratio["median"], "q3": 1 / ratio["q1"]}

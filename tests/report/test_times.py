@@ -194,6 +194,8 @@ def test_a_limit_holds_for_the_highest_of_all_ratios() -> None:
     profile = records[0]["profile"]
     saved = (1.155 - 1.12) * profile["lpf-tri-3"]["ms"]
     assert f"The limit asks for {saved:.1f} ms less" in words and "aten::" in words
+    del records[1]["cases"]["lps-tri-3"]
+    assert benchmarks.limit(records, "lps-tri-3", 1.16)[0]["within"] == "2 of 2"
     assert benchmarks.limit([], "lps-tri-3", 1)[0]["result"] == "not run"
 
 
