@@ -150,7 +150,7 @@ def sample_results(tree: Path) -> None:
         "method": "LPS",
         "antialias": "-",
         "paper": {"acc": value, "c_cons": value},
-        "ours": {name: {**value, "std": None, "agree": 100, "total": 100} for name in ("acc", "c_cons")},
+        "ours": {name: {**value, "agree": 4_964_352, "total": 4_964_352} for name in ("acc", "c_cons")},
         "verdict": {"acc": "direction only", "c_cons": "holds"},
         "runs": [f"table1/lps/{stem}"],
         "stale": True,
@@ -365,6 +365,15 @@ def test_a_picture_stands_above_the_fold(browser: Any, html: Path) -> None:
         if not middle or middle >= 780:
             missing.append((name, middle))
     assert not missing
+
+
+def test_no_table_of_results_is_cut_on_a_screen(browser: Any, html: Path) -> None:
+    show(browser, html / "notebooks" / "table1.html", 1400)
+    script = """const right = document.querySelector(".bd-article").getBoundingClientRect().right;
+        const tables = [...document.querySelectorAll("table.lps-comparison")];
+        return tables.map((table) => table.getBoundingClientRect().right - right)"""
+    beyond = browser.execute_script(script)
+    assert beyond and max(beyond) <= 0
 
 
 def test_parameters_stand_once_folded_with_their_values(html: Path) -> None:
