@@ -4,7 +4,7 @@ A layer is to blame where its inputs are shifted copies of each other and its ou
 shifted is read off the maps, so it need not be known which phases were selected on the way.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from math import isqrt
@@ -18,7 +18,7 @@ from .exact.ties import Origin
 from .metrics import shift_each
 from .polyphase import Stride, keep, offset_of, steps
 from .selection import Selection
-from .watch import calls
+from .watch import calls, tensors
 
 Size = tuple[int, ...]
 
@@ -64,8 +64,7 @@ class Break:
 def orbit(images: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
     """Images ``(G, C, H, W)`` and all their shifted copies, ``((1 + S) * G, C, H, W)``, with the axes in memory as in
     the images, and by how much each is moved, ``(1 + S, G, 2)``."""
-    moves = torch.cat([torch.zeros(1, 2, dtype=torch.int64), shifts])[:, None].expand(-1, len(images), -1)
-    moves = moves.to(images.device)
+    moves = _moves(images, shifts).expand(-1, len(images), -1)
     batch = shift_each(images.repeat(len(moves), 1, 1, 1), moves.flatten(0, 1))
     order = [0, *sorted((1, 2, 3), key=images.stride, reverse=True)]
     return batch.permute(order).contiguous().permute([order.index(axis) for axis in range(4)]), moves
@@ -73,8 +72,11 @@ def orbit(images: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
 
 def rolled(image: Tensor, shifts: Tensor) -> tuple[list[Tensor], Tensor]:
     """An image ``(1, C, H, W)`` as it is and shifted as ``torch.roll`` does it, and by how much, ``(1 + S, 1, 2)``."""
-    moves = torch.cat([torch.zeros(1, 2, dtype=torch.int64), shifts])[:, None]
-    return [image, *(image.roll(shift, (2, 3)) for shift in shifts.tolist())], moves.to(image.device)
+    return [image, *(image.roll(shift, (2, 3)) for shift in shifts.tolist())], _moves(image, shifts)
+
+
+def _moves(images: Tensor, shifts: Tensor) -> Tensor:
+    return torch.cat([shifts.new_zeros(1, 2), shifts])[:, None].to(images.device)
 
 
 def apart(y: Tensor, reference: Tensor) -> Tensor:
@@ -176,7 +178,10 @@ def _search(
 
     def judge(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Selection | None:
         nonlocal sound, gap
-        before, after = ([x for x in _maps(value) if len(x) == count] for value in ([args, kwargs], output))
+        before, after = (  # maps (N, C, H, W) and vectors (N, C)
+            [x for x in tensors(value, apart=Selection) if x.dim() in (2, 4) and len(x) == count]
+            for value in ([args, kwargs], output)
+        )
         if found or not before:
             return None
         space = max(padded[id(x)][1] if id(x) in padded else tuple(x.shape[2:]) for x in before)
@@ -233,17 +238,6 @@ def _join(values: Sequence[Any], joined: dict[tuple[int, ...], Tensor]) -> Any:
 def _set_right(selection: Selection, flipped: Tensor, due: Tensor) -> Selection:
     z = torch.where(flipped[:, None], F.one_hot(due, selection.z.shape[1]).to(selection.z.dtype), selection.z)
     return selection._replace(z=z, phase=torch.where(flipped, due, cast(Tensor, selection.phase)))
-
-
-def _maps(value: Any) -> Iterator[Tensor]:
-    """Maps ``(N, C, H, W)`` and vectors ``(N, C)`` in nested arguments or outputs, without those of a selection."""
-    if isinstance(value, Tensor) and value.dim() in (2, 4):
-        yield value
-    elif isinstance(value, tuple | list) and not isinstance(value, Selection):
-        for part in value:
-            yield from _maps(part)
-    elif isinstance(value, Mapping):
-        yield from _maps(list(value.values()))
 
 
 def _cause(before: Size, after: Size) -> Cause:

@@ -141,10 +141,6 @@ class Logits:
     hidden: Mapping[int, int]
     padding: Padding
 
-    def layer(self, channels: int) -> nn.Module:
-        """The choice for a map of ``channels``, one of the keys of ``hidden``."""
-        return LearnedPhase(channels, self.hidden[channels], padding=self.padding)
-
 
 @dataclass(frozen=True)
 class Layers:
@@ -157,14 +153,16 @@ class Layers:
 
     def sampling(self) -> Sampling:
         """The same as this library's networks take it."""
-        select: Callable[[int], nn.Module] | None = self.logits.layer if self.logits else None
-        if self.method == "APS":
-            select = _max_norm
-        return Sampling(select, self.antialias.layer if self.antialias else None, select_from=self.select_from)
+        logits, antialias = self.logits, self.antialias
 
+        def select(channels: int) -> nn.Module:
+            if logits is None:
+                return MaxNorm()
+            return LearnedPhase(channels, logits.hidden[channels], padding=logits.padding)
 
-def _max_norm(channels: int) -> nn.Module:
-    return MaxNorm()
+        chooses = self.method != "Decimation"
+        filters = antialias.layer if antialias else None
+        return Sampling(select if chooses else None, filters, select_from=self.select_from)
 
 
 @dataclass(frozen=True)
@@ -247,10 +245,8 @@ _INERT = re.compile(
 class _Partial:
     """Stand-in for ``functools.partial``: holds what would be called and with what, and cannot be called."""
 
-    keywords: dict[str, object]
-
     def __init__(self, func: object) -> None:
-        self.func, self.args, self.keywords = func, (), {}
+        self.func, self.args, self.keywords = func, (), dict[str, object]()
 
     def __setstate__(self, state: tuple[object, tuple[()], dict[str, object], object]) -> None:
         self.func, self.args, self.keywords, _ = state
@@ -259,8 +255,7 @@ class _Partial:
 def _stand_in(name: str) -> type:
     """An empty class that goes by ``name``, which is how torch finds it."""
     module, _, own = name.rpartition(".")
-    bases = (_Partial,) if name == "functools.partial" else ()
-    return type(own, bases, {"__module__": module})
+    return type(own, (_Partial,) if name == "functools.partial" else (), {"__module__": module})
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -391,8 +386,7 @@ def _layers(given: object, hidden: Mapping[int, int]) -> tuple[Layers | None, bo
     if given is None:
         return None, False
     name, entries = _factory("pooling_layer", given)
-    antialias = _filter(entries.take("antialias_layer"))
-    convex = False
+    antialias, convex = _filter(entries.take("antialias_layer")), False
     if name == "Decimation":
         entries.one_of({2: None}, "stride")
         layers = Layers("Decimation", antialias)
@@ -440,9 +434,7 @@ def _factory(name: str, given: object) -> tuple[str, _Entries]:
 
 def _hidden(given: object) -> dict[int, int]:
     """Hidden channels by the channels of the layer; as many where nothing is given."""
-    if given is None:
-        return {channels: channels for channels in _CHANNELS.values()}
-    entries = _Entries("logits_channels", given)
+    entries = _Entries("logits_channels", dict(_CHANNELS) if given is None else given)
     hidden = {channels: entries.whole(layer) for layer, channels in _CHANNELS.items()}
     entries.close()
     return hidden

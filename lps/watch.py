@@ -1,8 +1,8 @@
 """Watch a network: what its selecting layers choose, or every call of its modules."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from typing import Any
 
@@ -82,3 +82,21 @@ def calls(network: nn.Module, hook: Callable[[str, nn.Module, Any, Any, Any], An
     finally:
         for handle in handles:
             handle.remove()
+
+
+def tensors(value: Any, apart: type | tuple[type, ...] = ()) -> list[Tensor]:
+    """All tensors in a value: itself, or those in a mapping, a sequence or a data class, however deep.
+
+    >>> tensors({"a": torch.zeros(2), "b": [torch.ones(1), "word"]})
+    [tensor([0., 0.]), tensor([1.])]
+
+    What is of a type set ``apart`` is left out.
+    """
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    elif is_dataclass(value):
+        value = [getattr(value, part.name) for part in fields(value)]
+    within = isinstance(value, tuple | list) and not isinstance(value, apart)
+    return [found for part in value for found in tensors(part, apart)] if within else []

@@ -17,10 +17,9 @@ import lps
 from benchmarks.measure import gigamacs
 from lps.__main__ import main as command
 from lps.convert import Placement
-from lps.convert.borders import Border, Pad
 from lps.convert.check import require_invariance
 from lps.convert.grids import Map, Step, as_images, meet, resolve
-from lps.convert.layers import Align, Interpolation, Linear, Pooling, convolve
+from lps.convert.layers import Align, Border, Interpolation, Linear, Pad, Pooling, ahead, convolve
 from lps.convert.pointwise import Pointwise
 from lps.polyphase import Stride, keep, mix, phases, steps
 from lps.selection import Selection
@@ -340,7 +339,7 @@ def test_the_check_finds_a_layer_that_keeps_a_fixed_phase(name: str, placement: 
 def test_a_stride_behind_an_aligned_map_keeps_the_chosen_phase(dims: int, stride: int, kernel: int) -> None:
     """Equal to the convolution at every position and then Eq. (7), or Eq. (17) in training."""
     x, weight = images(5, 2, *(4 * stride,) * dims), images(3, 2, *(kernel,) * dims, seed=1)
-    before, dilation = (kernel // 2,) * dims, (1,) * dims
+    before, dilation = ahead((kernel // 2,) * dims), (1,) * dims
     everywhere = convolve(x, weight, None, before, dilation)
     phase = torch.arange(5) % stride**dims
     align = Align(lps.Downsample(stride=stride), "circular")
@@ -381,7 +380,7 @@ def test_a_convolution_rounds_alike_everywhere(
     groups: int, inputs: int, outputs: int, kernel: int, stride: int
 ) -> None:
     weight, bias = images(groups * outputs, inputs, kernel, kernel), images(groups * outputs)
-    settings: Any = {"before": (kernel // 2,) * 2, "dilation": (1, 1), "groups": groups, "stride": stride}
+    settings: Any = {"border": ahead((kernel // 2,) * 2), "dilation": (1, 1), "groups": groups, "stride": stride}
     for size in ((1, 1), (2, 3), (5, 7), (7, 7), (13, 11)):
         x = images(1, groups * inputs, *(n * stride for n in size), seed=sum(size))
         shifts = [(0, 0), *(tuple(i * n // 5 for n in size) for i in (1, 2, 3, 4))]

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 import lps
 from lps.convert.grids import as_images
 from lps.convert.plan import follow, unpacked
-from lps.convert.values import tensors
 from lps.exact.sums import EXACT, exact_einsum, softmax
+from lps.watch import tensors
 
 Function = Callable[[Any], Any]
 SMALL = torch.zeros(1, 3, 32, 32)

@@ -25,12 +25,12 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..convert import ConvertError, Head, conversion_report, convert
 from ..convert.check import drawn
-from ..convert.values import tensors
 from ..experiments.jobs import default_jobs
 from ..experiments.records import code_version, is_current, now, write_json
 from ..machine import hardware, versions
 from ..paths import SHIPPED
 from ..polyphase import steps
+from ..watch import tensors
 
 RECORD = SHIPPED / "convert" / "families.json"
 

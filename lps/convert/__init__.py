@@ -21,23 +21,17 @@ from .grids import shown
 from .layers import Entry
 from .models import images_for, opened, unwrapped
 from .plan import Plan
-from .report import Conversion, ConvertError, Stride
+from .report import Conversion, ConvertError, Stride, in_words
 from .rewrite import Rewriter, write_in_place
 from .rules import apply_rules, refuse_hooks, round_alike
 from .same import require_sameness
-from .trace import followed_in_evaluation, trace
+from .trace import trace
 
 __all__ = ["Conversion", "ConvertError", "Stride", "conversion_report", "convert"]
 
 Method = Literal["lps", "aps"]
 Placement = Literal["behind", "before"]
 Head = Literal["keep", "pool"]
-
-
-OURS = {
-    Downsample: "it samples by polyphase components already",
-    Conv2d: "it is built of this library's layers: build it with a `sampling`",
-}
 
 
 def convert(
@@ -100,65 +94,50 @@ def convert(
 
     sampling()
     try:
-        return _converted(model, sampling, method, antialias, placement, padding, head, example)
+        return _converted(model, sampling, (method, antialias, placement, padding), head, example)
     except ConvertError:
         raise
     except Exception as error:
-        words = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise ConvertError("the network", f"it fails in a way that no rule foresees ({words})") from error
+        raise ConvertError("the network", f"it fails in a way that no rule foresees ({in_words(error)})") from error
 
 
 def _converted(
     model: nn.Module,
     sampling: Callable[..., Sampling],
-    method: Method,
-    antialias: AntiAlias,
-    placement: Placement,
-    padding: Padding,
+    settings: tuple[Method, AntiAlias, Placement, Padding],
     head: Head,
     example: Tensor | None,
 ) -> fx.GraphModule:
-    for kind, reason in OURS.items():
-        if any(isinstance(module, kind) for module in model.modules()):
-            raise ConvertError("the network", reason)
+    if any(isinstance(module, Downsample) for module in model.modules()):
+        raise ConvertError("the network", "it samples by polyphase components already")
+    if any(isinstance(module, Conv2d) for module in model.modules()):
+        raise ConvertError("the network", "it is built of this library's layers: build it with a `sampling`")
     refuse_hooks(model)
+    *_, placement, padding = settings
     given = None if example is None else tuple(example.shape[2:])
     plan, example = _planned(model, padding, head == "pool", example)
-    network, places = plan.network, plan.outputs()
-    before = {id(parameter) for parameter in network.parameters()}
-    channels, dims = example.shape[1], example.dim() - 2
-    rewriter = Rewriter(plan, partial(sampling, dims=dims), placement == "before")
-    rewriter.run()
-    stride = shown(plan.stride)
+    places = plan.outputs(next(iter(reversed(plan.graph.nodes))))
+    before = {id(parameter) for parameter in plan.network.parameters()}
+    channels, dims, stride = example.shape[1], example.dim() - 2, shown(plan.stride)
     entry = Entry(stride)
-    rewriter.enter(entry)
-    converted = fx.GraphModule(network, plan.graph, type(model).__name__)
+    rewriter = Rewriter(plan, partial(sampling, dims=dims), placement == "before")
+    rewriter.run(entry)
+    converted = fx.GraphModule(plan.network, plan.graph, type(model).__name__)
     converted.graph.eliminate_dead_code()
     converted.delete_all_unused_submodules()
     converted.recompile()
-    converted.train(model.training).to(_device(model))
-    kept = {name for name, _ in converted.named_parameters()}
-    unused = {name.partition(".")[0] for name, _ in model.named_parameters() if name not in kept}
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    parameters = dict(converted.train(model.training).to(device).named_parameters())
+    unused = {name.partition(".")[0] for name, _ in model.named_parameters() if name not in parameters}
     size, notes = require_sameness(model, converted, plan.otherwise, example, stride)
     write_in_place(converted, plan.in_place)
-    plan.notes += [f"{part} is left out: evaluation does not use all of it" for part in sorted(unused)] + notes
+    dropped = [f"{part} is left out: evaluation does not use all of it" for part in sorted(unused)]
     circular = padding == "circular"
     checked = require_invariance(converted, channels, stride, dims, places, given) if circular else None
+    new = {name: tuple(p.shape) for name, p in parameters.items() if id(p) not in before}
+    strides, raised, notes = rewriter.strides, rewriter.raised, [*plan.notes, *dropped, *notes]
     entry.report = Conversion(
-        type(model).__name__,
-        method,
-        antialias,
-        placement,
-        padding,
-        stride,
-        rewriter.strides,
-        rewriter.raised,
-        plan.padded,
-        plan.pooled,
-        {name: tuple(p.shape) for name, p in converted.named_parameters() if id(p) not in before},
-        plan.notes,
-        checked,
-        size,
+        type(model).__name__, *settings, stride, strides, raised, plan.padded, plan.pooled, new, notes, checked, size
     )
     return converted
 
@@ -178,14 +157,11 @@ def conversion_report(network: nn.Module) -> Conversion:
     raise ValueError(f"{type(network).__name__} is no result of lps.convert")
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
 def _planned(model: nn.Module, padding: Padding, pool_head: bool, example: Tensor | None) -> tuple[Plan, Tensor]:
     """What is to be done to a copy of ``model``, and the images with which its code was followed.
 
-    Where none were given and the first do not fit, others are tried: of a size that the strides found so far divide.
+    Where none were given and the first do not fit, others are tried: of a size that the strides found so far divide, or
+    of the next size where nothing was found.
     """
     images = images_for(model) if example is None else example
     while True:
@@ -194,27 +170,24 @@ def _planned(model: nn.Module, padding: Padding, pool_head: bool, example: Tenso
             _fill(plan, images)
             return plan, images
         except ConvertError as error:
-            others = images if example is not None else _others(model, plan, images)
+            others = images
+            if example is None and plan.places:
+                sizes = [n + -n % s for n, s in zip(images.shape[2:], plan.stride, strict=True)]
+                others = images.new_empty(*images.shape[:2], *sizes)
+            elif example is None:
+                others = images_for(model, again=True)
             if others.shape == images.shape:
                 raise (error if plan.places else _with_part(error, model, padding, pool_head)) from error.__cause__
             images = others
 
 
 def _fill(plan: Plan, images: Tensor) -> None:
-    plan.graph, plan.in_place = trace(plan.network, images)
+    plan.graph, plan.in_place, in_evaluation = trace(plan.network, images)
     round_alike(plan.network)
     training = "asks whether it is training: it was followed in evaluation, and of the rest only dropout is kept"
-    plan.notes += [f"{name} {training}" for name in followed_in_evaluation(plan.network, plan.graph)]
+    plan.notes += [f"{name} {training}" for name in in_evaluation]
     apply_rules(plan)
     require_any_size(plan, images)
-
-
-def _others(model: nn.Module, plan: Plan, images: Tensor) -> Tensor:
-    """Images of a size that the strides of ``plan`` divide; of the next size where it has found nothing."""
-    if not plan.places:
-        return images_for(model, again=True)
-    sizes = [n + -n % s for n, s in zip(images.shape[2:], plan.stride, strict=True)]
-    return images.new_empty(*images.shape[:2], *sizes)
 
 
 def _with_part(error: ConvertError, model: nn.Module, padding: Padding, pool_head: bool) -> ConvertError:

@@ -3,7 +3,6 @@
 import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import product
 from math import prod
 from typing import Any, Literal, NamedTuple, cast
@@ -14,15 +13,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..polyphase import Stride, components, steps
 from ..verify import verify
+from ..watch import tensors
 from .grids import Map, total
 from .layers import Spaced
 from .plan import Plan
 from .report import ConvertError
-from .values import tensors
+from .writes import refuse
 
 Size = tuple[int, ...]
-Kind = Literal["noise", "photograph", "sparse", "flat"]
-Layout = Literal["torch", "numpy", "channels last"]
 
 
 class _FirstPhase(fx.Interpreter):
@@ -33,20 +31,17 @@ class _FirstPhase(fx.Interpreter):
         self.plan, self.size, self.extra_traceback = plan, size, False
         self.strides = {step.node: step.stride for step in plan.steps if not step.aligned}
 
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
+        args, kwargs = super().fetch_args_kwargs_from_env(n)
+        for step in self.plan.raised[n] if n in self.plan.raised and n not in self.plan.shuffled else ():
+            args = (Spaced([int(max(s, 1 / s)) for s in step.stride])(args[0]), *args[1:])
+        return args, kwargs
+
     def run_node(self, n: fx.Node) -> Any:
-        given = None
-        if n in self.plan.raised and n not in self.plan.shuffled:
-            given = self.env[cast(fx.Node, n.args[0])]
-            spread = given
-            for step in self.plan.raised[n]:
-                spread = Spaced([int(max(s, 1 / s)) for s in step.stride])(spread)
-            self.env[cast(fx.Node, n.args[0])] = spread
         try:
             out = super().run_node(n)
         except Exception as error:
-            self.plan.refuse(n, f"on larger images, in a larger batch, it fails: {error}".partition("\n")[0])
-        if given is not None:
-            self.env[cast(fx.Node, n.args[0])] = given
+            refuse(n, f"on larger images, in a larger batch, it fails: {error}".partition("\n")[0])
         if n in self.strides:
             out = components(out, self.strides[n])[0]
         place = self.plan.places.get(n)
@@ -55,7 +50,7 @@ class _FirstPhase(fx.Interpreter):
             for along, size in zip(place.axes, tensors(out)[0].shape, strict=True):
                 if along and size != prod(space[axis] for axis in along):
                     held = f"its code holds a size, {size} where images have {self.size}"
-                    self.plan.refuse(n, f"{held}, and there is no proof at another")
+                    refuse(n, f"{held}, and there is no proof at another")
         # constants of the code lie elsewhere
         return fx.node.map_aggregate(out, lambda value: value.to("meta") if isinstance(value, Tensor) else value)
 
@@ -69,17 +64,6 @@ def require_any_size(plan: Plan, example: Tensor) -> None:
         _FirstPhase(plan, larger).run(example.new_empty(count + 1, channels, *larger, device="meta"))
 
 
-def _sizes(stride: Stride, dims: int) -> tuple[Size, Size]:
-    """Two sizes: one whose maps fill the vectors of a CPU as long as they can, and one whose maps leave a rest.
-
-    At the end of a row, and of a map, a CPU may take another way through a layer, which rounds otherwise.
-    """
-    each = steps(stride, dims)
-    rows = 3 if max(each) > 8 else 5
-    full = tuple((2 + (axis > 0)) * s * max(1, 16 // s) for axis, s in enumerate(each))
-    return full, tuple((rows + 2 * (axis > 0)) * s for axis, s in enumerate(each))
-
-
 class Trial(NamedTuple):
     """How an image and shifted copies of it run: one by one or in a batch, on how many threads.
 
@@ -87,17 +71,24 @@ class Trial(NamedTuple):
     """
 
     size: Size
-    kind: Kind
+    kind: Literal["noise", "photograph", "sparse", "flat"]
     alone: bool
     shifts: int
-    layout: Layout
+    layout: Literal["torch", "numpy", "channels last"]
     given: bool
     threads: int
 
 
 def _trials(stride: Stride, dims: int, example: Size | None) -> Iterator[Trial]:
-    """Each kind of image, both sizes and that of ``example``, alone and in a batch, on one thread and on many."""
-    full, rest = _sizes(stride, dims)
+    """Each kind of image, two sizes and that of ``example``, alone and in a batch, on one thread and on many.
+
+    The maps of one size fill the vectors of a CPU as long as they can, those of the other leave a rest: at the end of a
+    row, and of a map, a CPU may take another way through a layer, which rounds otherwise.
+    """
+    each = steps(stride, dims)
+    rows = 3 if max(each) > 8 else 5
+    full = tuple((2 + (axis > 0)) * s * max(1, 16 // s) for axis, s in enumerate(each))
+    rest = tuple((rows + 2 * (axis > 0)) * s for axis, s in enumerate(each))
     size = rest if example is None else tuple(n + -n % s for n, s in zip(example, steps(stride, dims), strict=True))
     now, one = torch.get_num_threads(), 1
     every = max(now, int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or os.cpu_count() or 1))
@@ -111,22 +102,20 @@ def _trials(stride: Stride, dims: int, example: Size | None) -> Iterator[Trial]:
 def _image(trial: Trial, channels: int, generator: torch.Generator) -> Tensor:
     """An image of its kind, ``(1, channels, *space)``."""
     x = torch.randn(1, channels, *trial.size, generator=generator)
-    axes = tuple(range(2, x.dim()))
-    match trial.kind:
-        case "sparse":
-            return x * (torch.rand(x.shape, generator=generator) < 0.02)
-        case "flat":
-            x[:] = 0.5
-            corner: Any = (..., *(slice(n // 2 + 1) for n in trial.size))
-            x[corner] = 1.0
-        case "photograph":
-            for axis, reach in product(axes, (1, 2, 4, 8)):
-                x = x + x.roll(reach, axis)
-            x = (255 * (x - x.amin()) / (x.amax() - x.amin())).round() / 255
+    if trial.kind == "sparse":
+        x *= torch.rand(x.shape, generator=generator) < 0.02
+    elif trial.kind == "flat":
+        corner: Any = (..., *(slice(n // 2 + 1) for n in trial.size))
+        x[:] = 0.5
+        x[corner] = 1.0
+    elif trial.kind == "photograph":
+        for axis, reach in product(range(2, x.dim()), (1, 2, 4, 8)):
+            x = x + x.roll(reach, axis)
+        x = (255 * (x - x.amin()) / (x.amax() - x.amin())).round() / 255
     return x
 
 
-def _laid_out(x: Tensor, layout: Layout) -> Tensor:
+def _laid_out(x: Tensor, layout: str) -> Tensor:
     """``x`` with its channels last in memory, as a picture is; one image that was made so lies as no batch does."""
     if layout == "torch":
         return x.contiguous()
@@ -150,7 +139,7 @@ def require_invariance(
     :class:`ConvertError` that names the first layer that breaks the guarantee.
     """
     generator = torch.Generator().manual_seed(0)
-    trials = list(_trials(stride, dims, example))
+    trials, threads = list(_trials(stride, dims, example)), torch.get_num_threads()
     double = any(p.dtype == torch.float64 for p in network.parameters())
     given = _copied(network, lambda x: x.cpu().float() if double and x.is_floating_point() else x.cpu())
     size = trials[0].size
@@ -158,24 +147,16 @@ def require_invariance(
         untrained = drawn(network, torch.randn(1, channels, *size, generator=generator))
         for trial in trials:
             size = trial.size
-            with _threads(trial.threads):
-                _require_invariance(given if trial.given else untrained, trial, channels, places, generator)
+            torch.set_num_threads(trial.threads)
+            _require_invariance(given if trial.given else untrained, trial, channels, places, generator)
     except ConvertError:
         raise
     except Exception as error:
         reason = f"what it became fails on random images {size}: {error}".partition("\n")[0]
         raise ConvertError("the network", reason) from error
-    return tuple(dict.fromkeys(trial.size for trial in trials)), sum(trial.shifts for trial in trials)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+    return tuple(dict.fromkeys(trial.size for trial in trials)), sum(trial.shifts for trial in trials)
 
 
 def _require_invariance(
@@ -195,7 +176,7 @@ def _require_invariance(
             raise ConvertError("the network", "its outputs on random images are not finite, so nothing can be checked")
         for shift, moved in zip(shifts, y[1:], strict=True):
             if not _moves(y[0], moved, place, shift, trial.size):
-                raise ConvertError(*_blame(network, copies[0], shift))
+                raise _blame(network, copies[0], shift)
 
 
 def _copied(network: nn.Module, made: Callable[[Tensor], Tensor]) -> nn.Module:
@@ -227,17 +208,12 @@ def drawn(network: nn.Module, images: Tensor, signs: bool = False) -> nn.Module:
 
     network = _copied(network, made)
     with torch.no_grad():
-        norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-        fresh = [norm for norm in norms if norm.running_mean is not None and _alike(norm.running_mean)]
-        momenta = [norm.momentum for norm in fresh]
-        for norm in fresh:
-            norm.train()
-            norm.momentum = 1.0
+        for norm in network.modules():
+            if isinstance(norm, _BatchNorm) and norm.running_mean is not None and _alike(norm.running_mean):
+                norm.train()
+                norm.momentum = 1.0
         network(torch.cat([images, images.flip(-1)]))
-        for norm, momentum in zip(fresh, momenta, strict=True):
-            norm.eval()
-            norm.momentum = momentum
-    return network
+    return network.eval()
 
 
 def _alike(values: Tensor) -> bool:
@@ -264,12 +240,12 @@ def _moves(y: Tensor, moved: Tensor, place: Map | None, shift: list[int], size: 
     return any(torch.equal(y.roll([by[cast(int, images[i])] for i in axes], axes), moved) for by in every)
 
 
-def _blame(network: nn.Module, image: Tensor, shift: list[int]) -> tuple[str, str]:
-    """Which layer to name, and why."""
+def _blame(network: nn.Module, image: Tensor, shift: list[int]) -> ConvertError:
+    """Names the layer that breaks the guarantee, where it is one."""
     where = f"under the circular shift {tuple(shift)} of images {tuple(image.shape[2:])}"
     try:
         report = verify(network, image, shifts=[shift])
     except ValueError:
-        return "the network", f"outputs differ {where}"
+        return ConvertError("the network", f"outputs differ {where}")
     found, broken = f"outputs differ by {report.difference:.2g} {where}", report.broken
-    return ("the network", found) if broken is None else (broken.layer or "the network", f"{found}: {broken}")
+    return ConvertError((broken and broken.layer) or "the network", f"{found}: {broken}" if broken else found)

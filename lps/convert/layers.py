@@ -1,10 +1,11 @@
 """Layers of a converted network: those of the original on a circle, and with sums that do not depend on the order."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import InitVar, dataclass, field, replace
 from functools import reduce
 from math import prod
 from string import ascii_uppercase
-from typing import Any, cast
+from typing import Any, NamedTuple, Self, cast, dataclass_transform
 
 import torch
 from torch import Tensor, nn
@@ -15,37 +16,107 @@ from ..exact.cpu import evened, runs, widened
 from ..exact.fused import Filtered, moved_and_padded
 from ..exact.mean import exact_mean
 from ..exact.sums import EXACT, exact_einsum, softmax
-from ..exact.ties import Origin
+from ..exact.ties import Origin, put_back_phases
 from ..polyphase import Stride, components, offset_of, offsets, phases, place, steps
-from ..sampling import Downsample, Upsample
+from ..sampling import Downsample
 from ..selection import Selection
-from .borders import Border, Pad
 from .report import Conversion
 
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-NO_BORDER = Border()
 
 
-def wrap(
-    x: Tensor, before: Sequence[int], after: Sequence[int], padding: Padding = "circular", border: Border | None = None
-) -> Tensor:
-    """Pad each spatial axis of ``x`` ``(N, C, *space)`` by its own number of samples, or with the ``border`` it had."""
-    if padding == "zeros" and border is not None:
-        return border.around(x, after)
-    return pad(x, before, after, padding)
+def flat_pads(before: Sequence[int], after: Sequence[int]) -> list[int]:
+    """In the order of ``F.pad``: the last axis first."""
+    return [amount for pair in zip(reversed(before), reversed(after), strict=True) for amount in pair]
+
+
+class Pad(NamedTuple):
+    """Samples that the original puts around a map; ``counts`` says whether an average divides by their number too."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    mode: str = "constant"
+    value: float = 0.0
+    counts: bool = True
+
+    def around(self, x: Tensor) -> Tensor:
+        amounts = flat_pads(self.before, self.after)
+        if not any(amounts):
+            return x
+        return F.pad(x, amounts, self.mode, self.value if self.mode == "constant" else None)
+
+
+@dataclass(frozen=True)
+class Border:
+    """The paddings in front of a layer, from the first to its own, and ``fill`` beyond them.
+
+    A converted layer keeps the size of its map. An ``exact`` one has the size that the original had, for which
+    ``ceil`` are the strides of a pooling in ``ceil_mode``.
+    """
+
+    pads: tuple[Pad, ...] = ()
+    fill: float = 0.0
+    ceil: tuple[int, ...] = ()
+    exact: bool = field(default=False, compare=False)
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """How far in front of the map the first window begins."""
+        return tuple(map(sum, zip(*(pad.before for pad in self.pads), strict=True)))
+
+    def space(self, x: Tensor, reach: Sequence[int], stride: Sequence[int]) -> list[int]:
+        """Size of the output, for windows that span ``reach`` samples beside their first."""
+        if not self.exact:
+            return [size // s for size, s in zip(x.shape[2:], stride, strict=True)]
+        out = []
+        for axis, (size, span) in enumerate(zip(x.shape[2:], reach, strict=True)):
+            padded = size + sum(pad.before[axis] + pad.after[axis] for pad in self.pads)
+            last = padded - span - 1
+            if self.ceil:  # the last window has to begin in front of the padding behind the map
+                step = self.ceil[axis]
+                last = step * -(-last // step)
+                last -= step * (last >= padded - self.pads[-1].after[axis])
+            out.append(last // stride[axis] + 1)
+        return out
+
+    def around(self, x: Tensor, after: Sequence[int]) -> Tensor:
+        """``x`` with its border, which at the far ends is made ``after`` samples wide."""
+        wanted = [first + size + last for first, size, last in zip(self.before, x.shape[2:], after, strict=True)]
+        for own in self.pads:
+            x = own.around(x)
+        missing = [size - found for size, found in zip(wanted, x.shape[2:], strict=True)]
+        return F.pad(x, flat_pads((0,) * len(missing), missing), value=self.fill) if any(missing) else x
+
+    def windows(
+        self, x: Tensor, reach: Sequence[int], padding: Padding, stride: Sequence[int]
+    ) -> tuple[Tensor, list[int]]:
+        """``x`` with its border, or padded as far as that goes, and how many windows it has along each axis."""
+        space = self.space(x, reach, stride)
+        last = [s * (count - 1) + r + 1 - b for s, count, r, b in zip(stride, space, reach, self.before, strict=True)]
+        after = [max(end - size, 0) for end, size in zip(last, x.shape[2:], strict=True)]
+        return self.around(x, after) if padding == "zeros" else pad(x, self.before, after, padding), space
+
+    def counting(self) -> "Border":
+        """Ones and zeros in its place: does a sample there count in an average?"""
+        pads = tuple(pad._replace(mode="constant", value=float(pad.counts)) for pad in self.pads)
+        return replace(self, pads=pads, fill=0.0)
+
+
+def ahead(before: Sequence[int]) -> Border:
+    """Nothing but zeros in front of each axis."""
+    return Border((Pad(tuple(before), (0,) * len(before)),))
 
 
 def convolve(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    before: Sequence[int],
+    border: Border,
     dilation: Sequence[int],
     groups: int = 1,
     padding: Padding = "circular",
     stride: Stride = 1,
-    border: Border | None = None,
     padded: bool = False,
 ) -> Tensor:
     """Convolution at every ``stride``-th position: ``y[n] = sum_j weight[j] x[stride * n + dilation * j - before]``.
@@ -55,11 +126,10 @@ def convolve(
     reach, stride = reaches(weight.shape[2:], dilation), steps(stride, x.dim() - 2)
     x = x.contiguous() if x.device.type == "cpu" else x
     if padded:
-        around = zip(x.shape[2:], before, beyond(before, reach, stride), stride, strict=True)
+        around = zip(x.shape[2:], border.before, beyond(border.before, reach, stride), stride, strict=True)
         space = [(n - b - a) // s for n, b, a, s in around]
     else:
-        space, after = _windows(x, before, reach, border, stride)
-        x = wrap(x, before, after, padding, border)
+        x, space = border.windows(x, reach, padding, stride)
     outputs = weight.shape[0]
     x, weight, bias = evened(widened(x, space, stride[-1]), weight, bias, groups)
     y = CONVOLVE[len(space)](x, weight, bias, stride=stride, dilation=dilation, groups=groups)
@@ -78,16 +148,6 @@ def beyond(before: Sequence[int], reach: Sequence[int], stride: Sequence[int]) -
     return [max(r + 1 - s - b, 0) for b, r, s in zip(before, reach, stride, strict=True)]
 
 
-def _windows(
-    x: Tensor, before: Sequence[int], reach: Sequence[int], border: Border | None, stride: Stride = 1
-) -> tuple[list[int], list[int]]:
-    """How many windows there are along each axis of ``x``, and how far the last of them goes beyond it."""
-    stride = steps(stride, x.dim() - 2)
-    space = (border or NO_BORDER).space(x, reach, stride)
-    ends = [s * (count - 1) + r + 1 - b for s, count, r, b in zip(stride, space, reach, before, strict=True)]
-    return space, [max(end - size, 0) for end, size in zip(ends, x.shape[2:], strict=True)]
-
-
 def crop(y: Tensor, space: Sequence[int]) -> Tensor:
     """The first samples of each spatial axis, in memory as a map of that size."""
     for axis, size in enumerate(space, 2):
@@ -95,8 +155,17 @@ def crop(y: Tensor, space: Sequence[int]) -> Tensor:
     return y.contiguous()
 
 
+@dataclass_transform(eq_default=False)
 class Layer(nn.Module):
-    """A layer that tells its settings."""
+    """A layer whose fields are its settings: each of those below is a data class of them, and tells them."""
+
+    def __init_subclass__(cls) -> None:
+        dataclass(eq=False, repr=False)(cls)
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        layer = super().__new__(cls)
+        nn.Module.__init__(layer)
+        return layer
 
     def extra_repr(self) -> str:
         hidden = ("training", "weight", "bias", "border")
@@ -106,52 +175,46 @@ class Layer(nn.Module):
 class Weighted(Layer):
     """The weights of a layer of the original, under their names; those that belong to none come with the input."""
 
-    def __init__(self, layer: nn.Module | None) -> None:
-        super().__init__()
-        self.weight: Tensor | None = None if layer is None else cast(Tensor, layer.weight)
-        self.bias: Tensor | None = None if layer is None else cast(Tensor | None, layer.bias)
+    layer: InitVar[nn.Module | None]
 
-    def weights(self, weight: Tensor | None, bias: Tensor | None) -> tuple[Any, Tensor | None]:
-        return (self.weight, self.bias) if weight is None else (weight, bias)
+    def __post_init__(self, layer: Any) -> None:
+        self.weight: Tensor | None = None if layer is None else layer.weight
+        self.bias: Tensor | None = None if layer is None else layer.bias
+
+    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, **settings: Any) -> Tensor:
+        weight, bias = (self.weight, self.bias) if weight is None else (weight, bias)
+        return self.compute(x, weight, bias, **settings)
+
+    def compute(self, x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
+        raise NotImplementedError
 
 
 class Bordered(nn.Module):
     """A layer that looks beyond its map; ``border`` is what it saw there in the original, and sees by ``"zeros"``."""
 
     padding: Padding
-    border = NO_BORDER
+    border = Border()
 
 
 class Convolution(Weighted, Bordered):
     """A convolution of the original at every position; behind an :class:`Align` it has the ``stride`` that it had."""
 
-    def __init__(
-        self, conv: nn.Module | None, dilation: Sequence[int], groups: int, padding: Padding, border: Border
-    ) -> None:
-        super().__init__(conv)
-        self.dilation, self.groups, self.padding, self.border = tuple(dilation), groups, padding, border
+    dilation: tuple[int, ...]
+    groups: int
+    padding: Padding
+    border: Border
 
-    def forward(
-        self,
-        x: Tensor,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        *,
-        stride: Stride = 1,
-        padded: bool = False,
-    ) -> Tensor:
-        weight, bias = self.weights(weight, bias)
-        windows = self.border.before, self.dilation, self.groups, self.padding, stride, self.border
-        return convolve(x, weight, bias, *windows, padded and self.padding == "circular")
+    def compute(self, x: Tensor, weight: Any, bias: Tensor | None, stride: Stride = 1, padded: bool = False) -> Tensor:
+        padded = padded and self.padding == "circular"
+        return convolve(x, weight, bias, self.border, self.dilation, self.groups, self.padding, stride, padded)
 
 
 class TransposedConvolution(Convolution):
     """What a transposed convolution does after it has put its input back among zeros: a convolution."""
 
-    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, **windows: Any) -> Tensor:
-        weight, bias = self.weights(weight, bias)
+    def compute(self, x: Tensor, weight: Any, bias: Tensor | None, **windows: Any) -> Tensor:  # type: ignore[override]
         flipped = weight.flip(tuple(range(2, weight.dim()))).unflatten(0, (self.groups, -1))
-        return super().forward(x, flipped.transpose(1, 2).flatten(0, 1), bias, **windows)
+        return super().compute(x, flipped.transpose(1, 2).flatten(0, 1), bias, **windows)
 
 
 class Align(Downsample):
@@ -186,11 +249,8 @@ class Align(Downsample):
                 index = (slice(None), slice(None), *phase)
                 kept = kept + z[:, k] * moved[index]
         else:
-            index = (
-                torch.arange(x.shape[0], device=x.device),
-                slice(None),
-                *offset_of(selection.phase, self.stride, dims),
-            )
+            each = torch.arange(x.shape[0], device=x.device)
+            index = (each, slice(None), *offset_of(selection.phase, self.stride, dims))
             kept = moved[index]
         return pad(kept, self.before, self.after, "circular") if circular else kept, selection
 
@@ -198,26 +258,24 @@ class Align(Downsample):
 class Pooling(Layer, Bordered):
     """Maximum or mean over the window at every position."""
 
-    def __init__(
-        self, largest: bool, kernel: Sequence[int], dilation: Sequence[int], padding: Padding, border: Border
-    ) -> None:
-        super().__init__()
-        self.largest, self.kernel, self.dilation = largest, tuple(kernel), tuple(dilation)
-        self.padding, self.border = padding, border
+    largest: bool
+    kernel: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: Padding
+    border: Border
 
     def forward(self, x: Tensor) -> Tensor:
         dims = x.dim() - 2
-        reach = reaches(self.kernel, self.dilation)
-        space, after = _windows(x, self.border.before, reach, self.border)
-        padded = wrap(x, self.border.before, after, self.padding, self.border)
+        windows = reaches(self.kernel, self.dilation), self.padding, (1,) * dims
+        y, space = self.border.windows(x, *windows)
         if not self.largest:
-            y = AVG_POOL[dims](padded, self.kernel, 1)
+            y = AVG_POOL[dims](y, self.kernel, 1)
             if self.padding == "zeros":
-                y = y / AVG_POOL[dims](self.border.counted(x, after), self.kernel, 1)
+                ones, _ = self.border.counting().windows(x.new_ones(1, 1, *x.shape[2:]), *windows)
+                y = y / AVG_POOL[dims](ones, self.kernel, 1)
         elif self.training:
-            y = MAX_POOL[dims](padded, self.kernel, 1, dilation=self.dilation)
+            y = MAX_POOL[dims](y, self.kernel, 1, dilation=self.dilation)
         else:  # axis by axis: on a CPU many times as fast
-            y = padded
             for axis, (size, dilation) in enumerate(zip(self.kernel, self.dilation, strict=True), 2):
                 length = y.shape[axis] - dilation * (size - 1)
                 y = reduce(torch.maximum, [y.narrow(axis, dilation * i, length) for i in range(size)])
@@ -230,12 +288,11 @@ class Linear(Weighted):
     On maps ``(N, ..., C)`` a CPU makes it a convolution, since threads share the positions of a product as they like.
     """
 
-    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        weight, bias = self.weights(weight, bias)
+    def compute(self, x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
         if self.training or (x.dim() > 2 and x.device.type != "cpu"):
             return F.linear(x, weight, bias)
         if x.dim() > 2:
-            y = convolve(x.flatten(1, -2).movedim(-1, 1), weight[..., None], bias, (0,), (1,))
+            y = convolve(x.flatten(1, -2).movedim(-1, 1), weight[..., None], bias, ahead((0,)), (1,))
             return y.movedim(1, -1).unflatten(1, x.shape[1:-1])
         return linear_rows(x, weight, bias)
 
@@ -243,82 +300,67 @@ class Linear(Weighted):
 SUMS = ("mean", "sum", "nanmean", "nansum", "logsumexp")
 """Reductions that a CPU makes of several positions at a time."""
 
+SOFTMAXES: dict[str, Callable[..., Tensor]] = {
+    "softmax": lambda x, dims: softmax(x, *dims),
+    "softmin": lambda x, dims: softmax(-x, *dims),
+    "log_softmax": lambda x, dims: x - EXACT["logsumexp"](x, dims).to(x.dtype),
+}
 
-class AcrossChannels(Layer):
-    """The method of a tensor that sums over ``dims``, no positions, so that each position sums in one order.
+ORDERLESS = {**EXACT, **SOFTMAXES, "amax": lambda x, dims: x.amax(dims, keepdim=True)}
+"""What can be computed over positions without regard to their order; reductions keep their axes."""
 
-    On a CPU a sum over other axes than the last takes several positions at a time, and the last few otherwise.
+
+class Reduction(Layer):
+    """A reduction of torch over ``dims`` by its name, or a softmax, in evaluation one whose bits have no order.
+
+    Over ``positions`` it does not depend on theirs. Over channels each position sums in the same order: where their
+    axis is not the last, a CPU takes several positions at a time, and the last few otherwise.
     """
 
-    def __init__(self, method: str, dims: Sequence[int], keepdim: bool, **settings: Any) -> None:
-        super().__init__()
-        self.method, self.dims, self.keepdim, self.settings = method, tuple(dims), keepdim, settings
+    method: str
+    dims: tuple[int, ...]
+    keepdim: bool
+    positions: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def forward(self, x: Tensor) -> Tensor:
-        last = tuple(range(-len(self.dims), 0))
-        rows = x.movedim(self.dims, last).flatten(-len(last)).contiguous()
-        y = (-rows).softmax(-1) if self.method == "softmin" else getattr(rows, self.method)(dim=-1, **self.settings)
-        if y.dim() == rows.dim():
-            return y.unflatten(-1, [x.shape[d] for d in self.dims]).movedim(last, self.dims).contiguous()
-        for axis in sorted(self.dims) if self.keepdim else ():
-            y = y.unsqueeze(axis)
+        reduces = self.method not in SOFTMAXES
+        plain = getattr(torch, self.method, None) or getattr(F, self.method)
+        if not self.positions:
+            last = tuple(range(-len(self.dims), 0))
+            rows = x.movedim(self.dims, last).flatten(-len(last)).contiguous()
+            y = plain(rows, dim=-1, **self.settings)
+            if not reduces:
+                return y.unflatten(-1, [x.shape[d] for d in self.dims]).movedim(last, self.dims).contiguous()
+            for axis in sorted(self.dims) if self.keepdim else ():
+                y = y.unsqueeze(axis)
+        elif self.training:
+            shape = {"dim": self.dims, "keepdim": self.keepdim} if reduces else {"dim": self.dims[0]}
+            y = plain(x, **shape, **self.settings)
+        else:
+            y = ORDERLESS[self.method](x, self.dims, **self.settings).to(x.dtype)
+            y = y.squeeze(self.dims) if reduces and not self.keepdim else y
         return cast(Tensor, y)
 
 
-class OverPositions(Layer):
-    """A reduction over positions by its name; in evaluation it does not depend on their order."""
-
-    METHODS = (*EXACT, "amax")
-
-    def __init__(self, method: str, dims: Sequence[int], keepdim: bool, **settings: Any) -> None:
-        super().__init__()
-        self.method, self.dims, self.keepdim, self.settings = method, tuple(dims), keepdim, settings
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training or self.method == "amax":
-            return cast(Tensor, getattr(torch, self.method)(x, dim=self.dims, keepdim=self.keepdim, **self.settings))
-        y = EXACT[self.method](x, self.dims, **self.settings).to(x.dtype)
-        return y if self.keepdim else y.squeeze(self.dims)
-
-
-class Normalize(OverPositions):
+class Normalize(Reduction):
     """A map divided by its norm over an axis."""
 
-    def __init__(self, p: float, dim: int, eps: float) -> None:
-        super().__init__("norm", (dim,), keepdim=True, p=p)
-        self.eps = eps
+    eps: float = 1e-12
 
     def forward(self, x: Tensor) -> Tensor:
         return x / super().forward(x).clamp_min(self.eps)
 
 
-class SoftmaxOverPositions(Layer):
-    """A softmax over an axis of positions, or its logarithm; in evaluation it does not depend on their order."""
-
-    def __init__(self, method: str, dim: int) -> None:
-        super().__init__()
-        self.method, self.dim = method, dim
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = -x if self.method == "softmin" else x
-        if self.method == "log_softmax":
-            return x.log_softmax(self.dim) if self.training else x - EXACT["logsumexp"](x, (self.dim,)).to(x.dtype)
-        return x.softmax(self.dim) if self.training else softmax(x, self.dim)
-
-
 class Contraction(Layer):
     """A sum of products; in evaluation it depends neither on the order of its terms nor on where a result lies."""
 
-    def __init__(self, equation: str) -> None:
-        super().__init__()
-        self.equation = equation
+    equation: str
 
     def forward(self, a: Tensor, b: Tensor | None = None) -> Tensor:
+        equation = self.equation
         if b is None:
-            a, b = a, a.new_ones(())
-            equation = self.equation.replace("->", ",->")
-        else:
-            equation = self.equation
+            b, equation = a.new_ones(()), equation.replace("->", ",->")
         if self.training:
             return torch.einsum(equation, a, b)
         return exact_einsum(equation, a, b).to(torch.result_type(a, b))
@@ -327,29 +369,25 @@ class Contraction(Layer):
 class Attention(Layer):
     """Values weighed by a softmax of products of queries and keys; in evaluation the order of positions is nothing."""
 
-    def __init__(self, dims: int, scale: float | None, dropout: float) -> None:
-        super().__init__()
-        batch = ascii_uppercase[: dims - 2]
-        self.products, self.sums = f"{batch}td,{batch}sd->{batch}ts", f"{batch}ts,{batch}sd->{batch}td"
-        self.scale, self.dropout = scale, dropout
+    scale: float | None
+    dropout: float
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if self.training:
             return F.scaled_dot_product_attention(query, key, value, dropout_p=self.dropout, scale=self.scale)
+        batch = ascii_uppercase[: query.dim() - 2]
         scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
-        shares = softmax(exact_einsum(self.products, query, key) * scale, -1)
-        return exact_einsum(self.sums, shares, value).to(query.dtype)
+        shares = softmax(exact_einsum(f"{batch}td,{batch}sd->{batch}ts", query, key) * scale, -1)
+        return exact_einsum(f"{batch}ts,{batch}sd->{batch}td", shares, value).to(query.dtype)
 
 
 class GroupNorm(Weighted):
     """Group norm, or instance norm with a group for each channel, whose statistics are exact in evaluation."""
 
-    def __init__(self, norm: nn.Module | None, groups: int, eps: float) -> None:
-        super().__init__(norm)
-        self.groups, self.eps = groups, eps
+    groups: int
+    eps: float
 
-    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        weight, bias = self.weights(weight, bias)
+    def compute(self, x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
         if self.training:
             return F.group_norm(x, self.groups, weight, bias, self.eps)
         members = x.unflatten(1, (self.groups, -1))
@@ -370,9 +408,9 @@ class Interpolation(Layer):
     ``"zeros"`` the first and the last sample are repeated, as the original did.
     """
 
-    def __init__(self, factor: Stride, linear: bool, padding: Padding) -> None:
-        super().__init__()
-        self.factor, self.linear, self.padding = factor, linear, padding
+    factor: Stride
+    linear: bool
+    padding: Padding
 
     def forward(self, x: Tensor) -> Tensor:
         dims, channels = x.dim() - 2, x.shape[1]
@@ -390,7 +428,7 @@ class Interpolation(Layer):
             if self.padding == "zeros":
                 first, last = (x.narrow(2 + axis, start, factor) for start in (0, length - factor))
                 x = torch.cat([first, x, last], 2 + axis)
-            x = convolve(x, weight, None, before, (1,) * dims, channels, self.padding)
+            x = convolve(x, weight, None, ahead(before), (1,) * dims, channels, self.padding)
             if self.padding == "zeros":
                 x = x.narrow(2 + axis, factor, length)
         return x
@@ -399,9 +437,7 @@ class Interpolation(Layer):
 class Shift(Layer, Bordered):
     """Move the content of a map by what the original padded, or cropped, in front of it."""
 
-    def __init__(self, pad: Pad) -> None:
-        super().__init__()
-        self.pad = pad
+    pad: Pad
 
     def forward(self, x: Tensor) -> Tensor:
         if self.border.exact:
@@ -412,9 +448,7 @@ class Shift(Layer, Bordered):
 class Spaced(Layer):
     """Put a map among zeros where no selection says how: ``(N, C, *space)`` to ``(N, C, *(s * space))``."""
 
-    def __init__(self, stride: Stride) -> None:
-        super().__init__()
-        self.stride = stride
+    stride: Stride
 
     def forward(self, x: Tensor) -> Tensor:
         first = torch.arange(phases(self.stride, x.dim() - 2), device=x.device) == 0
@@ -424,18 +458,15 @@ class Spaced(Layer):
 class Unalign(Layer):
     """Move a map that was shuffled from a coarser one to where the phases lie that were kept on the way to that."""
 
-    def __init__(self, strides: Sequence[Stride]) -> None:
-        super().__init__()
-        self.up = nn.ModuleList(Upsample(None, stride) for stride in strides)
+    strides: Sequence[Stride]
 
     def forward(self, x: Tensor, *selections: Selection) -> Tensor:
         dims = x.dim() - 2
-        each = [steps(layer.stride, dims) for layer in self.up]  # type: ignore[arg-type]
-        whole = [prod(strides) for strides in zip(*each, strict=True)]
+        whole = [prod(each) for each in zip(*(steps(stride, dims) for stride in self.strides), strict=True)]
         moved = []
         for offset, y in zip(offsets(whole, dims), components(x, whole), strict=True):
-            for layer, selection in zip(self.up, selections, strict=True):
-                y = layer(y, selection)
+            for stride, selection in zip(self.strides, selections, strict=True):
+                y = put_back_phases(y, selection.z, selection.lag, None, stride)
             moved.append(y.roll(offset, tuple(range(2, x.dim()))))
         return sum(moved[1:], moved[0])
 
@@ -443,9 +474,7 @@ class Unalign(Layer):
 class Every(Layer):
     """Every ``stride``-th sample of a map."""
 
-    def __init__(self, stride: Stride) -> None:
-        super().__init__()
-        self.stride = stride
+    stride: Stride
 
     def forward(self, x: Tensor) -> Tensor:
         return components(x, self.stride)[0]
@@ -466,11 +495,8 @@ class Entry(Layer):
     unless ``stride`` divides every spatial size.
     """
 
+    stride: Stride
     report: Conversion | None = None
-
-    def __init__(self, stride: Stride) -> None:
-        super().__init__()
-        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         if any(size % s for size, s in zip(x.shape[2:], steps(self.stride, x.dim() - 2), strict=True)):

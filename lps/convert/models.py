@@ -43,19 +43,12 @@ def _within(module: nn.Module) -> nn.Module | None:
     return module._orig_mod if type(module).__name__ == "OptimizedModule" else None  # type: ignore[return-value]
 
 
-class _Opened(nn.Module):
-    """A layer of torch with all that it holds, and code that can be followed."""
-
-    def __init__(self, whole: nn.Module) -> None:
-        super().__init__()
-        vars(self).update(vars(whole))
-
-
-class FollowedAttention(_Opened):
-    """``nn.MultiheadAttention`` of one width, call by call."""
+class FollowedAttention(nn.Module):
+    """``nn.MultiheadAttention`` of one width, with all that it holds, call by call."""
 
     def __init__(self, whole: Any) -> None:
-        super().__init__(whole)
+        super().__init__()
+        vars(self).update(vars(whole))
         self.drop = nn.Dropout(whole.dropout).train(whole.training)
 
     def forward(
@@ -85,37 +78,6 @@ class FollowedAttention(_Opened):
         return y if self.batch_first else y.transpose(0, 1), shares if need_weights else None
 
 
-class FollowedLayer(_Opened):
-    """``nn.TransformerEncoderLayer``, call by call."""
-
-    def forward(self: Any, x: Tensor) -> Tensor:
-        if not self.norm_first:
-            x = self.norm1(x + self.dropout1(self.self_attn(x, x, x, need_weights=False)[0]))
-            return self.norm2(x + self.feed(x))
-        y = self.norm1(x)
-        x = x + self.dropout1(self.self_attn(y, y, y, need_weights=False)[0])
-        return x + self.feed(self.norm2(x))
-
-    def feed(self: Any, x: Tensor) -> Tensor:
-        return self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))
-
-
-class FollowedEncoder(_Opened):
-    """``nn.TransformerEncoder``, layer by layer."""
-
-    def forward(self: Any, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = layer(x)
-        return x if self.norm is None else self.norm(x)
-
-
-OPENED: dict[type[nn.Module], type[_Opened]] = {
-    nn.MultiheadAttention: FollowedAttention,
-    nn.TransformerEncoderLayer: FollowedLayer,
-    nn.TransformerEncoder: FollowedEncoder,
-}
-
-
 def opened(network: nn.Module) -> nn.Module:
     """``network`` whose parts can be followed: of wrappers what they call, under the same names, and attention."""
     for path, module in list(network.named_modules()):
@@ -124,51 +86,40 @@ def opened(network: nn.Module) -> nn.Module:
             (name,) = (name for name, child in module.named_children() if child is inner)
             network.set_submodule(path, nn.Sequential(OrderedDict({name: inner})).train(module.training))
     for path, module in list(network.named_modules(remove_duplicate=False)):
-        plain = not isinstance(module, nn.MultiheadAttention) or _plain(module)
-        if path and type(module) in OPENED and plain:
-            network.set_submodule(path, OPENED[type(module)](module))
+        if path and type(module) is nn.MultiheadAttention:
+            if module._qkv_same_embed_dim and module.bias_k is None and not module.add_zero_attn:
+                network.set_submodule(path, FollowedAttention(module))
     return network
-
-
-def _plain(attention: nn.MultiheadAttention) -> bool:
-    return attention._qkv_same_embed_dim and attention.bias_k is None and not attention.add_zero_attn
 
 
 def images_for(model: nn.Module, again: bool = False) -> Tensor:
     """Images on the meta device, with as many channels as the first convolution that is called reads, or another number
     where those do not fit; and ``again`` of another size."""
-    convolutions = [
-        part for part in model.modules() if isinstance(part, _ConvNd) and not isinstance(part, _ConvTransposeNd)
-    ]
-    if not convolutions:
-        raise ConvertError(
-            "the network", "it has no convolution, from which the images' channels are read: pass `example`"
-        )
     plain = copy.deepcopy(model).to("meta").eval()
+    every = [part for part in plain.modules() if isinstance(part, _ConvNd)]
+    convolutions = [part for part in every if not isinstance(part, _ConvTransposeNd)]
+    if not convolutions:
+        reason = "it has no convolution, from which the images' channels are read: pass `example`"
+        raise ConvertError("the network", reason)
+    called: list[_ConvNd] = []
+    for part in every:
+        part.register_forward_pre_hook(lambda part, _: called.append(part))
 
     def images(channels: int, like: _ConvNd) -> Tensor:
-        dims = like.weight.dim() - 2
-        return torch.empty(1, channels, *SIZES[dims][again], dtype=like.weight.dtype, device="meta")
+        size = SIZES[like.weight.dim() - 2][again]
+        return torch.empty(1, channels, *size, dtype=like.weight.dtype, device="meta")
 
-    _, called = _tried(plain, images(convolutions[0].in_channels, convolutions[0]))
-    first = next(iter(called), convolutions[0])
-    for channels in dict.fromkeys((first.in_channels, convolutions[0].in_channels, 3, 1)):
-        if _tried(plain, images(channels, first))[0]:
-            return images(channels, first)
-    return images(first.in_channels, first)
+    def takes(x: Tensor) -> bool:
+        try:
+            with torch.no_grad():
+                plain(x)
+            return True
+        except Exception:
+            return False
 
-
-def _tried(plain: nn.Module, images: Tensor) -> tuple[bool, list[_ConvNd]]:
-    """Does the network take these images, and which convolutions does it call?"""
-    called: list[_ConvNd] = []
-    parts = [part for part in plain.modules() if isinstance(part, _ConvNd)]
-    hooks = [part.register_forward_pre_hook(lambda part, _: called.append(part)) for part in parts]
-    try:
-        with torch.no_grad():
-            plain(images)
-        return True, called
-    except Exception:
-        return False, called
-    finally:
-        for hook in hooks:
-            hook.remove()
+    takes(images(convolutions[0].in_channels, convolutions[0]))
+    first = (called or convolutions)[0]
+    tried = (
+        images(channels, first) for channels in dict.fromkeys((first.in_channels, convolutions[0].in_channels, 3, 1))
+    )
+    return next(filter(takes, tried), images(first.in_channels, first))

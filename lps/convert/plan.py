@@ -9,12 +9,11 @@ from typing import Any, NoReturn, cast
 from torch import Tensor, fx, nn
 
 from ..exact.convolution import Padding
-from .borders import Pad
+from ..watch import tensors
 from .grids import Axes, Grid, Map, Step, meet, resolve, total
-from .report import ConvertError
-from .trace import kind_of, known
-from .values import tensors
-from .writes import name_of
+from .layers import Pad
+from .trace import kind_of
+from .writes import known, name_of, refuse
 
 
 @dataclass
@@ -52,9 +51,6 @@ class Plan:
             name += "_"
         return f"{owner}{dot}{name}"
 
-    def refuse(self, node: fx.Node, reason: str) -> NoReturn:
-        raise ConvertError(name_of(node), reason)
-
     def module(self, node: fx.Node) -> nn.Module | None:
         """The module of the original that ``node`` calls."""
         if node.op != "call_module":
@@ -74,18 +70,14 @@ class Plan:
         grids = [place.grid for place in self.places.values() if place and place.grid]
         return tuple(int(max(each)) for each in zip(*(total(grid, self.dims) for grid in ((), *grids)), strict=True))
 
-    def outputs(self, node: fx.Node | None = None) -> list[Map | None]:
-        """Where each tensor that the network gives stands, or each in an object that ``node`` makes."""
-        parts: list[fx.Node] = []
-        node = node or next(iter(reversed(self.graph.nodes)))
+    def outputs(self, node: fx.Node) -> list[Map | None]:
+        """Where each tensor in the arguments of ``node`` stands, be it in objects that the network makes of them."""
+        parts, places = list[fx.Node](), list[Map | None]()
         fx.node.map_arg((node.args, node.kwargs), parts.append)
-        return [
-            place
-            for part in parts
-            for place in (
-                self.outputs(part) if makes_object(part) else [self.places[part]] * len(tensors(part.meta["value"]))
-            )
-        ]
+        for part in parts:
+            count = len(tensors(part.meta["value"]))
+            places += self.outputs(part) if makes_object(part) else [self.places[part]] * count
+        return places
 
     def meet(self, node: fx.Node, sources: Sequence[fx.Node] = ()) -> Grid | None:
         """The one grid of all maps that a call reads, or of those of ``sources``."""
@@ -95,28 +87,21 @@ class Plan:
                 try:
                     grid = place.grid if grid is None else meet(grid, place.grid)
                 except ValueError as error:
-                    self.refuse(node, f"{error}, which no shared selection can bring together")
+                    refuse(node, f"{error}, which no shared selection can bring together")
         return None if grid is None else resolve(grid)
-
-    def swap(self, node: fx.Node, module: nn.Module, *operands: Any) -> None:
-        """Let ``node`` call ``module``, at the path of what it called; a module called twice is converted once."""
-        path = self.path(node)
-        if path not in self.originals:
-            self.originals[path] = self.module(node) or module
-            self.install(path, module)
-        elif _settings(self.network.get_submodule(path)) != _settings(module):
-            path = self.install(f"{path}_{node.name}", module)
-        node.op, node.target = "call_module", path
-        node.args, node.kwargs = (node.args[0], *operands), {}
 
     def install(self, path: str, module: nn.Module) -> str:
         """Put ``module`` at ``path`` and set it to the mode of the network."""
         self.network.set_submodule(path, module.train(self.network.training))
         return path
 
-
-def _settings(module: nn.Module) -> tuple[str, Any]:
-    return repr(module), getattr(module, "border", None)
+    def call(
+        self, path: str, module: nn.Module, *args: Any, after: Any = None, before: Any = None, **settings: Any
+    ) -> fx.Node:
+        """Install ``module``, and call it behind one node or in front of another."""
+        self.install(path, module)
+        with self.graph.inserting_after(after) if after else self.graph.inserting_before(before):
+            return self.graph.call_module(path, args, settings)
 
 
 NAMES = {"axis": "dim", "keepdims": "keepdim"}
@@ -162,10 +147,18 @@ class Call:
         return {**dict(zip(self.names, self.node.args[1:], strict=False)), **named}
 
     def refuse(self, reason: str) -> NoReturn:
-        self.plan.refuse(self.node, reason)
+        refuse(self.node, reason)
 
     def swap(self, module: nn.Module, *operands: Any) -> None:
-        self.plan.swap(self.node, module, *operands)
+        """Let the node call ``module``, at the path of what it called; a module called twice is converted once."""
+        plan, node, path = self.plan, self.node, self.plan.path(self.node)
+        if path not in plan.originals:
+            plan.originals[path] = plan.module(node) or module
+            plan.install(path, module)
+        elif _settings(plan.network.get_submodule(path)) != _settings(module):
+            path = plan.install(f"{path}_{node.name}", module)
+        node.op, node.target = "call_module", path
+        node.args, node.kwargs = (node.args[0], *operands), {}
 
     def step(self, place: Map, stride: Sequence[int], smooth: bool, aligned: bool = False) -> Map:
         """The map that the call leaves of one at ``place`` with a ``stride``."""
@@ -179,7 +172,8 @@ class Call:
 
     def over_positions(self, dims: Sequence[int]) -> bool:
         """Do some of ``dims`` of the first argument run along the images?"""
-        return not set(dims).isdisjoint(self.place.positions)
+        place = self.plan.places[self.source]
+        return place is not None and not set(dims).isdisjoint(place.positions)
 
     def feed(self, op: str, target: str, place: Map | None) -> fx.Node:
         """Let a module or a method in between the call and its input; ``place`` is where what it gives stands."""
@@ -192,6 +186,10 @@ class Call:
     def pass_by(self) -> None:
         """Take the call out: what reads it reads its input."""
         self.node.replace_all_uses_with(self.source)
+
+
+def _settings(module: nn.Module) -> tuple[str, Any]:
+    return repr(module), getattr(module, "border", None)
 
 
 Rule = Callable[[Call], Map | None]

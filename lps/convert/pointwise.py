@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..exact.cpu import by_vectors
+from .layers import Layer
 
 
 def _glu(x: Tensor, glu: nn.GLU) -> Tensor:
@@ -27,7 +28,7 @@ def _local_response(x: Tensor, norm: nn.LocalResponseNorm) -> Tensor:
     return x / _power((norm.k + norm.alpha * means).double(), norm.beta).to(x.dtype)
 
 
-class Pointwise(nn.Module):
+class Pointwise(Layer):
     """An activation of torch."""
 
     EXACT = (
@@ -35,9 +36,7 @@ class Pointwise(nn.Module):
         nn.LocalResponseNorm,
     )
 
-    def __init__(self, activation: nn.Module) -> None:
-        super().__init__()
-        self.activation: nn.Module = activation
+    activation: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         f = self.activation
@@ -70,7 +69,7 @@ def _logaddexp(x: Tensor, other: Tensor, base: float = e) -> Tensor:
     return torch.maximum(x, other) + (-log(base) * apart).exp().log1p() / log(base)
 
 
-class Elementwise(nn.Module):
+class Elementwise(Layer):
     """A function of torch of one or two maps, by its name."""
 
     EXACT: ClassVar[dict[str, Callable[..., Tensor]]] = {
@@ -89,9 +88,7 @@ class Elementwise(nn.Module):
     HALF = ("rsqrt", "add", "sub", "rsub")
     """Those that fall short in half precision alone."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
+    name: str
 
     def forward(self, *operands: Any, **settings: Any) -> Tensor:
         half = operands[0].dtype in (torch.bfloat16, torch.float16) if self.name in self.HALF else True
@@ -100,6 +97,3 @@ class Elementwise(nn.Module):
         double = [value.double() if isinstance(value, Tensor) else value for value in operands]
         y = self.EXACT[self.name](*double, **settings)
         return y.to(torch.result_type(*operands) if len(operands) == 2 else operands[0].dtype)
-
-    def extra_repr(self) -> str:
-        return self.name

@@ -23,6 +23,11 @@ class ConvertError(ValueError):
         self.layer, self.reason = layer, reason
 
 
+def in_words(error: Exception) -> str:
+    """An error of torch or of the network's code, in a line."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
 @dataclass(frozen=True)
 class Stride:
     """One stride of the original: where it was, and the sampling layer in its place.

@@ -2,7 +2,7 @@
 
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from torch import fx, nn
@@ -12,24 +12,29 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..exact.ties import Origin
 from ..sampling import Downsample, Sampling, Upsample
-from .grids import Grid, Step, resolve, shown
+from .grids import Step, resolve, shown
 from .layers import Align, Convolution, Entry, Spaced, Unalign, beyond, reaches
 from .plan import Plan
 from .pointwise import Pointwise
 from .report import Stride
 from .rules import ACTIVATIONS
 from .trace import kind_of
-from .writes import name_of
+from .writes import name_of, refuse
 
 LAYERS = tuple(getattr(activation, name) for name in activation.__all__ if name not in ("MultiheadAttention",))
 
 
 class Rewriter:
-    """Inserts the layers of ``sampling``, from a stride, into the graph of ``plan``, ``before`` convolutions or not."""
+    """Inserts the layers of ``sampling``, from a stride, into the graph of ``plan``, ``before`` convolutions or not.
+
+    ``strides`` and ``raised`` are what it did: each stride with its layer, and the upsampling layers that became LPUs
+    with those whose selections they follow.
+    """
 
     def __init__(self, plan: Plan, sampling: Callable[..., Sampling], before: bool) -> None:
         self.plan, self.sampling, self.before = plan, sampling, before
         self.order = {node: i for i, node in enumerate(plan.graph.nodes)}
+        self.images = next(node for node in self.order if node.op == "placeholder")
         self.depth: dict[fx.Node, int] = {}
         self.upstream: dict[fx.Node, int] = {}
         for node, i in self.order.items():
@@ -40,10 +45,11 @@ class Rewriter:
         self.above = {step: plan.meet(step.node) or () for step in plan.steps}
         self.selections: dict[Step, fx.Node] = {}
         self.names: dict[Step, str] = {}
-        self._found: dict[Step, Stride] = {}
+        self.strides: list[Stride] = []
+        self.raised: dict[str, tuple[str, ...]] = {}
 
-    def run(self) -> None:
-        """Sampling layers, LPUs, and an order in which each call finds its inputs."""
+    def run(self, entry: Entry) -> None:
+        """Sampling layers, LPUs, ``entry`` for the images, and an order in which each call finds its inputs."""
         classes: defaultdict[Step, list[Step]] = defaultdict(list)
         for step in self.plan.steps:
             for root in step.roots():
@@ -52,57 +58,48 @@ class Rewriter:
         for root, members in classes.items():
             alone = [step for step in members if len(step.roots()) == 1]
             leads[self._leader(alone or members)].append(root)
-        for step in (*list(leads), *(step for step in self.plan.steps if step not in leads)):
-            self._sample(step, leads.get(step, ()))
+        found = {step: self._sample(step, roots) for step, roots in leads.items()}
+        found |= {step: self._sample(step, ()) for step in self.plan.steps if step not in leads}
+        self.strides = [found[step] for step in self.plan.steps]
         for node, steps in self.plan.raised.items():
-            self._raise(node, steps)
+            roots = [root for step in steps for root in reversed(step.roots())]
+            self.raised[name_of(node)] = tuple(self.names[root] for root in resolve(steps) if not root.finer)
+            self._raise(node, roots, f"{name_of(node)}_back")
+        self._behind_all(self.images, "entry", entry)
         self._sort()
-
-    @property
-    def strides(self) -> list[Stride]:
-        return [self._found[step] for step in self.plan.steps]
 
     def _leader(self, members: list[Step]) -> Step:
         """The step that chooses for all: behind none of the others, and at the end of the longest branch."""
-        first = [
-            step
-            for step in members
-            if not any(other is not step and self._is_behind(step.node, other.node) for other in members)
-        ]
-        return max(first, key=lambda step: self.depth[step.node if self._in_front(step) else self._behind(step)])
 
-    def _is_behind(self, node: fx.Node, other: fx.Node) -> bool:
-        return bool(self.upstream[node] >> self.order[other] & 1)
+        def behind(step: Step, other: Step) -> bool:
+            return step is not other and bool(self.upstream[step.node] >> self.order[other.node] & 1)
+
+        first = [step for step in members if not any(behind(step, other) for other in members)]
+        return max(first, key=lambda step: self.depth[step.node if self._in_front(step) else self._behind(step)])
 
     def _in_front(self, step: Step) -> bool:
         """Is a map sampled before this layer, not behind it?"""
-        if step.aligned or not self.before or step.node.op != "call_module" or len(step.roots()) > 1:
-            return step.aligned
-        return isinstance(self._layer(step), Convolution)
+        single = self.before and len(step.roots()) == 1
+        return step.aligned or (single and isinstance(self._layer(step), Convolution))
 
     def _layer(self, step: Step) -> nn.Module | None:
         """What computes the map that strides, as it was replaced."""
         return self.plan.network.get_submodule(str(step.node.target)) if step.node.op == "call_module" else None
 
     def _pointwise(self, step: Step) -> bool:
-        module = self.plan.module(step.node)
-        if not isinstance(module, _ConvNd) or max(module.kernel_size) > 1:
-            return False
-        return not any(cast(Convolution, self._layer(step)).border.before)
+        conv = self.plan.module(step.node)
+        narrow = isinstance(conv, _ConvNd) and max(conv.kernel_size) == 1
+        return narrow and not any(cast(Convolution, self._layer(step)).border.before)
 
     def _behind(self, step: Step) -> fx.Node:
         """Where a stride goes: behind the norm and the activation of its convolution, else behind the layer itself.
 
         A norm that takes statistics of its map, as group norm does, takes them of what is kept.
         """
-        reader = self._only_reader(step.node) if isinstance(self.plan.module(step.node), _ConvNd) else None
+        reader = _only_reader(step.node) if isinstance(self.plan.module(step.node), _ConvNd) else None
         if reader is not None and self._is_norm(reader) and not self._activates(reader):
-            reader = self._only_reader(reader)
+            reader = _only_reader(reader)
         return step.node if reader is None or not self._activates(reader) else reader
-
-    def _only_reader(self, node: fx.Node) -> fx.Node | None:
-        reader = next(iter(node.users), None)
-        return reader if len(node.users) == 1 and reader is not None and len(reader.all_input_nodes) == 1 else None
 
     def _is_norm(self, node: fx.Node) -> bool:
         norm = self.plan.module(node)
@@ -111,37 +108,25 @@ class Rewriter:
     def _activates(self, node: fx.Node) -> bool:
         """Is this an activation, or a norm with one inside?"""
         module = self.plan.module(node)
-        if module is not None:
-            parts = module.modules() if self._is_norm(node) else [module]
-            return any(isinstance(part, (*LAYERS, Pointwise)) for part in parts)
-        return kind_of(node) in ACTIVATIONS
+        if module is None:
+            return kind_of(node) in ACTIVATIONS
+        parts = module.modules() if self._is_norm(node) else [module]
+        return any(isinstance(part, (*LAYERS, Pointwise)) for part in parts)
 
-    def _insert(self, step: Step, node: fx.Node, layer: Downsample, **given: fx.Node) -> tuple[fx.Node, fx.Node, str]:
-        """Call ``layer`` behind ``node``, with a selection or an origin: what it keeps, the selection, and its name."""
-        path = f"{name_of(step.node)}_sampling"
-        if any(name == path for name, _ in self.plan.network.named_modules()):
-            path = f"{path}_{step.node.name}"
-        self.plan.install(path, layer.to(node.meta["value"].dtype))
-        with self.plan.graph.inserting_after(node):
-            call = self.plan.graph.call_module(path, (node,), {**given})
-        with self.plan.graph.inserting_after(call):
-            chosen = self.plan.graph.call_function(operator.getitem, (call, 1))
-            kept = self.plan.graph.call_function(operator.getitem, (call, 0))
-        kept.meta["value"] = node.meta["value"]
-        return kept, chosen, path
-
-    def _sample(self, step: Step, chooses: Sequence[Step]) -> None:
+    def _sample(self, step: Step, chooses: Sequence[Step]) -> Stride:
         """Filter, then choose, for all that share one of the steps ``chooses``, or keep what its leaders kept.
 
         A follower that is a 1x1 convolution comes behind that, where it is cheaper.
         """
         in_front = self._in_front(step) or (not chooses and self._pointwise(step))
         if step.aligned and len(step.roots()) > 1:
-            self.plan.refuse(step.node, "its phases are those of several strides")
+            refuse(step.node, "its phases are those of several strides")
         node = step.node.all_input_nodes[0] if in_front else self._behind(step)
-        channels = node.meta["value"].shape[1]
+        channels, module = node.meta["value"].shape[1], self.plan.module(step.node)
         readers = [step.node] if in_front else list(node.users)
-        filtered = not (step.smooth or (chooses and self._reads_images(step.node)))
+        sources = [source for source in step.node.all_input_nodes if source.op != "get_attr"]
+        first = isinstance(module, _ConvNd) and all(source is self.images for source in sources)
+        filtered = not (step.smooth or (chooses and first))
         kept, paths = node, list[str]()
         for root in step.roots():
             sampling = self.sampling(stride=shown(root.stride), grouped=getattr(self._layer(step), "groups", 1) > 1)
@@ -150,24 +135,24 @@ class Rewriter:
             else:
                 layer = sampling.shortcut(channels) if filtered else Downsample(None, None, shown(root.stride))
                 given = {"selection": self.selections[root]}
-            kept, chosen, path = self._insert(step, kept, self._aligning(step, layer), **given)
             filtered = False
+            path = f"{name_of(step.node)}_sampling"
+            if any(name == path for name, _ in self.plan.network.named_modules()):
+                path = f"{path}_{step.node.name}"
+            layer = self._aligning(step, layer).to(node.meta["value"].dtype)
+            call = self.plan.call(path, layer, kept, after=kept, **given)
+            with self.plan.graph.inserting_after(call):
+                chosen = self.plan.graph.call_function(operator.getitem, (call, 1))
+                kept = self.plan.graph.call_function(operator.getitem, (call, 0))
+            kept.meta["value"] = node.meta["value"]
             paths.append(path)
             if root in chooses:
                 self.selections[root], self.names[root] = chosen, path
         for reader in readers:
             reader.replace_input_with(node, kept)
-        module = self.plan.module(step.node)
         kind = type(module).__name__ if module is not None else str(getattr(step.node.target, "__name__", "stride"))
         follows = tuple(self.names[root] for root in step.roots() if root not in chooses)
-        self._found[step] = Stride(name_of(step.node), kind, shown(step.stride), channels, paths[0], follows)
-
-    def _reads_images(self, node: fx.Node) -> bool:
-        """Is this a convolution of the images themselves?"""
-        convolves = isinstance(self.plan.module(node), _ConvNd)
-        return convolves and all(
-            source.op == "placeholder" for source in node.all_input_nodes if source.op != "get_attr"
-        )
+        return Stride(name_of(step.node), kind, shown(step.stride), channels, paths[0], follows)
 
     def _aligning(self, step: Step, layer: Downsample) -> Downsample:
         """In front of windows the map keeps its size, and they stride; a 1x1 convolution reads the samples alone."""
@@ -184,48 +169,28 @@ class Rewriter:
     def _origin(self, step: Step, root: Step) -> fx.Node:
         """Where the map that a stride samples comes from: the images, or the choice above it."""
         roots = (*resolve(self.above[step]), *step.roots()[: step.roots().index(root)])
-        images = next(node for node in self.plan.graph.nodes if node.op == "placeholder")
-        if not roots:
-            with self.plan.graph.inserting_after(images):
-                return self.plan.graph.call_function(Origin, (images,))
-        chosen = self.selections[roots[-1]]
+        chosen = self.selections[roots[-1]] if roots else self.images
+        function, *names = (getattr, "origin") if roots else (Origin,)
         with self.plan.graph.inserting_after(chosen):
-            return self.plan.graph.call_function(getattr, (chosen, "origin"))
+            return self.plan.graph.call_function(cast(Any, function), (chosen, *names))
 
-    def _raise(self, node: fx.Node, steps: Grid) -> None:
+    def _raise(self, node: fx.Node, roots: Sequence[Step], path: str) -> None:
         """Put the features back, step by step, in front of the kernel that spreads them, or behind a shuffle."""
-        roots = [root for step in steps for root in reversed(step.roots())]
-        path, graph = f"{name_of(node)}_back", self.plan.graph
         if node in self.plan.shuffled:
             chosen = [self.selections[root] for root in roots if not root.finer]
             if chosen:
-                self.plan.install(path, Unalign([shown(root.stride) for root in roots]))
-                with graph.inserting_after(node):
-                    moved = graph.call_module(path, (node, *chosen))
-                node.replace_all_uses_with(moved, delete_user_cb=lambda user: user is not moved)
+                self._behind_all(node, path, Unalign([shown(root.stride) for root in roots]), *chosen)
             return
         for i, root in enumerate(roots):
             stride = shown([int(max(s, 1 / s)) for s in root.stride])
-            self.plan.install(f"{path}_{i}", Spaced(stride) if root.finer else Upsample(None, stride))
-            with graph.inserting_before(node):
-                chosen = [] if root.finer else [self.selections[root]]
-                raised = graph.call_module(f"{path}_{i}", (node.args[0], *chosen))
+            layer, chosen = (Spaced(stride), []) if root.finer else (Upsample(None, stride), [self.selections[root]])
+            raised = self.plan.call(f"{path}_{i}", layer, node.args[0], *chosen, before=node)
             node.args = (raised, *node.args[1:])
 
-    @property
-    def raised(self) -> Mapping[str, tuple[str, ...]]:
-        return {
-            name_of(node): tuple(self.names[root] for root in resolve(steps) if not root.finer)
-            for node, steps in self.plan.raised.items()
-        }
-
-    def enter(self, entry: Entry) -> None:
-        """Let images come in through ``entry``."""
-        images = next(node for node in self.plan.graph.nodes if node.op == "placeholder")
-        self.plan.install("entry", entry)
-        with self.plan.graph.inserting_after(images):
-            checked = self.plan.graph.call_module("entry", (images,))
-        images.replace_all_uses_with(checked, delete_user_cb=lambda user: user is not checked)
+    def _behind_all(self, node: fx.Node, path: str, layer: nn.Module, *others: fx.Node) -> None:
+        """Let ``layer`` read ``node``, and all that read it read the layer."""
+        call = self.plan.call(path, layer, node, *others, after=node)
+        node.replace_all_uses_with(call, delete_user_cb=lambda user: user is not call)
 
     def _sort(self) -> None:
         """Nodes in the order in which they are now, but each behind all that it reads."""
@@ -236,7 +201,7 @@ class Rewriter:
             node = stack[-1]
             missing = [source for source in node.all_input_nodes if source not in order]
             if missing and node in waiting:
-                self.plan.refuse(node, "it needs a selection that depends on its own output")
+                refuse(node, "it needs a selection that depends on its own output")
             if missing:
                 waiting.add(node)
                 stack.extend(reversed(missing))
@@ -246,6 +211,11 @@ class Rewriter:
                 if order:
                     next(reversed(order)).append(node)
                 order[node] = None
+
+
+def _only_reader(node: fx.Node) -> fx.Node | None:
+    reader = next(iter(node.users), None)
+    return reader if len(node.users) == 1 and reader is not None and len(reader.all_input_nodes) == 1 else None
 
 
 def write_in_place(network: fx.GraphModule, layers: Iterable[Any]) -> None:

@@ -9,7 +9,6 @@ import inspect
 import operator
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from functools import partial
 from math import inf, prod
 from string import ascii_letters, ascii_lowercase
 from typing import Any, cast
@@ -18,31 +17,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from .borders import Border, Pad
+from ..watch import tensors
+from . import layers
 from .grids import Axes, Grid, Map, Step, as_images, resolve, shown, total
-from .layers import (
-    SUMS,
-    AcrossChannels,
-    Attention,
-    Contraction,
-    Convolution,
-    Every,
-    GroupNorm,
-    Interpolation,
-    Linear,
-    Normalize,
-    OverPositions,
-    Pooling,
-    Shift,
-    SoftmaxOverPositions,
-    Spread,
-    TransposedConvolution,
-)
+from .layers import ORDERLESS, SUMS, Border, Pad
 from .plan import Call, Memory, Plan, Rule, follow, makes_object, unpacked
 from .pointwise import Elementwise, Pointwise
 from .report import ConvertError
-from .trace import called, kind_of, known, rounds_by_place
-from .values import tensors
+from .trace import called, kind_of, rounds_by_place
+from .writes import known, refuse
 
 REMEDY = 'convert(..., head="pool") replaces it by global pooling and sums the weights over the positions'
 
@@ -57,41 +40,38 @@ def _each(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
 def _require_maps(call: Call, dims: int) -> None:
     """Refuse a call that looks at positions as they lie in ``(N, C, *space)`` where its input has them elsewhere."""
     if call.place.axes != as_images(dims):
-        call.refuse(
-            f"it looks at windows, and its input {tuple(call.x.shape)} has not the axes of the images, each by itself"
-        )
+        given = f"its input {tuple(call.x.shape)} has not the axes of the images, each by itself"
+        call.refuse(f"it looks at windows, and {given}")
 
 
 def _window(
-    call: Call, reach: set[int], stride: tuple[int, ...], pad: Pad, smooth: bool
-) -> tuple[tuple[Pad, ...], Map]:
-    """All paddings in front of windows, and where the output of a call that has them stands."""
-    lead = call.plan.lead.get(call.node, ())
+    call: Call, reach: set[int], stride: tuple[int, ...], pad: Pad, smooth: bool, ceil: bool = False
+) -> tuple[Border, Map]:
+    """All that windows see in front of a map, and where the output of a call that has them stands."""
+    border = Border((*call.plan.lead.get(call.node, ()), pad), pad.value, stride if ceil else ())
     if reach == set(stride) == {1} and not any((*pad.before, *pad.after)) and not call.place.axes[1]:
-        return (*lead, pad), call.place
+        return border, call.place
     _require_maps(call, len(stride))
-    return (*lead, pad), call.step(call.place, stride, smooth)
+    return border, call.step(call.place, stride, smooth)
 
 
 def convolution(call: Call) -> Map | None:
     """That of a layer, or one whose weights are computed, or fixed as those of a blur are."""
     given, weight, operands = call.given, call.given["weight"], call.operands("weight", "bias")
     kernel, dims = weight.shape[2:], weight.dim() - 2
-    dilation = _each(given.get("dilation", 1), dims)
+    dilation, padding = _each(given.get("dilation", 1), dims), given.get("padding", 0)
     blurs = bool(operands) and operands[0].op == "get_attr" and not isinstance(weight, nn.Parameter)
-    if given.get("padding") == "same":
-        reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+    if padding == "same":
+        reach = layers.reaches(kernel, dilation)
         before, after = tuple(r // 2 for r in reach), tuple(r - r // 2 for r in reach)
     else:
-        valid = isinstance(given.get("padding", 0), str)
-        before = after = _each(0 if valid else given.get("padding", 0), dims)
+        before = after = _each(0 if padding == "valid" else padding, dims)
     mode = given.get("padding_mode", "zeros")
     pad = Pad(before, after, "constant" if mode == "zeros" else mode)
-    pads, out = _window(call, {*kernel}, _each(given.get("stride", 1), dims), pad, blurs)
+    border, out = _window(call, {*kernel}, _each(given.get("stride", 1), dims), pad, blurs)
     if max(kernel) > 1:
         call.plan.padded.append(call.name)
-    settings = dilation, given.get("groups", 1), call.plan.padding
-    call.swap(Convolution(call.layer, *settings, Border(pads)), *operands)
+    call.swap(layers.Convolution(call.layer, dilation, given.get("groups", 1), call.plan.padding, border), *operands)
     return out
 
 
@@ -109,13 +89,12 @@ def pooling(call: Call) -> Map | None:
     if whole and apart <= {(1, 1)} and not any(before) and call.node not in call.plan.lead:
         if call.layer is not None:
             call.plan.notes.append(f"{call.name} spans the map of the example: it became global pooling")
-        return _pool(call, "amax" if largest else "mean", whole, keepdim=True)
+        return _reduce(call, "amax" if largest else "mean", whole, keepdim=True)
     beyond = -inf if largest else 0.0  # never the largest
     pad = Pad(before, before, value=beyond, counts=given.get("count_include_pad", True))
-    pads, out = _window(call, {*kernel}, stride, pad, smooth=not largest)
+    border, out = _window(call, {*kernel}, stride, pad, not largest, given["ceil_mode"])
     call.plan.padded.append(call.name)
-    border = Border(pads, beyond, stride if given["ceil_mode"] else ())
-    call.swap(Pooling(largest, kernel, dilation, call.plan.padding, border))
+    call.swap(layers.Pooling(largest, kernel, dilation, call.plan.padding, border))
     return out
 
 
@@ -140,7 +119,7 @@ def padding(call: Call) -> Map | None:
     pad = Pad(tuple(before[2:]), tuple(after[2:]), mode, given.get("value") or 0.0)
     call.plan.padded.append(call.name)
     if min(amounts) < 0 or any(Call(call.plan, user).kind not in WINDOWS for user in call.node.users):
-        call.swap(Shift(pad))
+        call.swap(layers.Shift(pad))
         return call.place
     for user in call.node.users:
         call.plan.lead[user] = (pad,)
@@ -151,49 +130,50 @@ def padding(call: Call) -> Map | None:
 # upsampling
 
 
+INTERPOLATIONS = ("nearest", "nearest-exact", "linear", "bilinear", "trilinear")
+
+
 def upsampling(call: Call) -> Map | None:
     _require_maps(call, call.x.dim() - 2)
     sizes, finer, given = tuple(call.x.shape[2:]), tuple(call.node.meta["value"].shape[2:]), call.given
     mode, aligned = given.get("mode", "nearest"), given.get("align_corners")
-    coarser = tuple(n // m for n, m in zip(sizes, finer, strict=True))
-    if max(coarser) > 1 and all(k * m == n for k, m, n in zip(coarser, finer, sizes, strict=True)) and not aligned:
-        return _shrinking(call, mode, coarser)
-    factor = tuple(m // n for n, m in zip(sizes, finer, strict=True))
-    if any(n * f != m for n, f, m in zip(sizes, factor, finer, strict=True)) or call.place.grid is None:
+    pairs = list(zip(sizes, finer, strict=True))
+    if sizes != finer and all(n % m == 0 for n, m in pairs) and not aligned:
+        return _shrinking(call, mode, tuple(n // m for n, m in pairs))
+    if any(m % n for n, m in pairs) or call.place.grid is None:
         call.refuse(f"it resizes {sizes} to {finer}; a whole factor along each axis is expected")
-    if set(factor) == {1}:
+    if sizes == finer:
         call.pass_by()
         return None
-    if mode not in ("nearest", "nearest-exact", "linear", "bilinear", "trilinear"):
+    if mode not in INTERPOLATIONS:
         call.refuse(f"the interpolation {mode!r} has no kernel here: nearest and (bi)linear have")
+    factor = tuple(m // n for n, m in pairs)
+    out = _back(call, factor)
+    call.swap(layers.Interpolation(factor, not mode.startswith("nearest"), call.plan.padding))
     if aligned:
         call.plan.notes.append(f"{call.name}: align_corners is given up, since its grid depends on the size")
-    out = _back(call, factor)
-    call.swap(Interpolation(factor, not mode.startswith("nearest"), call.plan.padding))
-    if aligned:
-        call.plan.otherwise[call.name] = nn.Sequential(Every(factor), nn.Upsample(None, factor, mode, True))
+        call.plan.otherwise[call.name] = nn.Sequential(layers.Every(factor), nn.Upsample(None, factor, mode, True))
     return out
 
 
 def _shrinking(call: Call, mode: str, stride: tuple[int, ...]) -> Map:
     """An interpolation at a stride: of the samples about the middle of each window, or of all of them."""
-    if mode not in ("nearest", "nearest-exact", "linear", "bilinear", "trilinear", "area") or call.given.get(
-        "antialias"
-    ):
+    if mode not in (*INTERPOLATIONS, "area") or call.given.get("antialias"):
         call.refuse(f"the interpolation {mode!r} to a coarser map has no kernel here")
-    kernel = stride if mode == "area" else tuple(1 if mode.startswith("nearest") or s % 2 else 2 for s in stride)
+    nearest = mode.startswith("nearest")
+    kernel = stride if mode == "area" else tuple(1 if nearest or s % 2 else 2 for s in stride)
     middle = {"nearest": (0,) * len(stride), "nearest-exact": tuple(s // 2 for s in stride)}
     first = middle.get(mode, tuple((s - k) // 2 for s, k in zip(stride, kernel, strict=True)))
-    border = Border((Pad(tuple(-n for n in first), (0,) * len(stride)),))
-    call.swap(Pooling(False, kernel, (1,) * len(stride), call.plan.padding, border))
-    return call.step(call.place, stride, smooth=not mode.startswith("nearest"))
+    border = layers.ahead([-n for n in first])
+    call.swap(layers.Pooling(False, kernel, (1,) * len(stride), call.plan.padding, border))
+    return call.step(call.place, stride, smooth=not nearest)
 
 
 def spreading(call: Call) -> Map | None:
     """A value without positions is given to each of them."""
     value = call.node.meta["value"]
     if call.kind == "interpolate":
-        call.swap(Spread(), *call.operands("size"))
+        call.swap(layers.Spread(), *call.operands("size"))
     given, images = call.x.shape[max(call.x.dim() - call.plan.dims, 0) :], as_images(call.plan.dims)
     groups = value.dim() - len(images)  # of channels, which may have an axis of their own
     spread = groups >= 0 and prod(value.shape[2 + groups :]) > 1 == prod(given)
@@ -203,18 +183,19 @@ def spreading(call: Call) -> Map | None:
 def transposed_convolution(call: Call) -> Map | None:
     given, weight, dims = call.given, call.given["weight"], call.x.dim() - 2
     _require_maps(call, dims)
-    stride, dilation = (_each(given.get(name, 1), dims) for name in ("stride", "dilation"))
+    stride, dilation, padding = (
+        _each(given.get(name, usual), dims) for name, usual in (("stride", 1), ("dilation", 1), ("padding", 0))
+    )
     if call.place.grid is None:
         call.refuse("it reads no map of the images")
-    reach = [d * (k - 1) for k, d in zip(weight.shape[2:], dilation, strict=True)]
-    before = tuple(r - p for r, p in zip(reach, _each(given.get("padding", 0), dims), strict=True))
-    sizes = zip(stride, call.x.shape[2:], call.node.meta["value"].shape[2:], strict=True)
-    grows = [n - s * m for s, m, n in sizes]
-    border = Border((Pad(before, tuple(g + r - b for g, r, b in zip(grows, reach, before, strict=True))),))
+    reach = layers.reaches(weight.shape[2:], dilation)
+    before = tuple(r - p for r, p in zip(reach, padding, strict=True))
+    grown = zip(stride, call.x.shape[2:], call.node.meta["value"].shape[2:], padding, strict=True)
+    border = Border((Pad(before, tuple(n - s * m + p for s, m, n, p in grown)),))
     out = _back(call, stride)
     call.plan.padded.append(call.name)
     settings = dilation, given.get("groups", 1), call.plan.padding
-    call.swap(TransposedConvolution(call.layer, *settings, border), *call.operands("weight", "bias"))
+    call.swap(layers.TransposedConvolution(call.layer, *settings, border), *call.operands("weight", "bias"))
     return out
 
 
@@ -289,11 +270,16 @@ def _without(place: Map, dims: Iterable[int], keepdim: bool) -> Map | None:
     return Map(place.grid, axes) if any(axes) else None
 
 
-def _pool(call: Call, method: str, dims: Sequence[int], keepdim: bool, **settings: Any) -> Map | None:
-    """A reduction over positions."""
-    call.plan.pooled.append(call.name)
-    call.swap(OverPositions(method, dims, keepdim, **settings))
+def _reduce(call: Call, method: str, dims: Sequence[int], keepdim: bool, **settings: Any) -> Map | None:
+    _put_reduction(call, method, dims, keepdim, **settings)
     return _without(call.place, dims, keepdim)
+
+
+def _put_reduction(call: Call, method: str, dims: Sequence[int], keepdim: bool, **settings: Any) -> None:
+    positions = call.over_positions(dims)
+    if positions:
+        call.plan.pooled.append(call.name)
+    call.swap(layers.Reduction(method, tuple(dims), keepdim, positions, settings))
 
 
 def adaptive_pooling(call: Call) -> Map | None:
@@ -306,7 +292,7 @@ def adaptive_pooling(call: Call) -> Map | None:
     ones = [axis for axis, n in enumerate(size, 2) if n == 1 and axis not in kept]
     if len(ones) + len(kept) == dims:
         if ones:
-            return _pool(call, "amax" if largest else "mean", ones, keepdim=True)
+            return _reduce(call, "amax" if largest else "mean", ones, keepdim=True)
         call.pass_by()
         return None
     if largest or not call.plan.pool_head:
@@ -331,42 +317,33 @@ def reduction(call: Call) -> Map | None:
         settings["p"] = 2 if p in (None, "fro") else p
         if call.kind == "linalgnorm" and len(dims) == 2 and p not in (None, "fro"):
             call.refuse("it is the norm of a matrix")
-    if not call.over_positions(dims):
-        if kind in (*SUMS, "var", "std", "norm", "prod"):
-            call.swap(AcrossChannels(kind, dims, keepdim, **settings))
-        return _without(place, dims, keepdim)
-    if 0 in dims:
+    positions = call.over_positions(dims)
+    if positions and 0 in dims:
         call.refuse(f"it reduces over the axes {dims}, and so over the images")
-    if kind in OverPositions.METHODS:
-        return _pool(call, kind, dims, keepdim, **settings)
-    if kind not in ORDERLESS:
+    if kind in (ORDERLESS if positions else (*SUMS, "var", "std", "norm", "prod")):
+        return _reduce(call, kind, dims, keepdim, **settings)
+    if positions and kind not in UNROUNDED:
         call.refuse("a result over positions that depends on their order, or rounds by it")
-    if not isinstance(value, Tensor):
-        for reader in call.node.users:
-            if not (Call(call.plan, reader).kind in ("getitem", "getattr") and reader.args[1] in (0, "values")):
-                call.refuse("it hands out the positions of its maxima")
+    for reader in call.node.users if positions and not isinstance(value, Tensor) else ():
+        if not (Call(call.plan, reader).kind in ("getitem", "getattr") and reader.args[1] in (0, "values")):
+            call.refuse("it hands out the positions of its maxima")
     return _without(place, dims, keepdim)
 
 
 def softmax(call: Call) -> Map | None:
-    place, dim = call.plan.places[call.source], call.given.get("dim")
-    dim = -3 if isinstance(call.layer, nn.Softmax2d) else dim
+    dim = -3 if isinstance(call.layer, nn.Softmax2d) else call.given.get("dim")
     if dim is None:
         call.refuse("it has to name its axis")
-    dim %= call.x.dim()
     method = {"logsoftmax": "log_softmax"}.get(call.kind, call.kind)
-    if place and place.axes[dim]:
-        call.plan.pooled.append(call.name)
-        call.swap(SoftmaxOverPositions(method, dim))
-    else:
-        call.swap(AcrossChannels(method, (dim,), keepdim=True))
-    return place
+    _put_reduction(call, method, (dim % call.x.dim(),), keepdim=True)
+    return call.plan.places[call.source]
 
 
 def normalize(call: Call) -> Map | None:
     given = call.given
-    dim = given.get("dim", 1) % call.x.dim()
-    call.swap(Normalize(given.get("p", 2), dim, given.get("eps", 1e-12)))
+    dims, settings = (given.get("dim", 1) % call.x.dim(),), {"p": given.get("p", 2)}
+    norm = layers.Normalize("norm", dims, keepdim=True, positions=True, settings=settings, eps=given.get("eps", 1e-12))
+    call.swap(norm)
     return call.place
 
 
@@ -398,7 +375,7 @@ def contraction(call: Call) -> Map | None:
         plan.pooled.append(call.name)
     grid = plan.meet(node)
     node.args = tuple(nodes)
-    call.swap(Contraction(equation), *nodes[1:])
+    call.swap(layers.Contraction(equation), *nodes[1:])
     return Map(grid, axes) if any(axes) else None
 
 
@@ -414,7 +391,7 @@ def attention(call: Call) -> Map | None:
     plan.meet(call.node, (key, value))  # queries may be those of a finer map
     grid, axes = plan.meet(call.node, (call.source,)), (*q[:-1], v[-1])
     plan.pooled.append(call.name)
-    call.swap(Attention(len(q), given.get("scale"), given.get("dropout_p", 0.0)), key, value)
+    call.swap(layers.Attention(given.get("scale"), given.get("dropout_p", 0.0)), key, value)
     return Map(grid, axes) if any(axes) else None
 
 
@@ -442,7 +419,9 @@ def _axes_of(plan: Plan, node: fx.Node) -> Axes:
 
 
 def view(call: Call) -> Map | None:
-    """Follow the axes through a change of shape by the strides of an unpacked tensor."""
+    """Follow the axes through a change of shape, or an index, by the strides of an unpacked tensor."""
+    if not isinstance(call.x, Tensor):  # one of several outputs
+        return call.plan.places[call.source]
     if not tensors(call.node.meta["value"]):  # a number that belongs to a map
         return None
     if call.kind in SPREADING and call.plan.places[call.source] is None:
@@ -460,6 +439,8 @@ def view(call: Call) -> Map | None:
     layout = unpacked(call.x.shape, call.place.axes)
     axes, *others = {follow(part, layout) for part in tensors(found)}
     if axes is None or others:
+        if call.kind == "getitem":
+            return _strided(call)
         return (isinstance(found, Tensor) and _shuffled(call, found, layout)) or _flatten(call)
     if call.kind in SPREADING and len(axes) == 2 + call.plan.dims:  # constant along what it is spread over
         images = as_images(call.plan.dims)
@@ -480,7 +461,7 @@ def _flatten(call: Call) -> Map | None:
         if head is None:
             made = "features that no linear layer reads alone, be it through dropout and activations"
         call.refuse(f"it turns the {'x'.join(str(x.shape[axis]) for axis in axes)} positions of a map into {made}")
-    path = plan.install(f"{call.name}_pool", OverPositions("mean", axes, keepdim=True))
+    path = plan.install(f"{call.name}_pool", layers.Reduction("mean", axes, keepdim=True, positions=True))
     plan.pooled.append(path)
     pooled = call.feed("call_module", path, None)
     if space > 1 and head is not None:
@@ -509,32 +490,29 @@ def _linear_behind(plan: Plan, node: fx.Node) -> Any:
     return None
 
 
-def item(call: Call) -> Map | None:
-    """An element of several outputs, channels of a map, or every ``s``-th of its positions."""
+def _strided(call: Call) -> Map | None:
+    """Every ``s``-th position of a map, or its middle."""
     place, x = call.place, call.x
-    if not isinstance(x, Tensor):
-        return place
-    probe, index = torch.empty(x.shape, device="meta"), known(call.node.args[1])
-    axes = follow(probe[index], unpacked(x.shape, place.axes))
-    if axes is not None:
-        return Map(place.grid, axes)
-    slices = list(index) if isinstance(index, tuple) else [index]
-    at = slices.index(Ellipsis) if Ellipsis in slices else len(slices)
-    slices[at : at + 1] = [slice(None)] * (x.dim() - len(slices) + (Ellipsis in slices))
+
+    def parts(index: Any) -> list[Any]:
+        """An index for each axis."""
+        found = list(index) if isinstance(index, tuple) else [index]
+        at = found.index(Ellipsis) if Ellipsis in found else len(found)
+        found[at : at + 1] = [slice(None)] * (x.dim() - len(found) + (Ellipsis in found))
+        return found
+
+    slices = parts(known(call.node.args[1]))
     if not all(isinstance(part, slice) for part in slices) or place.axes != as_images(x.dim() - 2):
         call.refuse("it takes positions out of a map")
     sizes = x.shape[2:]
     ranges = [range(*part.indices(size)) for part, size in zip(slices[2:], sizes, strict=True)]
     if min(r.step for r in ranges) < 1 or place.grid is None:
         call.refuse("it takes positions out of a map")
-    raw = list(call.node.args[1]) if isinstance(call.node.args[1], tuple) else [call.node.args[1]]
-    raw[at : at + 1] = [slice(None)] * (x.dim() - len(raw) + (Ellipsis in raw))
-    if any(isinstance(part, slice) and isinstance(part.stop, int) and part.stop > 0 for part in raw[2:]):
+    if any(isinstance(part.stop, int) and part.stop > 0 for part in parts(call.node.args[1])[2:]):
         call.refuse("it crops a map to a size that its code holds")
     pad = Pad(tuple(-r.start for r in ranges), tuple(r.stop - size for r, size in zip(ranges, sizes, strict=True)))
-    path = call.plan.install(f"{call.name}_start", Shift(pad))
-    shifted = call.feed("call_module", path, place)
-    call.node.args = (shifted, (*slices[:2], *(slice(None),) * len(ranges)))
+    path = call.plan.install(f"{call.name}_start", layers.Shift(pad))
+    call.node.args = (call.feed("call_module", path, place), (*slices[:2], *(slice(None),) * len(ranges)))
     return call.step(place, [r.step for r in ranges], smooth=False)
 
 
@@ -544,7 +522,7 @@ ACTIVATIONS = {"relu", "relu6", "gelu", "hardswish", "leakyrelu", "elu", "selu",
 ELEMENTWISE = ACTIVATIONS | {"identity", "dropout", "alphadropout", "featurealphadropout"}
 POINTWISE = set("add sub mul truediv div max maximum min minimum where cat concat concatenate stack".split())
 PER_CHANNEL = {"batchnorm", "syncbatchnorm", "prelu"}
-ORDERLESS = {"amax", "amin", "max", "min", "any", "all", "median", "quantile", "countnonzero"}
+UNROUNDED = {"amin", "max", "min", "any", "all", "median", "quantile", "countnonzero"}
 """Reductions over positions whose result depends neither on their order nor on how it rounds."""
 
 
@@ -624,18 +602,14 @@ def _require_no_position(call: Call, other: fx.Node, axes: Sequence[tuple[int, .
 
 def _over_channels(call: Call, axes: int) -> None:
     """Refuse a layer over the last ``axes`` where they are positions."""
-    if any(call.place.axes[call.x.dim() - axes :]):
+    if call.over_positions(range(call.x.dim() - axes, call.x.dim())):
         call.refuse("it mixes positions with weights of their own")
 
 
 def linear(call: Call) -> Map | None:
     _over_channels(call, 1)
-    _row_by_row(call)
-    return call.place
-
-
-def _row_by_row(call: Call) -> None:
-    call.swap(Linear(call.layer), *call.operands("weight", "bias"))
+    call.swap(layers.Linear(call.layer), *call.operands("weight", "bias"))
+    return call.plan.places[call.source]
 
 
 def layer_norm(call: Call) -> Map | None:
@@ -654,13 +628,9 @@ def norm_over_space(call: Call) -> Map | None:
     fixed = given.get("running_mean") is not None if call.layer else not given.get("use_input_stats", True)
     if not fixed:
         call.plan.pooled.append(call.name)
-        norm = GroupNorm(call.layer, given.get("num_groups", call.x.shape[1]), given.get("eps", 1e-5))
+        norm = layers.GroupNorm(call.layer, given.get("num_groups", call.x.shape[1]), given.get("eps", 1e-5))
         call.swap(norm, *call.operands("weight", "bias"))
     return call.place
-
-
-def refused(call: Call, reason: str) -> Map | None:
-    call.refuse(reason)
 
 
 MIXES = "it attends with biases or widths of its own, for which there is no rule"
@@ -668,7 +638,7 @@ SHUFFLES = "it trades positions for channels, phase by phase"
 ROUNDS = "on a CPU its rounding depends on where in memory a position lies"
 
 _CONV = "weight bias stride padding"
-_RULES: tuple[tuple[str, Rule, str], ...] = (
+_RULES: tuple[tuple[str, Rule | str, str], ...] = (
     ("conv", convolution, f"{_CONV} dilation groups"),
     ("convtranspose", transposed_convolution, f"{_CONV} output_padding groups dilation"),
     ("maxpool", pooling, "kernel_size stride padding dilation ceil_mode return_indices"),
@@ -696,20 +666,20 @@ _RULES: tuple[tuple[str, Rule, str], ...] = (
         view,
         "",
     ),
-    ("expand expandas getattr select narrow unbind chunk split tensorsplit", view, ""),
-    ("getitem", item, ""),
+    ("getitem getattr expand expandas select narrow unbind chunk split tensorsplit", view, ""),
     ("writeinto", written, ""),
     ("newempty newfull newones newzeros", constant, ""),
     ("matmul bmm mm einsum", contraction, ""),
     ("scaleddotproductattention", attention, "key value attn_mask dropout_p is_causal scale enable_gqa"),
-    ("multiheadattention multiheadattentionforward", partial(refused, reason=MIXES), ""),
+    ("multiheadattention multiheadattentionforward", MIXES, ""),
     ("pixelshuffle", shuffle, "upscale_factor"),
     ("pixelunshuffle", shuffle, "downscale_factor"),
-    ("unfold fold", partial(refused, reason=SHUFFLES), ""),
-    ("atan2 ldexp igamma igammac floatpower cosinesimilarity renorm", partial(refused, reason=ROUNDS), ""),
+    ("unfold fold", SHUFFLES, ""),
+    ("atan2 ldexp igamma igammac floatpower cosinesimilarity renorm", ROUNDS, ""),
 )
 RULES = {kind: (rule, names) for kinds, rule, names in _RULES for kind in kinds.split()}
-"""By kind of a layer or function: its rule, and the names of a function's arguments after the first."""
+"""By kind of a layer or function: its rule, or why it has none, and the names of a function's arguments after the
+first."""
 
 LAYERS: dict[str, type[nn.Module]] = {
     layer.__name__.lower(): layer
@@ -722,59 +692,42 @@ LAYERS: dict[str, type[nn.Module]] = {
 """Functions that do what a layer does, with the same arguments; a call of one becomes a call of that layer."""
 
 SPREADING = ("interpolate", "expand", "expandas")
-
-
-def call_of(plan: Plan, node: fx.Node) -> tuple[Call, Rule]:
-    """A call, and its rule."""
-    layer = plan.module(node)
-    rule, names = RULES.get(kind_of(node if layer is None else layer), (keep, ""))
-    return Call(plan, node, names), rule
+"""What gives a value without positions to each of them."""
 
 
 def _as_layer(plan: Plan, node: fx.Node) -> None:
-    layer = LAYERS.get(called(node).replace("_", ""))
+    """Let a function be the layer that does the same, and one of dropout the layer that a network turns on and off."""
+    layer, value = LAYERS.get(called(node).replace("_", "")), node.meta["value"]
     if layer is None:
-        value = node.meta["value"]
         if isinstance(value, Tensor) and value.is_floating_point() and rounds_by_place(node):
             node.op, node.target = "call_module", plan.install(plan.path(node), Elementwise(called(node)))
         return
-    _, names = RULES.get(kind_of(node), (keep, ""))
-    given = Call(plan, node, names or " ".join(inspect.signature(layer).parameters)).given
     if issubclass(layer, _DropoutNd):
-        module = _dropout(plan, node, layer)
+        given = Call(plan, node, "p training").given
+        p, on = given.get("p", 0.5), given.get("training", given.get("train"))
+        never = issubclass(layer, nn.AlphaDropout | nn.FeatureAlphaDropout)  # unless it is asked to
+        if p and (on or (on is None and not never)):
+            refuse(node, "its dropout is on in evaluation too, so outputs are random: give it training=self.training")
+        module = nn.Identity() if on is None else cast(Any, layer)(p)
     else:
+        _, names = RULES.get(kind_of(node), (keep, ""))
+        given = Call(plan, node, names or " ".join(inspect.signature(layer).parameters)).given
         module = layer(**{name: value for name, value in given.items() if name != "inplace"})
     path = plan.install(plan.path(node), _rounding_alike(module) or module)
     node.op, node.target, node.args, node.kwargs = "call_module", path, node.args[:1], {}
 
 
-def _dropout(plan: Plan, node: fx.Node, layer: type[nn.Module]) -> nn.Module:
-    """The layer for a function of dropout that the mode of the network turns on and off."""
-    given = Call(plan, node, "p training").given
-    p, on = given.get("p", 0.5), given.get("training", given.get("train"))
-    never = issubclass(layer, nn.AlphaDropout | nn.FeatureAlphaDropout)  # unless it is asked to
-    if p and (on or (on is None and not never)):
-        plan.refuse(node, "its dropout is on in evaluation too, so outputs are random: give it training=self.training")
-    return nn.Identity() if on is None else cast(Any, layer)(p)
-
-
 def refuse_hooks(network: nn.Module) -> None:
     """What was attached to a layer, and not to its class, is lost where another takes its place."""
     for path, module in network.named_modules():
-        if path and kind_of(module) not in RULES and not _rounding_alike(module):
-            continue
+        found = None
         if module._forward_hooks or module._forward_pre_hooks:
-            raise ConvertError(
-                path or "the network",
-                "it has hooks, as spectral_norm and weight_norm of torch.nn.utils register, and what takes its place "
-                "would not run them: remove them first",
-            )
-        if "forward" in vars(module):
-            raise ConvertError(
-                path or "the network",
-                "it has a forward of its own, which its class does not know and what takes its place would not run: "
-                "define it in a class",
-            )
+            found = "hooks, as spectral_norm and weight_norm of torch.nn.utils register", "them: remove them first"
+        elif "forward" in vars(module):
+            found = "a forward of its own, which its class does not know", "it: define it in a class"
+        if found and (not path or kind_of(module) in RULES or _rounding_alike(module)):
+            reason = f"it has {found[0]}, and what takes its place would not run {found[1]}"
+            raise ConvertError(path or "the network", reason)
 
 
 def round_alike(network: nn.Module) -> None:
@@ -798,38 +751,24 @@ def apply_rules(plan: Plan) -> None:
             node.target, node.args = operator.getitem, (node.args[0], index)
         if node.op in ("call_function", "call_method"):
             _as_layer(plan, node)
-    for node in list(plan.graph.nodes):
-        value = node.meta.get("value")
-        if node.op == "placeholder":
-            plan.dims = value.dim() - 2
-            plan.places[node] = Map((), as_images(plan.dims))
-            continue
-        plan.places[node] = None
-        reads_maps = node.op != "output" and not makes_object(node) and any(plan.maps(node))
-        call, rule = call_of(plan, node)
-        if reads_maps and call.layer is not None and nn.utils.parametrize.is_parametrized(call.layer):
-            call.refuse("its weights are parametrized: remove the parametrization first")
-        if reads_maps:
-            plan.places[node] = rule(call)
-        elif call.kind in SPREADING:
-            plan.places[node] = spreading(call)
     from_images = set[fx.Node]()
     for node in list(plan.graph.nodes):
+        plan.places[node] = None
+        if node.op == "placeholder":
+            plan.dims = node.meta["value"].dim() - 2
+            plan.places[node] = Map((), as_images(plan.dims))
         if node.op == "placeholder" or not from_images.isdisjoint(node.all_input_nodes):
             from_images.add(node)
-            if not any(plan.maps(node)):
-                _each_row_alike(plan, node, from_images)
-
-
-def _each_row_alike(plan: Plan, node: fx.Node, from_images: set[fx.Node]) -> None:
-    """What mixes the features of each image, ``(N, C)`` or ``(N, ..., C)``, once positions are gone."""
-    value = node.meta.get("value")
-    if not isinstance(value, Tensor) or not node.args or not isinstance(node.args[0], fx.Node):
-        return
-    call, rule = call_of(plan, node)
-    if rule is softmax and value.dim() > 2:
-        softmax(call)
-    elif rule is linear:
-        _row_by_row(call)
-    elif rule is contraction:
-        contraction(call)
+        if node.op in ("placeholder", "output") or makes_object(node):
+            continue
+        rule, names = RULES.get(kind_of(plan.module(node) or node), (keep, ""))
+        call = Call(plan, node, names)
+        if any(plan.maps(node)):
+            if call.layer is not None and nn.utils.parametrize.is_parametrized(call.layer):
+                call.refuse("its weights are parametrized: remove the parametrization first")
+            plan.places[node] = call.refuse(rule) if isinstance(rule, str) else rule(call)
+        elif call.kind in SPREADING:
+            plan.places[node] = spreading(call)
+        elif node in from_images and isinstance(call.source, fx.Node):
+            if rule in (linear, contraction) or (rule is softmax and call.x.dim() > 2):
+                cast(Rule, rule)(call)  # it mixes the features of each image, once positions are gone

@@ -7,7 +7,7 @@ borders of the original, run on the same images in float64. Where they differ, s
 import copy
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import chain, product, zip_longest
 from math import inf, prod
@@ -19,10 +19,10 @@ from torch import Tensor, fx, nn
 from ..polyphase import Stride, components, phases, steps
 from ..sampling import Downsample
 from ..selection import Selection
+from ..watch import tensors
 from .check import Size, drawn
 from .layers import Align, Bordered, Entry, Interpolation
-from .report import ConvertError
-from .values import tensors
+from .report import ConvertError, in_words
 from .writes import name_of
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -115,16 +115,12 @@ def _plain(converted: fx.GraphModule, otherwise: Mapping[str, nn.Module]) -> fx.
     return plain
 
 
-Call = tuple[Tensor | None, Tensor | None]
-"""What a module was given and gave."""
-
-
 class _Run(NamedTuple):
-    """The outputs of the original for a batch of images, and the calls of its modules."""
+    """The outputs of the original for a batch of images, and what its modules were given and gave, call by call."""
 
     images: Tensor
     outputs: list[Tensor]
-    calls: Mapping[str, list[Call]]
+    calls: Mapping[str, list[tuple[Tensor | None, Tensor | None]]]
 
 
 def _original(model: nn.Module, images: Sequence[Tensor], paths: Set[str]) -> tuple[nn.Module, list[_Run]] | None:
@@ -141,21 +137,21 @@ def _original(model: nn.Module, images: Sequence[Tensor], paths: Set[str]) -> tu
 
 
 def _run(network: nn.Module, images: Tensor, paths: Set[str]) -> _Run | None:
-    calls: defaultdict[str, list[Call]] = defaultdict(list)
+    calls = defaultdict[str, list[Any]](list)
     given: list[Tensor | None] = []  # to the modules that are running
+    handles = []
 
     def copied(value: Any) -> Tensor | None:
-        found = _first(value)
-        return None if found is None else found.clone()  # before the next layer changes it in place
+        return next((found.clone() for found in tensors(value)), None)  # the next layer may change it in place
 
-    def after(path: str) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda _, args, output: calls[path].append((given.pop(), copied(output)))
-
-    handles = []
     for path, module in network.named_modules():
         if path in paths:
+
+            def after(_: nn.Module, args: Any, output: Any, path: str = path) -> None:
+                calls[path].append((given.pop(), copied(output)))
+
             handles.append(module.register_forward_pre_hook(lambda _, args: given.append(copied(args))))
-            handles.append(module.register_forward_hook(after(path)))
+            handles.append(module.register_forward_hook(after))
     try:
         return _Run(images, tensors(network(images.clone())), calls)
     except Exception:
@@ -179,8 +175,7 @@ def _compare(original: nn.Module, runs: Sequence[_Run], plain: fx.GraphModule) -
         except Exception as error:
             layer = "the network" if watch.node is None else name_of(watch.node)
             where = f"on {len(run.images)} images {tuple(run.images.shape[2:])}"
-            words = f"{type(error).__name__}: {error}".partition("\n")[0]
-            return inf, ConvertError(layer, f"what it became fails {where} ({words})")
+            return inf, ConvertError(layer, f"what it became fails {where} ({in_words(error)})")
         outputs = [_gap(y, expected, watch.largest) for y, expected in zip_longest(found, run.outputs)]
         if any(gap > TOLERANCES[dtype] for gap in chain(outputs, watch.beside(run))):
             blamed = _blame(watch, run, max(outputs, default=0.0), TOLERANCES[dtype])

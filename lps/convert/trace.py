@@ -9,9 +9,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import is_dataclass
+from functools import cached_property, partialmethod
 from importlib import import_module
 from itertools import zip_longest
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 from unittest.mock import patch
 
 import torch
@@ -21,8 +22,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from .layers import SUMS
 from .pointwise import Elementwise, Pointwise
-from .report import ConvertError
-from .writes import OPERATORS, function_name, name_of, watched, without_writes
+from .report import ConvertError, in_words
+from .writes import OPERATORS, function_name, known, refuse, watched, without_writes
 
 WINDOWS = (conv._ConvNd, pooling._MaxPoolNd, pooling._AvgPoolNd)
 """Layers that look at windows of a map."""
@@ -64,27 +65,26 @@ class _Known:
             raise AttributeError(f"{name!r} is no attribute here")
         return _Attribute(cast(fx.Proxy, self), name)
 
+    def assigned(self, assign: Callable[..., Any], *others: Any) -> Any:
+        return self.tracer.create_proxy("call_function", assign, (self, *others), {})
+
     def __setitem__(self, index: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+        self.assigned(operator.setitem, index, value)
 
 
 def _number(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def number(self: _Known) -> Any:
         value = convert(self._value)
-        self.tracer.counts_images |= value > 0 and value % MANY == 0
+        self.tracer.counts |= value > 0 and value % MANY == 0
         return value
 
     return number
 
 
-def _assigned(assign: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self, other: self.tracer.create_proxy("call_function", assign, (self, other), {})
-
-
 for _convert in (len, operator.index, int, float, math.ceil):
     setattr(_Known, f"__{_convert.__name__}__", _number(_convert))
 for _assign in OPERATORS:
-    setattr(_Known, f"__{_assign.__name__}__", _assigned(_assign))
+    setattr(_Known, f"__{_assign.__name__}__", partialmethod(_Known.assigned, _assign))
 
 
 class _Proxy(_Known, fx.Proxy):
@@ -98,21 +98,35 @@ class _Attribute(_Known, fx.proxy.Attribute):
 
 
 class _Tracer(fx.Tracer):
-    """Follow a network on a meta tensor, so that every branch its code takes is the one of this image size."""
+    """Follow a network on a meta tensor, so that every branch its code takes is the one of this image size.
+
+    ``counts`` tells whether the code counted the images. ``made`` are constants that it made, ``in_place`` layers that
+    wrote in place, and ``in_evaluation`` classes whose code asks whether it is training and is followed all the same.
+    """
 
     proxy_buffer_attributes = True
 
-    def __init__(self, *inputs: Any) -> None:
+    def __init__(self, images: Tensor) -> None:
         super().__init__()
-        self._inputs, self._running = iter(inputs), False
+        self._images, self._running, self.counts = images, False, False
         self._constants: dict[str, Tensor] = {}
-        self.counts_images = False
+        self.made: dict[str, Tensor] = {}
+        self.in_place: list[Any] = []
+        self.in_evaluation: set[str] = set()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if type(m) in (nn.TransformerEncoder, nn.TransformerEncoderLayer):  # for the attention inside
+            return False
         if super().is_leaf_module(m, module_qualified_name):
             return True
-        # what a layer does in training would be lost in a graph
-        return _reads_mode(m) and not _computes(m)
+        if _reads_mode(m) and not _computes(m):  # what it does in training would be lost in a graph
+            return True
+        self.note_mode(m)
+        return False
+
+    def note_mode(self, followed: nn.Module) -> None:
+        if _reads_mode(followed) and not type(followed).__module__.startswith("torch.nn"):
+            self.in_evaluation.add(type(followed).__name__)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -131,24 +145,20 @@ class _Tracer(fx.Tracer):
             self._running = False
         return node
 
+    @cached_property
+    def _interpreter(self) -> fx.Interpreter:
+        return fx.Interpreter(self.root, garbage_collect_values=False, graph=self.graph)
+
     def _run(self, node: fx.Node) -> Any:
         args, kwargs = known((node.args, node.kwargs))
-        match node.op:
-            case "placeholder":
-                return next(self._inputs)
-            case "get_attr":
-                name = str(node.target)
-                value = operator.attrgetter(name)(self.root)
-                if isinstance(value, Tensor) and value.device.type != "meta":  # made by the code itself
-                    value = self._constants.setdefault(name, value.to("meta"))
-                return value
-            case "call_function":
-                if node.target in FACTORIES:
-                    kwargs = {**kwargs, "device": "meta"}
-                return node.target(*args, **kwargs)  # type: ignore[operator]
-            case "call_method":
-                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        return self.root.get_submodule(str(node.target))(*args, **kwargs)
+        if node.op == "placeholder":
+            return self._images
+        if node.target in FACTORIES:
+            kwargs = {**kwargs, "device": "meta"}
+        value = getattr(self._interpreter, node.op)(node.target, args, kwargs)
+        if node.op == "get_attr" and isinstance(value, Tensor) and value.device.type != "meta":
+            value = self._constants.setdefault(str(node.target), value.to("meta"))  # the code made it itself
+        return value
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         return forward(*args, **kwargs) if self._running else super().call_module(m, forward, args, kwargs)
@@ -214,27 +224,11 @@ def rounds_by_place(node: fx.Node) -> bool:
     return called(node) in Elementwise.EXACT and not even
 
 
-def followed_in_evaluation(network: nn.Module, graph: fx.Graph) -> list[str]:
-    """Classes in ``network`` whose own code asks whether it is training, and is taken apart all the same."""
-    paths = {""}
-    for node in graph.nodes:
-        whole = node.target if node.op == "call_module" else None
-        paths |= {path for path, _ in node.meta.get("nn_module_stack", {}).values() if path != whole}
-    own = [part for part in map(network.get_submodule, paths) if not type(part).__module__.startswith("torch.nn")]
-    return sorted({type(part).__name__ for part in own if _reads_mode(part)})
+def trace(network: nn.Module, example: Tensor) -> tuple[fx.Graph, list[nn.Module], list[str]]:
+    """Graph of ``network`` in evaluation, layers that wrote in place and no longer do, classes that ask for their mode.
 
-
-def known(arguments: Any) -> Any:
-    """Arguments with each node replaced by its value."""
-    return fx.node.map_arg(arguments, lambda node: node.meta["value"])
-
-
-def trace(network: nn.Module, example: Tensor) -> tuple[fx.Graph, list[nn.Module]]:
-    """Graph of ``network`` in evaluation mode, and the layers that wrote in place and do no more.
-
-    ``node.meta["value"]`` is a meta tensor or a plain value.
-    The values are those of a batch of :data:`MANY` images like ``example``. Raises :class:`ConvertError` where the code
-    cannot be followed.
+    ``node.meta["value"]`` is a meta tensor or a plain value, that of a batch of :data:`MANY` images like ``example``.
+    Raises :class:`ConvertError` where the code cannot be followed.
     """
     images = torch.empty(MANY, *example.shape[1:], dtype=example.dtype, device="meta")
     try:
@@ -252,16 +246,7 @@ def trace(network: nn.Module, example: Tensor) -> tuple[fx.Graph, list[nn.Module
         setattr(network, name, value)
     plain_graph = fx.Graph()  # knows nothing of this tracer, so that the network can be pickled
     plain_graph.output(plain_graph.graph_copy(found.graph, {}))
-    return plain_graph, found.in_place
-
-
-class _Followed(NamedTuple):
-    """A graph, the layers that wrote in place, constants made by the code, and whether it counted the images."""
-
-    graph: fx.Graph
-    in_place: list[Any]
-    made: dict[str, Tensor]
-    counts: bool
+    return plain_graph, found.in_place, sorted(found.in_evaluation)
 
 
 @contextmanager
@@ -286,28 +271,28 @@ def _answering() -> Iterator[None]:
         yield
 
 
-def _followed(network: nn.Module, images: Tensor) -> _Followed:
+def _followed(network: nn.Module, images: Tensor) -> _Tracer:
     plain = _reading_images_alone(copy.deepcopy(network).to("meta").eval())
     tracer = _Tracer(images)
+    tracer.note_mode(network)
     try:
         with _answering():
             graph = tracer.trace(plain)
     except ConvertError:
         raise
     except Exception as error:
-        words = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise ConvertError(
-            tracer.inside(),
-            f"its code cannot be followed on images {tuple(images.shape)} ({words}); "
-            "if such images do not fit, pass some that do as `example`",
-        ) from error
-    made = {name: getattr(plain, name) for name in tracer.tensor_attrs.values() if hasattr(plain, name)}
-    made = {name: value for name, value in made.items() if not hasattr(network, name)}  # by the code itself
+        reason = f"its code cannot be followed on images {tuple(images.shape)} ({in_words(error)}); "
+        reason += "if such images do not fit, pass some that do as `example`"
+        raise ConvertError(tracer.inside(), reason) from error
+    for name in tracer.tensor_attrs.values():
+        if hasattr(plain, name) and not hasattr(network, name):
+            tracer.made[name] = getattr(plain, name)
     for node in graph.nodes:
         if node.op != "placeholder" and not node.args and "input" in node.kwargs:
             given = dict(node.kwargs)
             node.args, node.kwargs = (given.pop("input"),), given
-    return _Followed(graph, without_writes(graph, network), made, tracer.counts_images)
+    tracer.in_place = without_writes(graph, network)
+    return tracer
 
 
 def _reading_images_alone(network: nn.Module) -> nn.Module:
@@ -325,12 +310,12 @@ def _reading_images_alone(network: nn.Module) -> nn.Module:
     return network
 
 
-def _with_any_batch(many: _Followed, few: _Followed) -> None:
+def _with_any_batch(many: _Tracer, few: _Tracer) -> None:
     """Let the numbers and constants that the code made from the number of its images follow it."""
     graph, nodes, others = many.graph, list(many.graph.nodes), list(few.graph.nodes)
     for node, other in zip_longest(nodes, others):
         if node is None or other is None or (node.op, node.target) != (other.op, other.target):
-            raise ConvertError(name_of(node or other), "its code takes another course for another number of images")
+            refuse(node or other, "its code takes another course for another number of images")
     with graph.inserting_after(nodes[0]):
         number = graph.call_method("size", (nodes[0], 0))
     number.meta["value"] = MANY
@@ -344,8 +329,7 @@ def _with_any_batch(many: _Followed, few: _Followed) -> None:
         elif type(value) is type(other) is float:
             slope, rest = value / MANY, int(value * FEW != other * MANY)
         if rest:
-            reason = "its code makes a number from that of the images, but not in proportion"
-            raise ConvertError(name_of(reader), reason)
+            refuse(reader, "its code makes a number from that of the images, but not in proportion")
         result, constant = number, other - slope * FEW
         for operation, by, idle in ((operator.mul, slope, 1), (operator.add, constant, 0)):
             if by != idle:
@@ -361,14 +345,16 @@ def _with_any_batch(many: _Followed, few: _Followed) -> None:
         given = fx.node.map_aggregate((node.args, node.kwargs), lambda value: follow(value, next(those), node))  # noqa: B023
         node.args, node.kwargs = cast(Any, given)
         rows, fewer = many.made.get(str(node.target)), few.made.get(str(node.target))
-        if node.op != "get_attr" or rows is None or fewer is None or _equal(rows, fewer):
+        if node.op != "get_attr" or rows is None or fewer is None or torch.equal(rows, fewer):
             continue
         one, sizes, reader = rows, [-1] * rows.dim(), node.next
         for axis, (size, smaller) in enumerate(zip(rows.shape, fewer.shape, strict=False)):
             if size != smaller:
                 one, sizes[axis] = one.narrow(axis, 0, 1), follow(size, smaller, reader)
-        if one.dim() != fewer.dim() or not (_equal(one.expand_as(rows), rows) and _equal(one.expand_as(fewer), fewer)):
-            raise ConvertError(name_of(node), "its code makes a constant whose values depend on the number of images")
+        if one.dim() != fewer.dim() or not (
+            torch.equal(one.expand_as(rows), rows) and torch.equal(one.expand_as(fewer), fewer)
+        ):
+            refuse(node, "its code makes a constant whose values depend on the number of images")
         with graph.inserting_before(reader):
             spread = graph.call_method("expand", (node, *sizes))
         spread.meta = dict(node.meta)
@@ -376,7 +362,3 @@ def _with_any_batch(many: _Followed, few: _Followed) -> None:
         many.made[str(node.target)] = one.clone()
     if not number.users:
         graph.erase_node(number)
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a, b)

@@ -14,14 +14,20 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 
+from ..watch import tensors
 from .report import ConvertError
-from .values import tensors
 
 OPERATORS: dict[Callable[..., Any], Callable[..., Any]] = {
     getattr(operator, f"i{name.rstrip('_')}"): getattr(operator, name)
     for name in "add and_ floordiv lshift matmul mod mul or_ pow rshift sub truediv xor".split()
 }
 """Assignments such as ``+=``, and what they assign."""
+
+
+def known(arguments: Any) -> Any:
+    """Arguments with each node replaced by its value."""
+    return fx.node.map_arg(arguments, lambda node: node.meta["value"])
+
 
 View = tuple[str, tuple[Any, ...], dict[str, Any]]
 """A method of a tensor, or of a tuple of them, with its arguments."""
@@ -48,6 +54,10 @@ def name_of(node: fx.Node) -> str:
     stack = list(node.meta.get("nn_module_stack", {}).values())
     inside = f"{stack[-1][0]}." if stack and stack[-1][0] else ""
     return f"{inside}{node.name}"
+
+
+def refuse(node: fx.Node, reason: str) -> NoReturn:
+    raise ConvertError(name_of(node), reason)
 
 
 def function_name(node: fx.Node) -> str:
@@ -123,8 +133,11 @@ class _Writes:
             if target is not None:
                 self.whole[node] = target
                 self._write(node, target)
-            elif not self.views[node]:
-                self._hold(node)
+            elif not self.views[node] and isinstance(node.meta.get("value"), Tensor):
+                (storage,) = _storages(node)
+                held = self.base.setdefault(storage, node)
+                if held is not node and not _alike(held, node):
+                    self.torn.add(storage)
             if target is None and node.target in OPERATORS:  # of numbers
                 node.target = OPERATORS[cast(Callable[..., Any], node.target)]
 
@@ -132,7 +145,7 @@ class _Writes:
         """Does it assign what is there, as the end of ``x[index] += y`` does?"""
         if node.target is not operator.setitem:
             return False
-        x, index, value = fx.node.map_arg(self.given[node][0], lambda source: source.meta["value"])
+        x, index, value = known(self.given[node][0])
         mine = isinstance(value, Tensor) and x.untyped_storage()._cdata == value.untyped_storage()._cdata
         return mine and _geometry(x[index]) == _geometry(value)
 
@@ -168,12 +181,6 @@ class _Writes:
         mine = _storages(node)
         return [source for source in found if mine & _storages(source)]
 
-    def _hold(self, node: fx.Node) -> None:
-        for storage in _storages(node) if isinstance(node.meta.get("value"), Tensor) else ():
-            held = self.base.setdefault(storage, node)
-            if held is not node and not _alike(held, node):
-                self.torn.add(storage)
-
     def _given_now(self, node: fx.Node, reader: fx.Node) -> Any:
         """The arguments of ``node``, as they are when ``reader`` runs."""
         return fx.node.map_arg(self.given[node], lambda source: self._current(source, reader))
@@ -188,7 +195,7 @@ class _Writes:
             twin = self._current(self.whole[node], reader)
         elif not self.views[node]:
             if not isinstance(node.meta["value"], Tensor):
-                self._refuse(reader, "it reads several values at once of which one was written to in place")
+                refuse(reader, "it reads several values at once of which one was written to in place")
             twin = self.base[storages.pop()]
         else:
             with self.graph.inserting_before(reader):
@@ -200,7 +207,7 @@ class _Writes:
     def _write(self, node: fx.Node, target: fx.Node) -> None:
         """Let ``node`` compute what it would have written to ``target``, and hold it for later readers."""
         if not isinstance(target.meta["value"], Tensor):
-            self._refuse(node, "it changes several tensors in place")
+            refuse(node, "it changes several tensors in place")
         before = self._current(target, node)
         root, views = self._way(target, node)
         (storage,) = _storages(target)
@@ -208,7 +215,7 @@ class _Writes:
         others = [other for other in self.views if other is not node and storage in _storages(other)]
         reshapes = node.meta.get("reshapes") and not all(_alike(other, target) for other in others)
         if storage in self.torn or reshapes:
-            self._refuse(node, "it writes in place to memory that others see in another shape")
+            refuse(node, "it writes in place to memory that others see in another shape")
         self._plainly(node, target, before)
         self.time += 1
         self.written[storage] = self.time
@@ -229,7 +236,7 @@ class _Writes:
             source, *others = self.views[node]
             if not (isinstance(node.meta["value"], Tensor) and _alike(source, node)):
                 if others or not self.given[node][0] or self.given[node][0][0] is not source:
-                    self._refuse(reader, f"it writes in place through {node.name}, which views its input some way")
+                    refuse(reader, f"it writes in place through {node.name}, which views its input some way")
                 views.insert(0, self._view(node, reader))
             node = source
         return node, views
@@ -243,14 +250,14 @@ class _Writes:
         if type(module) is nn.Unflatten:
             return "unflatten", (module.dim, module.unflattened_size), {}
         if module is not None or not hasattr(Tensor, name):
-            self._refuse(reader, f"it writes in place through {node.name}, which views its input some way")
+            refuse(reader, f"it writes in place through {node.name}, which views its input some way")
         return name, tuple(args), kwargs
 
     def _plainly(self, node: fx.Node, target: fx.Node, before: fx.Node) -> None:
         """The same call without the write: by the name that it has then, else on a copy."""
         if node.target is operator.setitem:
             _, index, value = node.args
-            _, mask, filled = fx.node.map_arg(node.args, lambda source: source.meta["value"])
+            _, mask, filled = known(node.args)
             node.meta["value"] = target.meta["value"]
             one = not isinstance(filled, Tensor) or not filled.dim()
             if one and isinstance(mask, Tensor) and mask.shape == before.meta["value"].shape:
@@ -259,7 +266,7 @@ class _Writes:
                 node.target, node.args = write_into, (before, value, (("__getitem__", (index,), {}),))
         elif node not in self.plain:
             if not (node.meta.get("reshapes") or _alike(node, target)):
-                self._refuse(node, "it changes its input in place and returns something else")
+                refuse(node, "it changes its input in place and returns something else")
             if not self._renamed(node):
                 with self.graph.inserting_before(node):
                     copied = self.graph.call_method("clone", (before,))
@@ -269,31 +276,21 @@ class _Writes:
     def _renamed(self, node: fx.Node) -> bool:
         """Give a call the name under which it does not write, where its result is of the same type and size."""
         kwargs = {name: value for name, value in node.kwargs.items() if name != "out"}
-        args, known = fx.node.map_arg((node.args, kwargs), lambda source: source.meta["value"])
-        name, plain = function_name(node), cast(Any, None)
-        short = name.removesuffix("_")
-        if node.op == "call_method":
-            plain = short if short != name and hasattr(Tensor, short) else None
-        elif node.target in OPERATORS:
-            plain = OPERATORS[node.target]
-        elif node.op == "call_function" and short != name:
-            plain = getattr(torch, short, None) or getattr(F, short, None)
-        elif "out" in node.kwargs:
-            plain = node.target
-        if plain is None:
-            return False
+        args, settings = known((node.args, kwargs))
+        name, method = function_name(node), node.op == "call_method"
+        plain, short = OPERATORS.get(cast(Any, node.target)), name.removesuffix("_")
+        if "out" in node.kwargs:
+            plain = cast(Any, node.target)
+        elif short != name and node.op != "call_module":
+            plain = getattr(Tensor if method else torch, short, None if method else getattr(F, short, None))
         try:
-            found = getattr(args[0], plain)(*args[1:], **known) if node.op == "call_method" else plain(*args, **known)
-        except Exception:
+            found, value = cast(Any, plain)(*args, **settings), node.meta["value"]
+        except Exception:  # it has no such name, or is another function under it
             return False
-        value = node.meta["value"]
         if (found.dtype, found.shape) != (value.dtype, value.shape):
             return False
-        node.target, node.kwargs = plain, kwargs
+        node.target, node.kwargs = short if method else cast(Any, plain), kwargs
         return True
-
-    def _refuse(self, node: fx.Node, reason: str) -> NoReturn:
-        raise ConvertError(name_of(node), reason)
 
 
 def _storages(node: fx.Node) -> set[int]:
