@@ -3,6 +3,11 @@
 The network is traced (:mod:`torch.fx`), each of its maps is followed from the images on, and every stride becomes a
 convolution or pooling at all positions and a :class:`~lps.sampling.Downsample` behind it. Branches that meet share one
 selection. Upsampling that undoes a stride becomes a :class:`~lps.sampling.Upsample` with the selection of that stride.
+
+In the order of their work: ``models`` takes wrappers off and finds images, ``trace`` follows its code, and
+``writes`` takes writes in place out of its graph. ``rules`` say call by call where a tensor stands, on one of the
+``grids``, and fill in a ``plan`` with exact ``layers``; ``rewrite`` puts the sampling layers in. ``same`` and ``check``
+prove by running that the result is the function it was, and invariant.
 """
 
 import copy

@@ -157,13 +157,13 @@ def crop(y: Tensor, space: Sequence[int]) -> Tensor:
 
 @dataclass_transform(eq_default=False)
 class Layer(nn.Module):
-    """A layer whose fields are its settings: each of those below is a data class of them, and tells them."""
+    """A layer whose fields are its settings: its subclasses are data classes, and their ``repr`` shows the fields."""
 
     def __init_subclass__(cls) -> None:
         dataclass(eq=False, repr=False)(cls)
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
-        layer = super().__new__(cls)
+        layer = super().__new__(cls)  # a module before its fields are set
         nn.Module.__init__(layer)
         return layer
 
