@@ -358,7 +358,7 @@ def test_a_stride_behind_an_aligned_map_keeps_the_chosen_phase(dims: int, stride
 def test_before_convolutions_nothing_is_computed_that_is_not_kept() -> None:
     original = built(lambda: plain(unit(8, 16, stride=2), nn.Conv2d(16, 8, 7, 7)))
     plainly, behind, before = (
-        gigamacs(lambda network=network: network(images(1)))  # type: ignore[misc]
+        gigamacs(lambda network=network: network(images(1, 3, 224, 224)))  # type: ignore[misc]
         for network in (
             original.eval(),
             *(lps.convert(original, "aps", "none", placement=placement) for placement in get_args(Placement)),
