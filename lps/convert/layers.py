@@ -238,20 +238,22 @@ class Align(Downsample):
         circular = self.padding == "circular"
         if circular and selection.phase is not None and runs(x):
             return moved_and_padded(filtered, selection.phase, self.stride, self.before, self.after), selection
-        index: Any
         moved = pad(filtered, 0, [s - 1 for s in steps(self.stride, dims)], self.padding)
-        for axis, size in enumerate(x.shape[2:], 2):
-            moved = moved.unfold(axis, size, 1)  # (N, C, *phase, *space)
         if selection.phase is None:
             z = selection.z.to(x.dtype).view(*selection.z.shape, *(1,) * (1 + dims))
             kept = torch.zeros_like(filtered)
             for k, phase in enumerate(offsets(self.stride, dims)):
-                index = (slice(None), slice(None), *phase)
-                kept = kept + z[:, k] * moved[index]
-        else:
-            each = torch.arange(x.shape[0], device=x.device)
-            index = (each, slice(None), *offset_of(selection.phase, self.stride, dims))
-            kept = moved[index]
+                part = moved
+                for axis, first in enumerate(phase, 2):
+                    part = part.narrow(axis, first, x.shape[axis])
+                kept = kept + z[:, k] * part
+        else:  # by positions, so that an exported network takes maps of any size
+            sample = torch.arange(x.shape[0], device=x.device).view(-1, *(1,) * dims)
+            index: list[Any] = [sample, slice(None)]
+            for axis, firsts in enumerate(offset_of(selection.phase, self.stride, dims), 1):
+                positions = firsts[:, None] + torch.arange(x.shape[1 + axis], device=x.device)
+                index.append(positions.view(x.shape[0], *(-1 if a == axis else 1 for a in range(1, 1 + dims))))
+            kept = moved[tuple(index)].movedim(-1, 1).contiguous()
         return pad(kept, self.before, self.after, "circular") if circular else kept, selection
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..polyphase import Stride, steps
-from .cpu import ConvolveCircular, evened, in_full, widened
+from .cpu import ConvolveCircular, evened, in_full, known, widened
 
 Padding = Literal["circular", "zeros", "reflect"]
 
@@ -74,7 +74,9 @@ def pad(x: Tensor, before: Stride, after: Stride, padding: Padding) -> Tensor:
     if padding != "circular":
         mode = "constant" if padding == "zeros" else padding
         return F.pad(x, [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair], mode=mode)
-    if max(map(max, before, after)) <= min(x.shape[2:]) and min(map(min, before, after)) >= 0:
+    if torch.jit.is_tracing():  # where sizes are tensors, which no function with a backward of its own takes
+        before, after = (tuple(map(int, reach)) for reach in (before, after))
+    elif max(map(max, before, after)) <= min(x.shape[2:]) and min(map(min, before, after)) >= 0:
         return cast(Tensor, _Wrap.apply(x, before, after))
     for axis, (first, last) in enumerate(zip(before, after, strict=True), 2):
         size = x.shape[axis]
@@ -114,7 +116,7 @@ def convolve_circular(x: Tensor, weight: Tensor, dilation: Sequence[int]) -> Ten
     On a CPU a matrix product for each row of taps, whose results are then moved and added: with few outputs this is two
     to three times as fast as a convolution of the padded map, which is never made. A GPU takes many small steps badly.
     """
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or not known(x.shape[2:]):
         return CONVOLVE[x.dim() - 2](pad(x, dilation, dilation, "circular"), weight, dilation=tuple(dilation))
     return cast(Tensor, ConvolveCircular.apply(x, weight, dilation))
 

@@ -66,8 +66,7 @@ def images_of_a_piece(x: Tensor) -> int:
 
 def by_pieces(function: Callable[..., Tensor], x: Tensor, *beside: Tensor) -> Tensor:
     """``function`` of tensors ``(N, ...)``, each of a batch by itself: on a CPU a few of ``x`` at a time."""
-    count = images_of_a_piece(x)
-    if count >= len(x):
+    if not runs(x) or (count := images_of_a_piece(x)) >= len(x):  # len is a constant of an exported network
         return function(x, *beside)
     return torch.cat([function(*parts) for parts in zip(*(t.split(count) for t in (x, *beside)), strict=True)])
 
@@ -92,10 +91,18 @@ def by_vectors(function: Callable[[Tensor], Tensor], x: Tensor, equal_shares: bo
     return torch.cat(results).view(x.shape)
 
 
+def known(space: Sequence[Any]) -> bool:
+    """Are these sizes numbers? A network that is traced or exported may leave them open."""
+    return all(isinstance(size, int) for size in space)
+
+
 def widened(x: Tensor, space: Sequence[int], stride: int = 1) -> Tensor:
     """``x`` with zeros at the right where a CPU would round the last positions of ``space``, that of a convolution's
-    result, otherwise than the rest."""
-    if x.device.type != "cpu":
+    result, otherwise than the rest.
+
+    Where an exported network leaves its sizes open nothing is added, as it depends on them.
+    """
+    if x.device.type != "cpu" or not known(space):
         return x
     if x.shape[0] == 1:
         missing = -space[-1] % LANES

@@ -7,6 +7,7 @@ GPU a plain depthwise convolution.
 """
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from ..polyphase import Stride, components, keep, mix, offset_of, phase_view, phases, place, require_divisible, steps
 from .convolution import CONVOLVE, SPREAD, Padding, convolve_circular, depthwise, pad
-from .cpu import by_pieces, in_full, runs
+from .cpu import by_pieces, in_full, known, runs
 from .mean import channel_sum, exact_mean, largest_of
 
 SMALL = 64
@@ -78,9 +79,14 @@ def _correlation(x: Tensor, y: Tensor, size: Sequence[int], stride: Stride) -> T
     return sums.as_strided(shape, (*strides, wide + right)).sum(-1).flatten(1, 2)[:, None, :height]
 
 
+def _recorded(x: Tensor) -> bool:
+    """Is a graph recorded in which sizes are open, and so the number of groups, which has to be constant?"""
+    return torch.onnx.is_in_onnx_export() or not known(x.shape[2:])
+
+
 def _grouped(x: Tensor) -> bool:
-    """Is a convolution in a group for each map of ``x`` fast? In an ONNX graph their number is constant."""
-    return x.device.type == "cpu" and x.shape[1] > 1 and not torch.onnx.is_in_onnx_export()
+    """Is a convolution in a group for each map of ``x`` fast?"""
+    return x.device.type == "cpu" and x.shape[1] > 1 and not _recorded(x)
 
 
 def _moved(kernel: Tensor, z: Tensor, stride: Stride, like: Tensor) -> Tensor:
@@ -182,7 +188,7 @@ class Filtered(NamedTuple):
             return mix_filtered(x, x.new_ones((1,) * x.dim()), z, stride) if phase is None else keep(x, phase, stride)
         kernel, (before, after) = h.kernel[:1].to(x.dtype), h.reach
         if phase is not None:
-            if h.padding == "circular" and not _grouped(x) and not torch.onnx.is_in_onnx_export():
+            if h.padding == "circular" and not _grouped(x) and not _recorded(x):
                 return depthwise(_aligned(x, phase, stride, before, after), kernel, stride)
             z = F.one_hot(phase, phases(stride, x.dim() - 2))
         if z.requires_grad and _grouped(x) and x[0, 0].numel() <= SMALL:
@@ -252,5 +258,5 @@ def _scaled_norms(x: Tensor, stride: Stride, exact: bool) -> Tensor:
     """:func:`phase_norms` of numbers whose squares may leave the range of floats."""
     peak = largest_of(x).clamp_min(torch.finfo(x.dtype).tiny)
     squares = by_pieces(lambda part, peak: channel_sum((part / peak).square()), x, peak)
-    size = x.shape[2:].numel() // phases(stride, x.dim() - 2)
+    size = prod(x.shape[2:]) // phases(stride, x.dim() - 2)
     return (_phase_means(squares, stride, exact) * size).sqrt() * peak.flatten(1)

@@ -4,6 +4,7 @@ The theorems make the statistics that drive a selection invariant to shifts over
 shift reorders the terms of a sum, and rounding can turn a near tie. A fixed-point sum has no such order.
 """
 
+from math import prod
 from typing import Any, cast
 
 import torch
@@ -23,15 +24,24 @@ def largest_of(x: Tensor) -> Tensor:
     return torch.maximum(flat.amax(1), -flat.amin(1)).view(-1, *(1,) * (x.dim() - 1))
 
 
+def _bits(count: Any) -> Any:
+    """Bits of each of ``count`` terms; a tensor where the count is not known yet, as in exported networks."""
+    if isinstance(count, int):
+        return min(_BITS - (count - 1).bit_length(), _TERM)
+    known = count if isinstance(count, Tensor) else torch.scalar_tensor(count, dtype=torch.float64)
+    return (_BITS - (known.double() - 0.5).log2().ceil()).clamp(max=_TERM)
+
+
 def _mean(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    count = torch.Size([x.shape[d] for d in dims]).numel()
-    bits = min(_BITS - (count - 1).bit_length(), _TERM)
+    count = prod(x.shape[d] for d in dims)
+    bits = _bits(count)
     largest = largest_of(x).double().clamp_min(2.0**-900)
-    if torch.onnx.is_in_onnx_export():  # which has no bits of a float
+    if torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():  # which have no bits of a float
         unit = largest * 2.0**-bits
         total = (x.double() / unit).round().to(torch.int64).sum(dims, keepdim=True)
     else:
-        unit = (largest.view(torch.int64) & _EXPONENT).view(torch.float64) * 2.0 ** (1 - bits)
+        step = 2.0 ** (1 - bits) if isinstance(count, int) else ((1024 - bits.long()) << 52).view(torch.float64)
+        unit = (largest.view(torch.int64) & _EXPONENT).view(torch.float64) * step
         middle = 1.5 * 2.0**52 * unit  # beside it float64 has steps of one unit, and its bits count them
         steps = x.to(torch.float64, copy=True).add_(middle).view(torch.int64)
         total = steps.sum(dims, keepdim=True) - count * middle.view(torch.int64)
@@ -43,7 +53,7 @@ class _ExactMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dims: tuple[int, ...]) -> Tensor:
         ctx.shape, ctx.dtype, ctx.dims = x.shape, x.dtype, dims
-        ctx.count = torch.Size([x.shape[d] for d in dims]).numel()
+        ctx.count = prod(x.shape[d] for d in dims)
         return by_pieces(lambda part: _mean(part, dims), x)
 
     @staticmethod
@@ -79,8 +89,8 @@ def channel_sum(x: Tensor, consume: bool = False) -> Tensor:
 
     With ``consume`` in the memory of ``x``, whose numbers nobody reads again.
     """
-    while x.shape[1] > 1:
-        half, odd = divmod(x.shape[1], 2)
+    while (channels := int(x.shape[1])) > 1:  # a tensor, where torch.jit.trace looks on
+        half, odd = divmod(channels, 2)
         if consume:
             x[:, :half].add_(x[:, half : 2 * half])
             if odd:
