@@ -61,13 +61,14 @@ def in_full(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def images_of_a_piece(x: Tensor) -> int:
     """How many of ``x`` ``(N, ...)`` a CPU takes at a time; elsewhere all."""
-    return len(x) if not runs(x) or x.numel() <= PIECE else max(1, PIECE // x[0].numel())
+    return x.shape[0] if not runs(x) or x.numel() <= PIECE else max(1, PIECE // x[0].numel())
 
 
 def by_pieces(function: Callable[..., Tensor], x: Tensor, *beside: Tensor) -> Tensor:
     """``function`` of tensors ``(N, ...)``, each of a batch by itself: on a CPU a few of ``x`` at a time."""
-    if not runs(x) or (count := images_of_a_piece(x)) >= len(x):  # len is a constant of an exported network
+    if not runs(x) or x.numel() <= PIECE:
         return function(x, *beside)
+    count = images_of_a_piece(x)
     return torch.cat([function(*parts) for parts in zip(*(t.split(count) for t in (x, *beside)), strict=True)])
 
 
@@ -170,9 +171,9 @@ class ConvolveCircular(torch.autograd.Function):
         large = runs(x) and rows.shape[1] * space.numel() > LARGE
         results = x.new_empty(count, len(weight), *space)
         products = None
-        for images, result in zip(*(t.split(1 if large else count) for t in (x, results)), strict=True):
+        for images, result in zip(x.split(1), results.split(1), strict=True) if large else [(x, results)]:
             flat = widened(images.flatten(2), [space.numel()])
-            products = torch.bmm(rows.expand(len(flat), -1, -1), flat, out=products)  # `@` may copy all of it
+            products = torch.bmm(rows.expand(flat.shape[0], -1, -1), flat, out=products)  # `@` may copy all of it
             y = products[..., : space.numel()].unflatten(1, taps.shape[:-1]).unflatten(-1, space)
             for axis, step in enumerate(dilation, -len(space)):
                 y = _sum_of_taps(y.unbind(1), step, axis)
