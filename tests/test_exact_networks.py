@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import lps
 from lps.convert import check
-from lps.convert.layers import Linear, ahead, convolve
+from lps.convert.layers import Border, Linear, Pad, ahead, convolve
 from lps.convert.pointwise import Elementwise, Pointwise
 from lps.exact import convolution
 
@@ -223,6 +223,46 @@ def test_a_linear_layer_treats_the_positions_of_a_map_alike(inputs: int, outputs
                     assert torch.equal(moved, y.roll(shift, (1, 2)))
             torch.testing.assert_close(y, linear.train()(x), rtol=1e-4, atol=1e-4)
             linear.eval()
+
+
+@pytest.mark.usefixtures("threads")
+@THREADS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_rows_of_a_product_round_alike_wherever_they_begin(dtype: torch.dtype) -> None:
+    for inputs in (*range(1, 70), 366, 2047):
+        for outputs in (1, 3, 10, 30, 100):
+            row, weight = images(1, inputs).to(dtype), images(outputs, inputs, seed=1).to(dtype)
+            y = convolution.linear_rows(row.repeat(5, 1), weight, None)
+            assert torch.equal(y, y[:1].expand_as(y)), (inputs, outputs)
+            atol = 16 * inputs**0.5 * torch.finfo(dtype).eps
+            torch.testing.assert_close(y[:1], F.linear(row, weight), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(366, 30), (19, 5), (32, 4)])
+def test_convolutions_behind_pooling_treat_the_images_of_a_batch_alike(inputs: int, outputs: int) -> None:
+    """As squeeze-and-excite has them: 1x1, where positions are gone."""
+    parts = nn.Conv2d(3, inputs, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Conv2d(inputs, outputs, 1), nn.Flatten()
+    network = lps.convert(seeded(lambda: nn.Sequential(*parts)), "aps", "none").eval()
+    with torch.no_grad():
+        x = images(1, 3, 8, 12)
+        y = network(torch.cat([x.roll((i, 2 * i), (2, 3)) for i in range(5)]))
+    assert torch.equal(y, y[:1].expand_as(y))
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # the switch sets others, too
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("size", [(2, 3), (3, 5), (6, 9), (8, 12)])
+@pytest.mark.parametrize("groups", [32, 8, 1])
+def test_convolutions_are_exact_without_onednn(groups: int, size: tuple[int, int], kernel: int) -> None:
+    weight = images(32, 32 // groups, kernel, kernel, seed=1)
+    border = Border((Pad((kernel // 2,) * 2, (kernel // 2,) * 2),))
+    with torch.backends.mkldnn.flags(enabled=False):
+        for count in (1, 2, 5):
+            x = images(count, 32, *size)
+            y = convolve(x, weight, None, border, (1, 1), groups)
+            for shift in ((1, 0), (0, 1), (1, 2)):
+                moved = convolve(x.roll(shift, (2, 3)), weight, None, border, (1, 1), groups)
+                assert torch.equal(moved, y.roll(shift, (2, 3)))
 
 
 HEADS: dict[str, Callable[[], nn.Module]] = {

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..exact.convolution import CONVOLVE, Padding, linear_rows, pad
-from ..exact.cpu import evened, runs, widened
+from ..exact.cpu import evened, known, runs, widened
 from ..exact.fused import Filtered, moved_and_padded
 from ..exact.mean import exact_mean
 from ..exact.sums import EXACT, exact_einsum, softmax
@@ -130,6 +130,8 @@ def convolve(
         space = [(n - b - a) // s for n, b, a, s in around]
     else:
         x, space = border.windows(x, reach, padding, stride)
+    if groups == 1 and x.device.type == "cpu" and known(space) and {*x.shape[2:], *weight.shape[2:]} == {1}:
+        return linear_rows(x.flatten(1), weight.flatten(1), bias).view(-1, weight.shape[0], *space)
     outputs = weight.shape[0]
     x, weight, bias = evened(widened(x, space, stride[-1]), weight, bias, groups)
     y = CONVOLVE[len(space)](x, weight, bias, stride=stride, dilation=dilation, groups=groups)

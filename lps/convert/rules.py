@@ -612,6 +612,16 @@ def linear(call: Call) -> Map | None:
     return call.plan.places[call.source]
 
 
+def convolution_of_features(call: Call) -> None:
+    """A 1x1 convolution where positions are gone, as in squeeze-and-excite, is a linear layer."""
+    given, dims = call.given, call.x.dim() - 2
+    one = {*call.x.shape[2:], *call.node.meta["value"].shape[2:], *given["weight"].shape[2:]} == {1}
+    if one and given.get("groups", 1) == 1:
+        border = layers.ahead((0,) * dims)
+        settings = (1,) * dims, 1, call.plan.padding, border
+        call.swap(layers.Convolution(call.layer, *settings), *call.operands("weight", "bias"))
+
+
 def layer_norm(call: Call) -> Map | None:
     _over_channels(call, len(call.given["normalized_shape"]))
     place = keep(call)
@@ -772,3 +782,5 @@ def apply_rules(plan: Plan) -> None:
         elif node in from_images and isinstance(call.source, fx.Node):
             if rule in (linear, contraction) or (rule is softmax and call.x.dim() > 2):
                 cast(Rule, rule)(call)  # it mixes the features of each image, once positions are gone
+            elif rule is convolution:
+                convolution_of_features(call)

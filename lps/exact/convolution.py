@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..polyphase import Stride, steps
-from .cpu import ConvolveCircular, evened, in_full, known, widened
+from .cpu import LANES, ConvolveCircular, evened, in_full, known, widened
 
 Padding = Literal["circular", "zeros", "reflect"]
 
@@ -135,8 +135,11 @@ def depthwise(x: Tensor, kernel: Tensor, stride: Stride = 1) -> Tensor:
 def linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A linear layer of vectors ``(N, C)`` in which each row of the batch is a product of its own.
 
-    In the product of a whole batch the order of a row's sums may depend on which row it is.
+    In the product of a whole batch the order of a row's sums may depend on which row it is; of a single row, on where
+    it begins in memory, unless all begin at a whole vector.
     """
+    if x.device.type == "cpu" and known(x.shape[1:]) and (missing := -x.shape[1] % LANES):
+        x, weight = F.pad(x, (0, missing)), F.pad(weight, (0, missing))
     y = torch.bmm(x[:, None], weight.t().expand(x.shape[0], -1, -1))[:, 0]
     return y if bias is None else y + bias.to(y.dtype)
 

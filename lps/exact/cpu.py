@@ -97,6 +97,11 @@ def known(space: Sequence[Any]) -> bool:
     return all(isinstance(size, int) for size in space)
 
 
+def one_dnn() -> bool:
+    """Does oneDNN compute a CPU's convolutions? A batch in groups rounds by position without it."""
+    return torch.compiler.is_compiling() or bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
+
+
 def widened(x: Tensor, space: Sequence[int], stride: int = 1) -> Tensor:
     """``x`` with zeros at the right where a CPU would round the last positions of ``space``, that of a convolution's
     result, otherwise than the rest.
@@ -105,7 +110,7 @@ def widened(x: Tensor, space: Sequence[int], stride: int = 1) -> Tensor:
     """
     if x.device.type != "cpu" or not known(space):
         return x
-    if x.shape[0] == 1:
+    if x.shape[0] == 1 or not one_dnn():
         missing = -space[-1] % LANES
     else:  # a column that is left of a stride reads what no one wrote, in bfloat16
         lone = stride > 1 and space[-1] == 1
