@@ -33,7 +33,7 @@ def _bits(count: Any) -> Any:
 
 
 def _mean(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    count = prod(x.shape[d] for d in dims)
+    count = prod([x.shape[d] for d in dims])
     bits = _bits(count)
     largest = largest_of(x).double().clamp_min(2.0**-900)
     if torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():  # which have no bits of a float
@@ -53,7 +53,7 @@ class _ExactMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dims: tuple[int, ...]) -> Tensor:
         ctx.shape, ctx.dtype, ctx.dims = x.shape, x.dtype, dims
-        ctx.count = prod(x.shape[d] for d in dims)
+        ctx.count = prod([x.shape[d] for d in dims])  # a list: torch.compile follows no generator here
         return by_pieces(lambda part: _mean(part, dims), x)
 
     @staticmethod

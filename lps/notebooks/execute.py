@@ -2,8 +2,8 @@
 
 A notebook's executed copy is current as long as nothing that it depends on has another content: its source,
 its parameters, the sources and profiles of ``lps``, the installed versions, and those results that its metadata names:
-``lps: {records: true}`` for the paper's values and all run records, or patterns below ``results``, as in
-``lps: {records: [paper/*]}``. Time stamps play no part.
+``lps: {records: true}`` for the paper's values and all run records, which it waits for, or patterns below ``results``,
+as in ``lps: {records: [paper/*]}``. Time stamps play no part.
 
 Each notebook runs through papermill in a process of its own, :mod:`.worker`.
 """
@@ -126,6 +126,8 @@ def run_jobs(requested: Sequence[Job], jobs: int) -> list[Failure]:
     from tqdm import tqdm
 
     outstanding = [job for job in requested if not job.is_current()]
+    late = [job for job in requested if outstanding and job.records == [*RECORDS]]  # behind those that make records
+    outstanding = [*(job for job in outstanding if job not in late), *late]
     context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload([*PRELOADED, *(PRELOADED_FOR_MANY if len(outstanding) > 2 * jobs else ())])
     share = max(1, (os.cpu_count() or 1) // jobs)
@@ -137,15 +139,18 @@ def run_jobs(requested: Sequence[Job], jobs: int) -> list[Failure]:
     bar = tqdm(total=len(outstanding), unit="notebook", disable=not sys.stderr.isatty(), leave=False)
     try:
         while waiting or running:
-            while waiting and len(running) < jobs:
+            while waiting and len(running) < jobs and not (running and waiting[-1] in late):
                 job = waiting.pop()
+                if job.is_current():
+                    bar.update()
+                    continue
                 Path(job.log).parent.mkdir(parents=True, exist_ok=True)
                 ours, its = context.Pipe(duplex=False)
                 process = context.Process(target=worker.perform, args=(job, machine, share, its))
                 process.start()
                 running[process.sentinel] = job, process, ours, time.monotonic()
             bar.set_postfix_str(", ".join(job.name for job, *_ in running.values()))
-            for ended in wait(running):
+            for ended in wait(running) if running else ():
                 job, process, answer, started = running.pop(cast(int, ended))
                 process.join()
                 died = {"cell": "", "error": f"the process ended with code {process.exitcode}; out of memory, perhaps?"}

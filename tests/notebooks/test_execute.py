@@ -143,6 +143,20 @@ def test_records_written_while_executing_do_not_make_it_outstanding(root: Path) 
     assert not job.is_current()
 
 
+def test_what_reads_all_records_waits_for_those_that_write_some(root: Path) -> None:
+    count = "from pathlib import Path\nprint(len([*Path('../results/local').glob('*.json')]))"
+    write = "import time\nfrom pathlib import Path\ntime.sleep(1)\nPath('../results/local/{0}.json').write_text('{0}')"
+    write_notebook(root, "a", count, lps={"records": True})
+    for name in "bc":
+        write_notebook(root, name, write.format(ord(name)), lps={"records": ["paper/*"]})
+    assert execute(request(root), jobs=2) == []
+    assert outputs(request(root)[0]) == "2\n"
+    assert all(job.is_current() for job in request(root))
+    write_notebook(root, "c", write.format(4), lps={"records": ["paper/*"]})
+    assert execute(request(root), jobs=2) == []
+    assert outputs(request(root)[0]) == "3\n"
+
+
 def test_one_failure_does_not_stop_the_others(root: Path) -> None:
     write_notebook(root, "a", "print('fine')")
     write_notebook(root, "b", "# first line", "raise RuntimeError('no\\nluck')")
