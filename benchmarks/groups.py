@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lps import DeepLabV3Plus, Downsample, LearnedPhase, LowPass, MaxNorm, Upsample, convert, polyphase
-from lps.commands.families import named
 from lps.resnet import Stem
+from lps.studies.families import named
 
 from .measure import Case, Work
 from .networks import LPF, LPS, NAIVE, NAIVE_LPF, STRIDED, UNet, classifier

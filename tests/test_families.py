@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lps
-from lps.commands import families
 from lps.paths import SHIPPED
 from lps.report import conversion
+from lps.studies import families
 
 
 class Raised(nn.Module):

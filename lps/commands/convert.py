@@ -21,8 +21,8 @@ from ..filters import AntiAlias
 from ..notebooks.parameters import declared_parameters
 from ..paths import ROOT, SHIPPED
 from ..polyphase import circular_shift, steps
+from ..studies.families import RECORD, named, record_families
 from ..verify import verify
-from .families import RECORD, named, record_families
 
 NOTEBOOKS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "finetuning": ("finetune", "curves", {}),

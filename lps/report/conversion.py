@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from ..commands.families import FAMILIES
+from ..studies.families import FAMILIES
 from .frame import Record
 from .times import clock, latest, spread
 
