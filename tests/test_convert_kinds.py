@@ -118,6 +118,7 @@ CHANNELS: dict[str, Function] = {
     "of pairs": lambda x: x * torch.matmul(
         (x.flatten(2).transpose(1, 2) @ x.flatten(2)).flatten(1).softmax(1).unflatten(1, 2 * (x[0, 0].numel(),)),
         x.flatten(2).transpose(1, 2)).transpose(1, 2).view_as(x),
+    "as a tensor": lambda x: torch.as_tensor(x.relu()) + torch.asarray(x, dtype=x.dtype, copy=True).sigmoid(),
     "of one position": lambda x: torch.matmul(x.mean((2, 3))[:, None], x.flatten(2)).view(len(x), 1, *x.shape[2:]) * x,
 }  # fmt: skip
 
@@ -161,6 +162,10 @@ REFUSED: dict[str, tuple[Function, str]] = {
     "class token": (
         lambda x: torch.cat([x.flatten(2), x.new_zeros(len(x), 8, 1)], 2).mean(2),
         r"puts tokens of its own among the positions of a map \(8, 64\)",
+    ),
+    "mixed": (
+        lambda x: x[:, 4:].flatten(2).transpose(1, 2).reshape(len(x), 4, *x.shape[2:]).mean((2, 3)).repeat(1, 2),
+        r"reads \(64, 4\), positions first, as a map \(4, 8, 8\), channels first, without a transpose",
     ),
     "windows": (lambda x: x.unflatten(2, (2, -1)).mean((2, 3, 4)), "its code holds a size, 2 where images have"),
     "embedding": (lambda x: (x.flatten(2) + torch.linspace(0, 1, 64)).mean(2), "has values of its own at each"),

@@ -455,6 +455,7 @@ def _flatten(call: Call) -> Map | None:
     head = _linear_behind(plan, node)
     standard = call.place.axes == as_images(x.dim() - 2)
     if not standard or (tensors(node.meta["value"])[0].dim() > 2 and space > 1):
+        _require_order(call)
         call.refuse(f"it cuts the positions of a map {tuple(x.shape[1:])} into pieces, or takes some of them")
     if space > 1 and (head is None or not plan.pool_head):
         made = f"features; {REMEDY}"
@@ -474,6 +475,16 @@ def _flatten(call: Call) -> Map | None:
         # its own code may name the number of features
         node.op, node.target, node.args, node.kwargs = "call_function", torch.flatten, (pooled, 1), {}
     return None
+
+
+def _require_order(call: Call) -> None:
+    """Refuse a tensor with its channels last that is read as one that has them first."""
+    x, given, value = call.x, call.place.axes, call.node.meta["value"]
+    if isinstance(value, Tensor) and value.numel() == x.numel() and not given[-1]:
+        shape, axes = (x.shape[0], x.shape[-1], *x.shape[1:-1]), (given[0], given[-1], *given[1:-1])
+        if follow(torch.empty(shape, device="meta").view(value.shape), unpacked(shape, axes)):
+            those = f"{tuple(x.shape[1:])}, positions first, as a map {tuple(value.shape[1:])}, channels first"
+            call.refuse(f"it reads {those}, without a transpose, and so mixes positions with channels")
 
 
 def _linear_behind(plan: Plan, node: fx.Node) -> Any:

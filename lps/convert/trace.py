@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import is_dataclass
-from functools import cached_property, partialmethod
+from functools import cached_property, partial, partialmethod
 from importlib import import_module
 from itertools import zip_longest
 from typing import Any, cast
@@ -251,7 +251,8 @@ def trace(network: nn.Module, example: Tensor) -> tuple[fx.Graph, list[nn.Module
 
 @contextmanager
 def _answering() -> Iterator[None]:
-    """``isinstance``, and ``torch.is_tensor`` by it, are answered for a proxy from its value, and sizes may be proxies.
+    """``isinstance``, and ``torch.is_tensor`` by it, are answered for a proxy from its value, sizes may be proxies, and
+    what is made a tensor is one already.
 
     In Python alone: torch's own code would take a proxy that says to be a tensor for the memory of one.
     """
@@ -264,10 +265,19 @@ def _answering() -> Iterator[None]:
     def sized(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return lambda *size, **settings: make(*((size,) if len(size) > 1 else size), **settings)
 
+    def kept(make: Callable[..., Tensor], data: Any, **settings: Any) -> Any:
+        if not (issubclass(type(data), _Known) and plain(data._value, Tensor)):
+            return make(data, **settings)
+        data = data.clone() if settings.pop("copy", False) else data
+        given = {name: value for name, value in settings.items() if name in ("dtype", "device") and value is not None}
+        return data.to(**given) if given else data
+
     with ExitStack() as stack:
         stack.enter_context(patch.object(builtins, "isinstance", answer))
         for name, make in SIZED.items():
             stack.enter_context(patch.object(torch, name, sized(make)))
+        for tensor_of in (torch.as_tensor, torch.asarray):
+            stack.enter_context(patch.object(torch, tensor_of.__name__, partial(kept, tensor_of)))
         yield
 
 
