@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lps import Downsample, LowPass, ResNet, Sampling, Selection, polyphase
-from lps.exact.convolution import Conv2d
+from lps.exact.convolution import Conv2d, MaxPool
 from lps.polyphase import steps
 from lps.resnet import BasicBlock, Bottleneck, Stem
 
@@ -104,7 +104,7 @@ def split_first(network: ResNet) -> None:
 
 
 def filter_densely(network: ResNet) -> None:
-    """Replace every sampling layer of a network by its :class:`FilterDensely`, and its convolutions by torch's own."""
+    """Replace every sampling layer of a network by its :class:`FilterDensely`, and what else is ours by torch's own."""
     for name, layer in list(network.named_modules()):
         if isinstance(layer, Downsample):
             network.set_submodule(name, FilterDensely(layer))
@@ -114,6 +114,8 @@ def filter_densely(network: ResNet) -> None:
             plain = nn.Conv2d(layer.in_channels, layer.out_channels, size, stride, bias=False, **border)
             plain.weight = layer.weight
             network.set_submodule(name, plain)
+        if isinstance(layer, MaxPool):
+            network.set_submodule(name, nn.MaxPool2d(layer.size, 1))
 
 
 class UNet(nn.Module):

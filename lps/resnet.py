@@ -4,7 +4,7 @@ from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
 
-from .exact.convolution import Conv2d, Linear, Padding, pad
+from .exact.convolution import Conv2d, Linear, MaxPool, Padding, pad
 from .exact.cpu import in_one_layout
 from .exact.mean import spatial_mean
 from .exact.ties import Origin
@@ -143,7 +143,7 @@ class ImageNetStem(nn.Module):
             self.samplers.append(sampling.layer(width, antialias=False))
         if sampling is not None:
             self.samplers.append(sampling.layer(width))
-        self.pool = nn.MaxPool2d(3, 2, 1) if sampling is None else nn.MaxPool2d(2, 1)
+        self.pool = nn.MaxPool2d(3, 2, 1) if sampling is None else MaxPool(2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Selection]]:
         # a stride that chooses nothing leaves positions that no phases tell

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import lps
 from lps.exact import cpu, fused
-from lps.exact.convolution import Padding, convolve_circular, pad
+from lps.exact.convolution import MAX_POOL, Padding, convolve_circular, max_pool, pad
 from lps.exact.mean import channel_sum
 from lps.polyphase import keep, mix, place
 
@@ -175,6 +175,18 @@ def test_small_maps_have_the_same_logits_at_every_shift(
         scores = layer(x)[1].scores.sort().values
         for shift in product(*(range(size) for size in space)):
             assert torch.equal(layer(lps.circular_shift(x, shift))[1].scores.sort().values, scores)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_a_maximum_along_each_axis_is_that_of_the_window(dims: int) -> None:
+    x = torch.randint(-3, 4, (2, 3, *(9,) * dims)).double()  # with many equal samples
+    x[0, 0, ..., 4] = torch.nan
+    kernel, dilation = (3, 2, 2)[:dims], (2, 3, 1)[:dims]
+    expected = MAX_POOL[dims](x, kernel, 1, dilation=dilation)
+    torch.testing.assert_close(max_pool(x, kernel, dilation), expected, rtol=0, atol=0, equal_nan=True)
+    leaf = x.nan_to_num().requires_grad_()
+    ways = max_pool(leaf, kernel, dilation), MAX_POOL[dims](leaf, kernel, 1, dilation=dilation)
+    assert torch.equal(*(torch.autograd.grad(y.square().sum(), leaf)[0] for y in ways))
 
 
 @pytest.mark.parametrize("exact", [True, False])

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
-from functools import reduce
 from math import prod
 from string import ascii_uppercase
 from typing import Any, NamedTuple, Self, cast, dataclass_transform
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..exact.convolution import CONVOLVE, Padding, linear_rows, pad
+from ..exact.convolution import CONVOLVE, Padding, linear_rows, max_pool, pad
 from ..exact.cpu import evened, known, runs, widened
 from ..exact.fused import Filtered, moved_and_padded
 from ..exact.mean import exact_mean
@@ -22,7 +21,6 @@ from ..sampling import Downsample
 from ..selection import Selection
 from .report import Conversion
 
-MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
@@ -277,12 +275,8 @@ class Pooling(Layer, Bordered):
             if self.padding == "zeros":
                 ones, _ = self.border.counting().windows(x.new_ones(1, 1, *x.shape[2:]), *windows)
                 y = y / AVG_POOL[dims](ones, self.kernel, 1)
-        elif self.training:
-            y = MAX_POOL[dims](y, self.kernel, 1, dilation=self.dilation)
-        else:  # axis by axis: on a CPU many times as fast
-            for axis, (size, dilation) in enumerate(zip(self.kernel, self.dilation, strict=True), 2):
-                length = y.shape[axis] - dilation * (size - 1)
-                y = reduce(torch.maximum, [y.narrow(axis, dilation * i, length) for i in range(size)])
+        else:
+            y = max_pool(y, self.kernel, self.dilation)
         return crop(y, space)
 
 

@@ -1,6 +1,7 @@
 """Padding and convolution on one, two or three spatial axes."""
 
 from collections.abc import Sequence
+from functools import reduce
 from itertools import product
 from typing import Any, Literal, cast
 
@@ -17,6 +18,7 @@ CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 SPREAD = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
 class _Wrap(torch.autograd.Function):
@@ -130,6 +132,30 @@ def depthwise(x: Tensor, kernel: Tensor, stride: Stride = 1) -> Tensor:
     return CONVOLVE[x.dim() - 2](
         x, kernel.expand(channels, *kernel.shape[1:]), stride=steps(stride, x.dim() - 2), groups=channels
     )
+
+
+def max_pool(x: Tensor, kernel: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    """Largest sample of every window of ``x`` ``(N, C, *space)``, with its size in ``kernel``.
+
+    On a CPU axis by axis, many times as fast as torch's, unless a gradient goes back to one of equal samples.
+    """
+    if x.device.type != "cpu" or (x.requires_grad and torch.is_grad_enabled()):
+        return MAX_POOL[x.dim() - 2](x, tuple(kernel), 1, dilation=tuple(dilation))
+    for axis, (size, step) in enumerate(zip(kernel, dilation, strict=True), 2):
+        length = x.shape[axis] - step * (size - 1)
+        x = reduce(torch.maximum, [x.narrow(axis, step * i, length) for i in range(size)])
+    return x
+
+
+class MaxPool(nn.Module):
+    """:func:`max_pool` of windows of ``size`` samples along both axes: ``(N, C, H, W)``."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return max_pool(x, (self.size,) * 2, (1, 1))
 
 
 def linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -234,40 +234,42 @@ def limit(records: Iterable[Record], name: str, most: float) -> tuple[dict[str, 
 
     A line of a table with the highest ratio, and where it is missed and profiled, words on what is left to save.
     """
-    found, naive = [], name.endswith("-naive")
+    plain, found = name.removesuffix("-naive"), []
+    naive = name != plain
     for record in (record for record in records if name in record["cases"]):
         for order, ratio in _by_order(record, name).items():
             if naive:
                 ratio = {"q1": 1 / ratio["q3"], "median": 1 / ratio["median"], "q3": 1 / ratio["q1"]}
             found.append((ratio["median"], ratio, f"{threads_and_batch(record)}, {order}", record))
-    label = LABELS[name.removesuffix("-naive")]
-    line = {"case": f"{label}, over {LABELS[name]}" if naive else label, "at most": most, "result": "not run"}
+    line = {"case": f"{LABELS[plain]}, over {LABELS[name]}" if naive else LABELS[name], "at most": most}
     if not found:
-        return line, ""
+        return {**line, "result": "not run"}, ""
     ratios = [ratio for _, ratio, *_ in found]
     kept, missed = sum(r["q3"] <= most for r in ratios), sum(r["q1"] > most for r in ratios)
     median, highest, where, _ = max(found, key=lambda entry: entry[0])
     result = "reached" if kept == len(found) else "missed" if missed else "undecided"
     line |= {"highest": spread(highest), "where": where, "within": f"{kept} of {len(found)}", "result": result}
     profiled = [entry for entry in found if name in entry[-1].get("profile", {})]
-    if result != "missed" or naive or not profiled:
+    if result != "missed" or not profiled:
         return line, ""
     median, _, where, record = max(profiled, key=lambda entry: entry[0])
-    return line, _left(record, name, median - most, f"{label}, {where}: {median:.2f} of LPF")
+    over = name if naive else record["cases"][name]["against"]
+    return line, _left(record, plain, over, median - most, f"{LABELS[plain]}, {where}: {median:.2f} of {LABELS[over]}")
 
 
-def _left(record: Record, name: str, beyond: float, words: str) -> str:
-    """What has to be saved, as a share of LPF's time, beside the operators in which more time is spent than in LPF."""
-    ours, lpf = (record["profile"][case]["operators_ms"] for case in (name, record["cases"][name]["against"]))
-    plain = record["profile"][record["cases"][name]["against"]]["ms"]
-    more = {key: ms - lpf.get(key, 0) for key, ms in ours.items()}
-    first = sorted(more, key=more.__getitem__, reverse=True)[:4]
-    spent = ", ".join(f"`{key}` {more[key]:.1f} ms" for key in first)
+def _left(record: Record, name: str, over: str, beyond: float, words: str) -> str:
+    """What has to be saved, as a share of the time of ``over``, beside the operators in which more time is spent."""
     if beyond <= 0:
         return f"{words}, within the limit; other settings are not profiled."
+    ours, theirs = (record["profile"][case] for case in (name, over))
+    more = {key: ms - theirs["operators_ms"].get(key, 0) for key, ms in ours["operators_ms"].items()}
+    first = sorted(more, key=more.__getitem__, reverse=True)[:4]
+    spent = ", ".join(f"`{key}` {more[key]:.1f} ms" for key in first)
+    convolutions = sum(ms for key, ms in ours["operators_ms"].items() if "conv" in key)
     return (
-        f"{words}. Under the profiler, where LPF takes {plain:.0f} ms, it spends more in {spent}. "
-        f"The limit asks for {beyond * plain:.1f} ms less."
+        f"{words}. Under the profiler, where {LABELS[over]} takes {theirs['ms']:.0f} ms, it spends more in {spent}. "
+        f"The limit asks for {beyond * theirs['ms']:.1f} ms less; of its {ours['ms']:.0f} ms convolutions take "
+        f"{convolutions:.0f}."
     )
 
 

@@ -207,6 +207,11 @@ def test_the_limit_of_lpf_is_over_its_naive_arrangement() -> None:
     line, words = benchmarks.limit([record], "lpf-tri-3-naive", 0.93)
     assert line["case"] == "LPF, Tri-3, over LPF, Tri-3, naive" and line["highest"] == "0.80 (0.50, 1.00)"
     assert line["result"] == "undecided" and words == ""
+    record["profile"]["lpf-tri-3-naive"] = {"ms": 100.0, "operators_ms": {"aten::convolution": 80.0}}
+    for case in (record["cases"]["lpf-tri-3-naive"], record["cases"]["lpf-tri-3-naive"]["in_a_row"]):
+        case["cpu_ratio"] = dict.fromkeys(("q1", "median", "q3"), 1.0)
+    line, words = benchmarks.limit([record], "lpf-tri-3-naive", 0.93)
+    assert line["result"] == "missed" and "LPF, Tri-3, naive takes 100 ms" in words and "asks for 7.0 ms less" in words
 
 
 # The shipped records -----------------------------------------------------------------------------------
