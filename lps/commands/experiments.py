@@ -151,18 +151,21 @@ def evaluate_main(options: argparse.Namespace) -> int:
 
 
 def ship_main(options: argparse.Namespace) -> int:
-    """Copy the records of a profile to the shipped ones; a shipped record is never replaced."""
+    """Copy the records of a profile, and of studies of its networks, to the shipped ones; none is ever replaced."""
+    from ..studies.trained import STUDIES, read_study
+
     shipped = 0
-    for row in ROWS:
-        for path in sorted((options.results / row.name).glob(f"{options.profile}-seed*.json")):
-            target = SHIPPED / row.name / path.name
-            if target.exists():
-                continue
-            read_record(path)  # what is shipped is a record
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, target)
-            shipped += 1
-            print(f"shipped {row.name}/{path.stem}")
+    for folder, read in (("", read_record), *((kind, read_study) for kind in STUDIES)):
+        for row in ROWS:
+            for path in sorted((options.results / folder / row.name).glob(f"{options.profile}-seed*.json")):
+                target = SHIPPED / folder / row.name / path.name
+                if target.exists():
+                    continue
+                read(path)  # what is shipped is a record
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, target)
+                shipped += 1
+                print(f"shipped {target.relative_to(SHIPPED).with_suffix('')}")
     print(f"{shipped} records of profile {options.profile} shipped from {options.results}")
     return 0
 
@@ -171,7 +174,7 @@ def study_arguments(parser: argparse.ArgumentParser) -> None:
     from ..studies.trained import IMAGES
 
     of_lps = {"nargs": "*", "default": ["table1/lps*"], "help": "default: table1/lps*"}
-    add("row", "--profile", "--seed", "--seeds", "--threads", "--data-root", "--results", row=of_lps)(parser)
+    add("row", "--profile", "--set", "--seed", "--seeds", "--threads", "--data-root", "--results", row=of_lps)(parser)
     images = "test images for shifts and margins; default: 1000"
     parser.add_argument("--images", type=count, default=IMAGES, help=images)
 
@@ -183,7 +186,7 @@ def study_main(options: argparse.Namespace) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     data, seeds = DataCache(options.data_root), range(options.seed, options.seed + options.seeds)
-    runs = plan(options.row, options.profile, seeds, {}, options.results, data)
+    runs = plan(options.row, options.profile, seeds, parse_changes(options.set), options.results, data)
     if others := [run.experiment.name for run in runs if run.experiment.task != "images"]:
         raise ValueError(f"studies are of the networks of Table 1, whose images are shifted whole; given: {others}")
     for run in runs:

@@ -5,16 +5,21 @@ that loses its choice), labels under shifts of each size, and how far choices ar
 a study measures stands in its notebook, in the cells tagged ``study``.
 """
 
+import shlex
 import time
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 
 from ..data import Split
 from ..experiments.evaluate import exact_convolutions, in_percent
+from ..experiments.profiles import changed, load_profile
 from ..experiments.records import determinism, made_with, read_record, write_json
+from ..experiments.rows import matching
 from ..experiments.run import PACKAGES
 from ..experiments.schema import COUNT, REAL, Shape, conform
 from ..experiments.training import Trained
@@ -102,6 +107,7 @@ def study(trained: Trained, kind: str = "section53", images: int = IMAGES) -> di
         found = measures(of.notebook)[f"study_{kind}"](network, test, device)
     settings = experiment.as_dict()
     this = f"{experiment.name} --profile {experiment.profile} --seed {run.seed} --images {images}"
+    this += "".join(f" --set {shlex.quote(f'{name}={value}')}" for name, value in experiment.changes.items())
     content = {
         **found,
         "experiment": experiment.name,
@@ -129,6 +135,15 @@ def read_study(path: Path) -> dict[str, Any]:
     return {**record, "id": f"{kind}/{record['id']}"}
 
 
-def read(*folders: Path, kind: str = "section53") -> list[dict[str, Any]]:
-    """The records of all studies of a kind below the folders."""
-    return [read_study(path) for folder in folders for path in sorted((folder / kind).glob("table*/*/*.json"))]
+def read(
+    *folders: Path, kind: str = "section53", changes: Mapping[str, str] = MappingProxyType({})
+) -> list[dict[str, Any]]:
+    """The records of all studies of a kind below the folders, of networks that were trained with these ``changes`` to
+    their profile and no others."""
+    paths = (path for folder in folders for path in sorted((folder / kind).glob("table*/*/*.json")))
+    return [record for record in map(read_study, paths) if not _otherwise(record, changes)]
+
+
+def _otherwise(record: Mapping[str, Any], changes: Mapping[str, str]) -> list[str]:
+    (row,) = matching([record["experiment"]])
+    return changed(record, load_profile(record["profile"]).row(row).override(changes))

@@ -14,7 +14,7 @@ from lps.experiments.rows import matching
 from lps.experiments.run import DataCache, plan
 from lps.experiments.training import Trained, train
 from lps.report import section53
-from lps.studies.trained import measures, study
+from lps.studies.trained import measures, read, study
 
 measure = SimpleNamespace(**measures("section53"), components=measures("figure4")["components"])
 
@@ -158,3 +158,15 @@ def test_a_trained_network_is_studied_once(tmp_path: Path) -> None:
     made = tmp_path / "section53" / "table1" / "lps" / f"{run.id}.json"
     stamp = made.stat().st_mtime_ns
     assert study(trained) == record and made.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.slow
+def test_a_study_of_a_changed_network_stands_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"model.choice": "convex"}
+    (trained,) = train("table1/lps", profile="smoke", changes=changes, results=tmp_path / "mine")
+    record = study(trained)
+    assert record["command"].endswith("--set model.choice=convex")
+    monkeypatch.setattr("lps.commands.experiments.SHIPPED", tmp_path / "shipped")
+    assert main(["ship", "--profile", "smoke", "--results", str(tmp_path / "mine")]) == 0
+    assert read(tmp_path / "shipped") == []
+    assert read(tmp_path / "shipped", changes=changes) == [record]
