@@ -168,6 +168,7 @@ REFUSED: dict[str, tuple[Function, str]] = {
         r"reads \(64, 4\), positions first, as a map \(4, 8, 8\), channels first, without a transpose",
     ),
     "windows": (lambda x: x.unflatten(2, (2, -1)).mean((2, 3, 4)), "its code holds a size, 2 where images have"),
+    "maxima": (lambda x: F.adaptive_max_pool2d(x, (4, 1)).amax((2, 3)), "stay where they are under a shift$"),
     "embedding": (lambda x: (x.flatten(2) + torch.linspace(0, 1, 64)).mean(2), "has values of its own at each"),
     "matrix": (lambda x: (x.flatten(2) @ x.new_ones(64, 2)).flatten(1)[:, :8], "has values of its own at each"),
     "crossed": (lambda x: (x + x.transpose(2, 3)).mean((2, 3)), "on different axes meet"),
@@ -294,6 +295,34 @@ def test_decoders_undo_strides_that_differ_by_axis(mode: str) -> None:
     layers = [nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, (1, 2), 1), nn.ReLU(), up]
     layers += [nn.ReLU(), nn.ConvTranspose2d(8, 2, 4, 2, 1)]
     assert_exact(nn.Sequential(*layers), images(2, 3, 16, 24), factor=1, example=SMALL)
+
+
+class Experts(nn.Module):
+    """CondConv: a convolution whose weights each image mixes, with the images side by side as channels."""
+
+    def __init__(self, groups: int = 1) -> None:
+        super().__init__()
+        self.groups = groups
+        self.route, self.weight = nn.Linear(8, 4), nn.Parameter(torch.randn(4, 8 * (8 // groups) * 9) / 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        count, channels, height, width = x.shape
+        weight = (self.route(x.mean((2, 3))).sigmoid() @ self.weight).view(count * 8, -1, 3, 3)
+        joined = x.reshape(1, count * channels, height, width)
+        y = F.conv2d(joined, weight, stride=2, padding=1, groups=count * self.groups)
+        return y.permute(1, 0, 2, 3).view(count, 8, *y.shape[2:])
+
+
+@pytest.mark.parametrize("placement", ["behind", "before"])
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_weights_may_be_those_of_each_image(groups: int, placement: Any) -> None:
+    network = strided(Experts(groups), Do(lambda x: x.relu().mean((2, 3))))
+    x = images(2, 3, 32, 48)
+    converted = assert_exact(network, x, example=SMALL, placement=placement)
+    moved = torch.cat([x[:1], x[:1].roll((3, 5), (2, 3)), x[1:], x[1:].roll((6, 1), (2, 3))])
+    with torch.no_grad():
+        y = converted(moved)
+    assert torch.equal(y[0], y[1]) and torch.equal(y[2], y[3]) and not torch.equal(y[0], y[2])
 
 
 def test_columns_are_read_one_by_one() -> None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lps
-from lps.convert.layers import Pooling
+from lps.convert.check import drawn
+from lps.convert.layers import Pooling, Reduction
 from lps.polyphase import Stride, phases
 from lps.selection import Selection
 
@@ -537,9 +538,27 @@ def test_any_type_is_compared(dtype: torch.dtype) -> None:
     lps.convert(built(lambda: between(nn.MaxPool2d(3, 2, 1), low=True)).to(dtype), example=images(1).to(dtype))
 
 
-def test_code_that_insists_on_single_precision_is_compared_in_it() -> None:
-    net = built(lambda: Net(lambda net, x: net.head(net.down(net.a(x.float())))))
-    assert lps.conversion_report(lps.convert(net, "aps", example=images(1))).compared == (16, 24)
+def test_code_that_insists_on_single_precision_is_compared_in_double(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rounding is no difference, and hides none that is far smaller."""
+
+    def response_norm(net: Any, x: Tensor) -> Tensor:
+        y = net.a(x.float())
+        return net.head(net.down(y * y.square().float().mean((2, 3), keepdim=True).add(1e-5).rsqrt().to(y.dtype)))
+
+    net = built(lambda: Net(response_norm))
+    report = lps.conversion_report(lps.convert(net, "aps", example=images(1)))
+    assert report.compared == (16, 24) and not report.notes
+    forward = Reduction.forward
+    monkeypatch.setattr(Reduction, "forward", lambda self, x: forward(self, x) * (1 + 1e-8))
+    with pytest.raises(lps.ConvertError, match="differs from the original's by"):
+        lps.convert(net, "aps", example=images(1))
+
+
+def test_norms_that_have_seen_nothing_do_not_let_other_images_grow() -> None:
+    blocks = (nn.Sequential(nn.Conv2d(32, 32, 1), nn.ReLU(), nn.BatchNorm2d(32)) for _ in range(80))
+    network = drawn(built(lambda: nn.Sequential(nn.Conv2d(3, 32, 3), *blocks)), images(1))
+    with torch.no_grad():
+        assert network(images(3)).abs().max() < 1e3  # and 5e18 where channels may be nearly constant
 
 
 def test_code_that_asks_for_the_type_is_compared_in_its_own() -> None:

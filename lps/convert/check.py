@@ -22,6 +22,9 @@ from .writes import refuse
 
 Size = tuple[int, ...]
 
+CONSTANT = 0.1
+"""Below this part of the mean variance of a map's channels, one is nearly constant."""
+
 
 class _FirstPhase(fx.Interpreter):
     """A planned network that keeps phase 0 everywhere, on images of a size."""
@@ -193,7 +196,8 @@ def drawn(network: nn.Module, images: Tensor, signs: bool = False) -> nn.Module:
     """A copy on the CPU in the type of ``images`` in which no untrained weight hides a branch, for evaluation.
 
     Weights that are all alike, as those of a zero-initialised branch, are drawn, with both ``signs`` or above zero, and
-    batch norms that have seen nothing get the statistics of ``images``.
+    batch norms that have seen nothing get the statistics of ``images``, in which no channel is nearly constant: dozens
+    of norms that make up for that, one behind the other, would let other images grow beyond all numbers.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -207,12 +211,15 @@ def drawn(network: nn.Module, images: Tensor, signs: bool = False) -> nn.Module:
         return x if isinstance(x, nn.Parameter) else x.clone()
 
     network = _copied(network, made)
+    norms = [norm for norm in network.modules() if isinstance(norm, _BatchNorm) and norm.running_mean is not None]
+    unseen = [norm for norm in norms if _alike(cast(Tensor, norm.running_mean))]
     with torch.no_grad():
-        for norm in network.modules():
-            if isinstance(norm, _BatchNorm) and norm.running_mean is not None and _alike(norm.running_mean):
-                norm.train()
-                norm.momentum = 1.0
+        for norm in unseen:
+            norm.train().momentum = 1.0
         network(torch.cat([images, images.flip(-1)]))
+        for norm in unseen:
+            variance = cast(Tensor, norm.running_var)
+            variance.clamp_(min=CONSTANT * variance.mean())
     return network.eval()
 
 

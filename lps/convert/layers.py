@@ -196,17 +196,34 @@ class Bordered(nn.Module):
     border = Border()
 
 
+def together(x: Tensor) -> Tensor:
+    """Maps ``(N, C, *space)`` as channels of one map."""
+    return x.flatten(0, 1)[None]
+
+
+def apart(x: Tensor, channels: int) -> Tensor:
+    """One map as many of so many ``channels``."""
+    return x.unflatten(1, (-1, channels))[0]
+
+
 class Convolution(Weighted, Bordered):
-    """A convolution of the original at every position; behind an :class:`Align` it has the ``stride`` that it had."""
+    """A convolution of the original at every position; behind an :class:`Align` it has the ``stride`` that it had.
+
+    Where it is ``individual`` each image has weights of its own: ``(N * O, C / groups, *size)``.
+    """
 
     dilation: tuple[int, ...]
     groups: int
     padding: Padding
     border: Border
+    individual: bool = False
 
     def compute(self, x: Tensor, weight: Any, bias: Tensor | None, stride: Stride = 1, padded: bool = False) -> Tensor:
         padded = padded and self.padding == "circular"
-        return convolve(x, weight, bias, self.border, self.dilation, self.groups, self.padding, stride, padded)
+        count = len(x) if self.individual else 1
+        x, groups = together(x) if self.individual else x, self.groups * count
+        y = convolve(x, weight, bias, self.border, self.dilation, groups, self.padding, stride, padded)
+        return apart(y, weight.shape[0] // count) if self.individual else y
 
 
 class TransposedConvolution(Convolution):

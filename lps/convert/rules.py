@@ -24,7 +24,7 @@ from .layers import ORDERLESS, SUMS, Border, Pad
 from .plan import Call, Memory, Plan, Rule, follow, makes_object, unpacked
 from .pointwise import Elementwise, Pointwise
 from .report import ConvertError
-from .trace import called, kind_of, rounds_by_place
+from .trace import MANY, called, kind_of, rounds_by_place
 from .writes import known, refuse
 
 REMEDY = 'convert(..., head="pool") replaces it by global pooling and sums the weights over the positions'
@@ -66,12 +66,33 @@ def convolution(call: Call) -> Map | None:
         before, after = tuple(r // 2 for r in reach), tuple(r - r // 2 for r in reach)
     else:
         before = after = _each(0 if padding == "valid" else padding, dims)
-    mode = given.get("padding_mode", "zeros")
+    mode, groups = given.get("padding_mode", "zeros"), given.get("groups", 1)
     pad = Pad(before, after, "constant" if mode == "zeros" else mode)
     border, out = _window(call, {*kernel}, _each(given.get("stride", 1), dims), pad, blurs)
     if max(kernel) > 1:
         call.plan.padded.append(call.name)
-    call.swap(layers.Convolution(call.layer, dilation, given.get("groups", 1), call.plan.padding, border), *operands)
+    individual = isinstance(next(iter(call.operands("groups")), None), fx.Node)
+    if individual:
+        groups, out = groups // MANY, _apart(call, out)
+    call.swap(layers.Convolution(call.layer, dilation, groups, call.plan.padding, border, individual), *operands)
+    return out
+
+
+def _apart(call: Call, out: Map) -> Map:
+    """Take images apart that stand side by side as channels, each with groups of its own, and put them together again
+    behind the call."""
+    plan, node, (one, channels) = call.plan, call.node, call.x.shape[:2]
+    if one > 1 or channels % MANY or call.given["groups"] % MANY:
+        call.refuse("its number of groups depends on that of the images, which are not all of its channels")
+    with plan.graph.inserting_before(node):
+        each = plan.graph.call_function(layers.apart, (call.source, channels // MANY))
+    with plan.graph.inserting_after(node):
+        joined = plan.graph.call_function(layers.together, (node,))
+    node.replace_all_uses_with(joined, delete_user_cb=lambda user: user is not joined)
+    joined.meta["value"], plan.places[joined] = node.meta["value"], out
+    each.meta["value"], plan.places[each] = layers.apart(call.x, channels // MANY), call.place
+    node.meta["value"] = layers.apart(node.meta["value"], node.meta["value"].shape[1] // MANY)
+    node.replace_input_with(call.source, each)
     return out
 
 
@@ -296,7 +317,8 @@ def adaptive_pooling(call: Call) -> Map | None:
         call.pass_by()
         return None
     if largest or not call.plan.pool_head:
-        call.refuse(f"it pools to {size} windows whose borders stay where they are under a shift; {REMEDY}")
+        reason = f"it pools to {size} windows whose borders stay where they are under a shift"
+        call.refuse(reason if largest else f"{reason}; {REMEDY}")
     call.swap(nn.Identity())
     call.plan.otherwise[call.name] = cast(nn.Module, call.layer)
     return call.place
