@@ -157,14 +157,14 @@ def _consistent(made: pd.DataFrame) -> Answer:
     return Answer(question, "seen", f"{_counted(lines)}: none differs.{rest}", _runs(lines), page)
 
 
-def best(found: Sequence[Effect]) -> Effect:
-    """Of the same effect at several scales, the largest first: the first over enough seeds, else over the most."""
-    return max(found, key=lambda effect: min(effect.n, MIN_SEEDS))
+def by_seeds(found: Sequence[Effect]) -> list[Effect]:
+    """The same effect at several scales, which come largest first: over enough seeds, then over fewer."""
+    return sorted(found, key=lambda effect: -min(effect.n, MIN_SEEDS))
 
 
 def _told(found: Sequence[Effect]) -> str:
-    """Effects in words, with their profiles where there are several."""
-    return ", ".join(f"{effect}" + (f" in {effect.profile}" if len(found) > 1 else "") for effect in found)
+    """Effects in words, the one that is judged first, with their profiles where there are several."""
+    return "; ".join(f"{effect}" + f" in {effect.profile}" * (len(found) > 1) for effect in by_seeds(found))
 
 
 def _joined(scales: Iterable[str]) -> str:
@@ -181,8 +181,9 @@ def _joined(scales: Iterable[str]) -> str:
 def _compared(question: str, found: Sequence[Effect], page: str) -> Answer:
     if not found:
         return Answer(question, "not tested", "No pair of runs on real images is recorded.", "", page)
-    most, scale = best(found), _joined(effect.scale for effect in found)
-    return Answer(question, most.outcome, f"Points of accuracy, mean over filters: {_told(found)}.", scale, page)
+    scale = _joined(effect.scale for effect in found)
+    text = f"Accuracy of LPS less that of APS, mean over filters: {_told(found)}."
+    return Answer(question, by_seeds(found)[0].outcome, text, scale, page)
 
 
 def _price(known: Mapping[str, Sequence[Effect]]) -> Answer:
@@ -191,11 +192,11 @@ def _price(known: Mapping[str, Sequence[Effect]]) -> Answer:
     every = [effect for of in found.values() for effect in of]
     if not every:
         return Answer(question, "not tested", "No pair of runs on real images is recorded.", "", page)
-    judged: set[Outcome] = {best(of).outcome for of in found.values() if of}
-    outcome: Outcome = judged.pop() if len(judged) == 1 else "not settled"
-    words = "; ".join(f"{name}, {best(of).outcome}: {_told(of)}" for name, of in found.items() if of)
-    scale = _joined(effect.scale for effect in every)
-    return Answer(question, outcome, f"Points gained over rows that keep phase 0: {words}.", scale, page)
+    judged: dict[str, Outcome] = {name: by_seeds(of)[0].outcome for name, of in found.items() if of}
+    outcome: Outcome = next(iter(judged.values())) if len(set(judged.values())) == 1 else "not settled"
+    words = ". ".join(f"{name} ({outcome}): {_told(found[name])}" for name, outcome in judged.items())
+    text = f"Accuracy less that of the rows that keep phase 0, mean over filters. {words}."
+    return Answer(question, outcome, text, _joined(effect.scale for effect in every), page)
 
 
 def _learned(studied: Sequence[Record], controls: Sequence[Record]) -> Answer:
@@ -223,7 +224,11 @@ def _learned(studied: Sequence[Record], controls: Sequence[Record]) -> Answer:
 RANDOM = "acc, random phase"
 
 
-SEGMENTATION = ("lpd-only-over-ddac", "aps-over-ddac", "lps-over-lpf-miou")
+SEGMENTATION = {
+    "lpd-only-over-ddac": "mASCC of LPD only less that of DDAC",
+    "aps-over-ddac": "mASCC of APS less that of DDAC",
+    "lps-over-lpf-miou": "mIoU of LPS less that of LPF",
+}
 
 
 def _segmentation(made: pd.DataFrame, known: Mapping[str, Sequence[Effect]]) -> Answer:
@@ -238,7 +243,7 @@ def _segmentation(made: pd.DataFrame, known: Mapping[str, Sequence[Effect]]) -> 
     )
     text = f"{lines['run'].nunique()} networks with LPD and LPU: {kept}."
     if against := [e for key in SEGMENTATION for e in known.get(key, []) if e.outcome == "the other way round"]:
-        words = "; ".join(f"{e.statement.rstrip('.')}: {e}" for e in against)
+        words = "; ".join(f"{SEGMENTATION[e.id]}, {e}" for e in against)
         text += f" The other way round than in the paper: {words}."
     return Answer(question, "seen" if agree == total else "the other way round", text, _runs(lines), page)
 

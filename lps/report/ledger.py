@@ -320,7 +320,7 @@ def _effect(item: Mapping[str, Any], found: Sequence[answers.Effect]) -> Entry:
     entry = Entry.of(item, "ordering", rule=rule, command=command(f"{item['compare'][0]['table']}/*"))
     if not found:
         return entry
-    most = answers.best(found)
+    most = answers.by_seeds(found)[0]
     return replace(
         entry,
         paper=f"{most.paper:+.2f}",

@@ -124,11 +124,10 @@ SETTINGS = {
     "notebooks/finetune": {"0.02"},
     "notebooks/play": {"80"},
     "notebooks/statistics": {"95", "80"},
-    "notebooks/table2": {"1.28"},
     "notebooks/table4": {"1.25"},
     "notebooks/tau": {"85"},
 }
-"""Numbers on a page that are no results: versions, settings, tolerances, the size of ImageNet in millions."""
+"""Numbers on a page that are no results: versions, settings, tolerances."""
 
 
 def typed(page: str, text: str) -> Iterator[str]:
