@@ -29,44 +29,30 @@ STRIDED, BY_CONTENT = figures.COLORS["Baseline"], figures.COLORS["LPS"]
 
 
 def hero() -> Figure:
-    """What striding and what LPS keep of a picture and of its shifted copy, with a close-up of one window."""
-    corner, size = (15, 11), 12  # of the window
+    """A picture and its shifted copy, and of a window that moves along the pixels that striding and LPS keep."""
+    (top, left), size = (15, 11), 12  # of the window
     x = figures.picture()
-    images = {"a picture": (x, 0), "shifted by 1 column": (circular_shift(x, (0, 1)), 1)}
     methods = {
-        "Baseline": ("Stride 2: other pixels are kept", Downsample()),
-        "LPS": ("LPS: the same pixels are kept", Downsample(figures.fitted_selection()).eval()),
+        "stride 2 keeps": ("Baseline", Downsample()),
+        "LPS keeps": ("LPS", Downsample(figures.fitted_selection()).eval()),
     }
-    fig = plt.figure(figsize=(10, 4.7))
-    grid = fig.add_gridspec(2, 7, width_ratios=(1, 0.12, 1, 1, 0.12, 1, 1))
-    for row, (words, (image, moved)) in enumerate(images.items()):
-        top, left = corner[0], corner[1] + moved
-        whole = fig.add_subplot(grid[row, 0])
+    fig, axes = plt.subplots(2, 3, figsize=(WIDTH, 3.4))
+    for moved, (whole, *close_ups) in enumerate(axes):
+        image = circular_shift(x, (0, moved))
         figures.show(whole, image)
-        window = Rectangle((left - 0.5, top - 0.5), size, size, fill=False, edgecolor=figures.INK, linewidth=1.4)
-        whole.add_patch(window)
-        label(whole, words, row)
-        for column, (method, (_, layer)) in zip((2, 5), methods.items(), strict=True):
-            y, chosen = layer(image)
+        edges = left + moved - 0.5, top - 0.5
+        whole.add_patch(Rectangle(edges, size, size, fill=False, edgecolor=figures.INK, linewidth=1.4))
+        whole.set_ylabel("shifted by one" if moved else "a picture", color=figures.INK)
+        for ax, (words, (method, layer)) in zip(close_ups, methods.items(), strict=True):
+            _, chosen = layer(image)
             down, across = offsets(2, 2)[0 if chosen is None else int(chosen.phase)]
             kept = image + 0.86 * (0.5 - image)  # faded to white
             kept[..., down::2, across::2] = image[..., down::2, across::2]
-            close_up, output = (fig.add_subplot(grid[row, column + c]) for c in range(2))
-            figures.show(close_up, kept[..., top : top + size, left : left + size], figures.COLORS[method], 1.6)
-            figures.show(output, y, figures.COLORS[method], 2.6)
-            if row == 1:
-                label(close_up, "what is kept", row)
-                label(output, "the result", row)
-    for column, (method, (words, _)) in zip((2, 5), methods.items(), strict=True):
-        head = fig.add_subplot(grid[0, column : column + 2])
-        head.set_axis_off()
-        head.set_title(words, color=figures.COLORS[method], weight="bold", fontsize=11)
+            window = kept[..., top : top + size, left + moved : left + moved + size]
+            figures.show(ax, window, figures.COLORS[method], 2.2)
+            if not moved:
+                ax.set_title(words, color=figures.COLORS[method], weight="bold")
     return fig
-
-
-def label(ax: Axes, words: str, row: int) -> None:
-    """Above the first row, below the second."""
-    (ax.set_xlabel if row else ax.set_title)(words, color=figures.INK)
 
 
 # What diagrams are made of --------------------------------------------------------------------------------
