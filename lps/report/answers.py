@@ -163,8 +163,10 @@ def by_seeds(found: Sequence[Effect]) -> list[Effect]:
 
 
 def _told(found: Sequence[Effect]) -> str:
-    """Effects in words, the one that is judged first, with their profiles where there are several."""
-    return "; ".join(f"{effect}" + f" in {effect.profile}" * (len(found) > 1) for effect in by_seeds(found))
+    """The effect that is judged in words, and briefly those of other profiles."""
+    judged, *others = by_seeds(found)
+    rest = ", ".join(f"{e.interval.value:+.2f} in {e.profile} (n = {e.n})" for e in others)
+    return f"{judged} in {judged.profile}; elsewhere {rest}" if rest else f"{judged}"
 
 
 def _joined(scales: Iterable[str]) -> str:

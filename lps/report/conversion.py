@@ -126,5 +126,5 @@ def price(records: Iterable[Record], placement: str) -> str:
     if not networks:
         return "a factor that has not been measured in this checkout"
     times = [ratios[f"aps-none {placement}"]["median"] for ratios in networks.values()]
-    spread_of = f"{min(times):.1f} to {max(times):.1f}"
-    return f"{median(times):.1f} times the time in the median of {len(times)} networks with APS, {spread_of}"
+    spread = f"{min(times):.1f} to {max(times):.1f}"
+    return f"{median(times):.1f} times the original's with APS, the median of {len(times)} networks ({spread})"
