@@ -647,7 +647,11 @@ REFUSED: dict[str, tuple[Network, str]] = {
         ),
         r"^conv_transpose2d: an upsampling by 3 undoes no stride",
     ),
-    "windows": (lambda: plain(nn.AdaptiveAvgPool2d(4)), r"^1: it pools to \(4, 4\) windows"),
+    "windows": (
+        lambda: nn.Sequential(unit(3, 8, stride=2), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 5)),
+        r"^1: it pools to \(4, 4\) windows",
+    ),
+    "strips": (lambda: plain(nn.AdaptiveAvgPool2d((4, 1))), r"^1: it pools to \(4, 1\) windows, and along one axis"),
     "factor": (
         lambda: nn.Sequential(unit(3, 8, stride=2), nn.Upsample(scale_factor=4), nn.Conv2d(8, 8, 3, 2, 1)),
         r"^2: it samples a map that is finer than the images",

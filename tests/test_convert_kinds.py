@@ -16,6 +16,7 @@ import lps
 from lps.convert.grids import as_images
 from lps.convert.plan import follow, unpacked
 from lps.exact.sums import EXACT, exact_einsum, softmax
+from lps.selection import Selection
 from lps.watch import tensors
 
 Function = Callable[[Any], Any]
@@ -168,7 +169,7 @@ REFUSED: dict[str, tuple[Function, str]] = {
         r"reads \(64, 4\), positions first, as a map \(4, 8, 8\), channels first, without a transpose",
     ),
     "windows": (lambda x: x.unflatten(2, (2, -1)).mean((2, 3, 4)), "its code holds a size, 2 where images have"),
-    "maxima": (lambda x: F.adaptive_max_pool2d(x, (4, 1)).amax((2, 3)), "stay where they are under a shift$"),
+    "maxima": (lambda x: F.adaptive_max_pool2d(x[:, :2], 2).flatten(1), "stay where they are under a shift$"),
     "embedding": (lambda x: (x.flatten(2) + torch.linspace(0, 1, 64)).mean(2), "has values of its own at each"),
     "matrix": (lambda x: (x.flatten(2) @ x.new_ones(64, 2)).flatten(1)[:, :8], "has values of its own at each"),
     "crossed": (lambda x: (x + x.transpose(2, 3)).mean((2, 3)), "on different axes meet"),
@@ -736,3 +737,103 @@ def test_attention_under_a_mask_is_refused() -> None:
     causal = Attends(nn.Linear(8, 24), lambda a, x: F.scaled_dot_product_attention(x, x, x, is_causal=True))
     with pytest.raises(lps.ConvertError, match="attends under a mask"):
         lps.convert(causal, "aps", example=SMALL)
+
+
+class PoolingPyramid(nn.Module):
+    """Pyramid pooling, as PSPNet and UPerNet have it."""
+
+    def __init__(self, bins: tuple[int, ...], aligned: bool, largest: bool = False) -> None:
+        super().__init__()
+        self.aligned, kind = aligned, nn.AdaptiveMaxPool2d if largest else nn.AdaptiveAvgPool2d
+        self.blocks = nn.ModuleList(nn.Sequential(kind(n), nn.Conv2d(8, 4, 1), nn.ReLU()) for n in bins)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [
+            F.interpolate(block(x), size=x.shape[2:], mode="bilinear", align_corners=self.aligned)
+            for block in self.blocks
+        ]
+        return torch.cat([x, *parts], 1)
+
+
+def segmenter(pyramid: nn.Module, channels: int) -> nn.Module:
+    torch.manual_seed(0)
+    down = [nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU()]
+    up = nn.Upsample(scale_factor=4, mode="bilinear")
+    return nn.Sequential(*down, pyramid, nn.Conv2d(channels, 5, 3, 1, 1), up).eval()
+
+
+@pytest.mark.parametrize("method", ["aps", "lps"])
+@pytest.mark.parametrize(("aligned", "largest"), [(True, False), (False, True)])
+def test_a_pyramid_of_windows_follows_shifts_at_every_size(aligned: bool, largest: bool, method: Any) -> None:
+    original = segmenter(PoolingPyramid((1, 2, 3), aligned, largest), 20)
+    converted = assert_exact(original, images(2, 3, 24, 48), 1, method=method, antialias="tri-3")
+    report = lps.conversion_report(converted)
+    assert report.stride == 24 and "(3, 3) windows, whose size follows that of the images" in str(report)
+    with pytest.raises(ValueError, match="multiples of 24"):
+        converted(images(1, 3, 28, 24))
+
+
+def plain(network: nn.Module, x: Tensor) -> Tensor:
+    """With phase 0 everywhere."""
+
+    class First(nn.Module):
+        stride = (2, 2)
+
+        def forward(self, x: Tensor, *_: Any) -> Selection:
+            z = x.new_zeros(len(x), self.stride[0] * self.stride[1])
+            z[:, 0] = 1
+            return Selection(z, z, z.argmax(1))
+
+    for module in network.modules():
+        if isinstance(module, lps.Downsample) and module.select is not None:
+            module.select = First()
+    return network(x)
+
+
+@pytest.mark.parametrize("size", [(24, 24), (48, 24), (72, 120)])
+def test_windows_are_those_of_the_original_at_every_size(size: tuple[int, int]) -> None:
+    """Means of windows of a map that was not moved, at sizes that conversion did not see."""
+    original = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d((3, 2)), nn.Conv2d(8, 4, 1)).eval()
+    converted = lps.convert(original, "aps", example=torch.zeros(1, 3, 12, 12)).eval()
+    x = images(2, 3, *size)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(converted, x), original(x))
+
+
+def test_an_example_is_found_that_the_windows_divide_and_one_that_is_given_is_refused() -> None:
+    network = segmenter(PoolingPyramid((5, 6), False), 16)
+    assert lps.conversion_report(lps.convert(network, "aps")).stride == 120
+    with pytest.raises(lps.ConvertError, match=r"4.blocks.0.0: it pools a map .* to \(5, 5\) windows of several"):
+        lps.convert(network, "aps", example=torch.zeros(1, 3, 64, 64))
+
+
+def test_pooling_to_the_size_of_another_map_is_a_stride() -> None:
+    def forward(x: Tensor) -> Tensor:
+        coarse = F.max_pool2d(x, 2)
+        return F.adaptive_avg_pool2d(x, (coarse.shape[2], coarse.shape[3])) + coarse
+
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    converted = assert_exact(strided(Do(forward), pool), images(2, 3, 24, 40), example=torch.zeros(1, 3, 32, 32))
+    assert [stride.stride for stride in lps.conversion_report(converted).strides] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("between", [[], [nn.Dropout(), nn.ReLU()]])
+def test_windows_in_front_of_a_linear_layer_stay_refused(between: list[nn.Module]) -> None:
+    network = strided(nn.AdaptiveAvgPool2d(4), *between, nn.Flatten(), *between, features=128)
+    with pytest.raises(lps.ConvertError, match=r'3: it pools to \(4, 4\) windows .* head="pool"'):
+        lps.convert(network, "aps", example=torch.zeros(1, 3, 32, 32))
+    assert_exact(network, images(2, 3, 24, 40), head="pool", example=torch.zeros(1, 3, 32, 32))
+
+
+def test_windows_go_back_only_to_a_size_that_follows_the_images() -> None:
+    up = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Upsample(scale_factor=4))
+    with pytest.raises(lps.ConvertError, match="it enlarges by a fixed factor, or to a fixed size"):
+        lps.convert(segmenter(up, 8), "aps", example=torch.zeros(1, 3, 32, 32))
+
+
+def test_windows_meet_no_stride_by_chance() -> None:
+    def forward(x: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(x, 4) + F.max_pool2d(x, 2)
+
+    with pytest.raises(lps.ConvertError, match="windows whose size follows that of the images meet a stride"):
+        lps.convert(segmenter(Do(forward), 8), "aps", example=torch.zeros(1, 3, 32, 32))

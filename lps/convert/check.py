@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from itertools import product
 from math import prod
 from typing import Any, Literal, NamedTuple, cast
@@ -14,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..polyphase import Stride, components, steps
 from ..verify import verify
 from ..watch import tensors
-from .grids import Map, total
+from .grids import Map, Step, space
 from .layers import Spaced
 from .plan import Plan
 from .report import ConvertError
@@ -30,14 +31,17 @@ class _FirstPhase(fx.Interpreter):
     """A planned network that keeps phase 0 everywhere, on images of a size."""
 
     def __init__(self, plan: Plan, size: Size) -> None:
-        super().__init__(_copied(plan.network, lambda x: x.to("meta")), graph=plan.graph)
+        super().__init__(_copied(plan.network, lambda x: x.to("meta")), garbage_collect_values=False, graph=plan.graph)
         self.plan, self.size, self.extra_traceback = plan, size, False
-        self.strides = {step.node: step.stride for step in plan.steps if not step.aligned}
+        self.steps = {step.node: step for step in plan.steps if not step.aligned}
+
+    def stride(self, step: Step) -> Sequence[int]:
+        return step.stride if step.now is None else cast(Sequence[int], self.env[step.now])
 
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
         args, kwargs = super().fetch_args_kwargs_from_env(n)
         for step in self.plan.raised[n] if n in self.plan.raised and n not in self.plan.shuffled else ():
-            args = (Spaced([int(max(s, 1 / s)) for s in step.stride])(args[0]), *args[1:])
+            args = (Spaced([int(max(s, 1 / s)) for s in self.stride(step)])(args[0]), *args[1:])
         return args, kwargs
 
     def run_node(self, n: fx.Node) -> Any:
@@ -45,13 +49,13 @@ class _FirstPhase(fx.Interpreter):
             out = super().run_node(n)
         except Exception as error:
             refuse(n, f"on larger images, in a larger batch, it fails: {error}".partition("\n")[0])
-        if n in self.strides:
-            out = components(out, self.strides[n])[0]
+        if n in self.steps:
+            out = components(out, self.stride(self.steps[n]))[0]
         place = self.plan.places.get(n)
         if place is not None and place.grid is not None:
-            space = [size // s for size, s in zip(self.size, total(place.grid, len(self.size)), strict=True)]
+            expected = space(place.grid, self.size)
             for along, size in zip(place.axes, tensors(out)[0].shape, strict=True):
-                if along and size != prod(space[axis] for axis in along):
+                if along and size != prod(expected[axis] for axis in along):
                     held = f"its code holds a size, {size} where images have {self.size}"
                     refuse(n, f"{held}, and there is no proof at another")
         # constants of the code lie elsewhere
@@ -89,9 +93,9 @@ def _trials(stride: Stride, dims: int, example: Size | None) -> Iterator[Trial]:
     row, and of a map, a CPU may take another way through a layer, which rounds otherwise.
     """
     each = steps(stride, dims)
-    rows = 3 if max(each) > 8 else 5
-    full = tuple((2 + (axis > 0)) * s * max(1, 16 // s) for axis, s in enumerate(each))
-    rest = tuple((rows + 2 * (axis > 0)) * s for axis, s in enumerate(each))
+    first, rows, more = (1, 2, 1) if max(each) > 64 else (2, 3 if max(each) > 8 else 5, 2)
+    full = tuple((first + (axis > 0)) * s * max(1, 16 // s) for axis, s in enumerate(each))
+    rest = tuple((rows + more * (axis > 0)) * s for axis, s in enumerate(each))
     size = rest if example is None else tuple(n + -n % s for n, s in zip(example, steps(stride, dims), strict=True))
     now, one = torch.get_num_threads(), 1
     every = max(now, int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or os.cpu_count() or 1))
@@ -234,16 +238,16 @@ def _moves(y: Tensor, moved: Tensor, place: Map | None, shift: list[int], size: 
         return True
     if place is None or place.grid is None:
         return False
-    strides = total(place.grid, len(size))
-    space = [int(n // s) for n, s in zip(size, strides, strict=True)]
+    samples = space(place.grid, size)
+    strides = [Fraction(n, m) for n, m in zip(size, samples, strict=True)]
     for axis, along in reversed(list(enumerate(place.axes[1:]))):
         if len(along) > 1:
-            y, moved = (part.unflatten(axis, [space[a] for a in along]) for part in (y, moved))
+            y, moved = (part.unflatten(axis, [samples[a] for a in along]) for part in (y, moved))
     images = [axis for along in place.axes[1:] for axis in along or (None,)]
     axes = [i for i, axis in enumerate(images) if axis is not None]
     # a map of another size moves by as much as its phases say: some whole number of samples
     known = [int(by // s) for by, s in zip(shift, strides, strict=True)]
-    every = [known] if max(strides) <= 1 else product(*map(range, space))
+    every = [known] if max(strides) <= 1 else product(*map(range, samples))
     return any(torch.equal(y.roll([by[cast(int, images[i])] for i in axes], axes), moved) for by in every)
 
 

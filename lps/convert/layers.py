@@ -1,5 +1,6 @@
 """Layers of a converted network: those of the original on a circle, and with sums that do not depend on the order."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 from math import prod
@@ -486,13 +487,44 @@ class Unalign(Layer):
         return sum(moved[1:], moved[0])
 
 
-class Every(Layer):
-    """Every ``stride``-th sample of a map."""
+class Aligned(Layer):
+    """What an upsampling with aligned corners did, given its map among zeros."""
 
-    stride: Stride
+    factor: Sequence[int]
+    mode: str
 
     def forward(self, x: Tensor) -> Tensor:
-        return components(x, self.stride)[0]
+        return F.interpolate(components(x, self.factor)[0], size=x.shape[2:], mode=self.mode, align_corners=True)
+
+
+class Varying(nn.Module):
+    """A ``layer`` whose setting ``name``, and that of its selection, is given with its input, ``now``."""
+
+    def __init__(self, layer: nn.Module, name: str) -> None:
+        super().__init__()
+        self.layer, self.name = layer, name
+
+    def forward(self, x: Tensor, *others: Any, now: Sequence[int], **given: Any) -> Any:
+        return self._with(self.layer, now)(x, *others, **given)
+
+    def _with(self, layer: nn.Module, value: Sequence[int]) -> nn.Module:
+        """A copy with the same weights."""
+        layer = copy.copy(layer)
+        setattr(layer, self.name, tuple(value))
+        select = layer._modules.get("select")
+        if select is not None:
+            layer._modules = {**layer._modules, "select": self._with(select, value)}
+        return layer
+
+
+def sizes_of_windows(x: Tensor, windows: Sequence[int], stride: Sequence[int]) -> list[int]:
+    """How large as many ``windows`` of a map are along each axis; the ``stride`` where their number is 0."""
+    return [int(n) // w if w else s for n, w, s in zip(x.shape[2:], windows, stride, strict=True)]
+
+
+def factors(x: Tensor, size: Stride) -> list[int]:
+    """How many times finer than ``x`` a map of that ``size`` is."""
+    return [int(n) // int(m) for n, m in zip(steps(size, x.dim() - 2), x.shape[2:], strict=True)]
 
 
 class Spread(Layer):

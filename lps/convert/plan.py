@@ -10,8 +10,8 @@ from torch import Tensor, fx, nn
 
 from ..exact.convolution import Padding
 from ..watch import tensors
-from .grids import Axes, Grid, Map, Step, meet, resolve, total
-from .layers import Pad
+from .grids import Axes, Grid, Map, Step, meet, resolve, unit
+from .layers import Pad, Varying
 from .trace import kind_of
 from .writes import known, name_of, refuse
 
@@ -22,9 +22,9 @@ class Plan:
 
     ``places`` holds the :class:`Map` of each node that is a map, ``raised`` the upsampling calls and the steps that
     they undo, the last of them first, ``shuffled`` those that put phases back by themselves, ``lead`` the padding in
-    front of a layer whose call was taken out, ``originals`` the layers that were replaced, ``in_place`` those that
-    wrote in place, and ``otherwise`` what takes, in the comparison with the original, the place of a layer that is
-    announced to be another function.
+    front of a layer whose call was taken out, ``wanted`` grids that sizes have to fit too, ``originals`` the layers
+    that were replaced, ``in_place`` those that wrote in place, and ``otherwise`` what takes, in the comparison with the
+    original, the place of a layer that is announced to be another function.
     """
 
     network: nn.Module
@@ -37,6 +37,7 @@ class Plan:
     raised: dict[fx.Node, Grid] = field(default_factory=dict)
     shuffled: set[fx.Node] = field(default_factory=set)
     lead: dict[fx.Node, tuple[Pad, ...]] = field(default_factory=dict)
+    wanted: list[Grid] = field(default_factory=list)
     padded: list[str] = field(default_factory=list)
     pooled: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -66,9 +67,9 @@ class Plan:
 
     @property
     def stride(self) -> tuple[int, ...]:
-        """The largest product of strides, along each axis of the images."""
-        grids = [place.grid for place in self.places.values() if place and place.grid]
-        return tuple(int(max(each)) for each in zip(*(total(grid, self.dims) for grid in ((), *grids)), strict=True))
+        """What sizes have to be multiples of, along each axis of the images."""
+        grids = {place.grid for place in self.places.values() if place and place.grid}
+        return unit((*grids, *self.wanted), self.dims)
 
     def outputs(self, node: fx.Node) -> list[Map | None]:
         """Where each tensor in the arguments of ``node`` stands, be it in objects that the network makes of them."""
@@ -160,15 +161,26 @@ class Call:
         node.op, node.target = "call_module", path
         node.args, node.kwargs = (node.args[0], *operands), {}
 
-    def step(self, place: Map, stride: Sequence[int], smooth: bool, aligned: bool = False) -> Map:
-        """The map that the call leaves of one at ``place`` with a ``stride``."""
-        if place.grid is None or set(stride) == {1}:
+    def step(
+        self, place: Map, stride: Sequence[int], smooth: bool, aligned: bool = False, windows: tuple[int, ...] = ()
+    ) -> Map:
+        """The map that the call leaves of one at ``place`` with a ``stride``, or with a fixed number of ``windows``."""
+        if place.grid is None or (set(stride) == {1} and not windows):
             return place
         if any(step.finer for step in place.grid):
             self.refuse("it samples a map that is finer than the images")
-        step = Step(self.node, tuple(stride), smooth, aligned)
+        step = Step(self.node, tuple(stride), smooth, aligned, windows=windows)
         self.plan.steps.append(step)
         return Map((*place.grid, step), place.axes)
+
+    def vary(self, layer: nn.Module, name: str, rate: Callable[..., Any], *of: Any) -> fx.Node:
+        """Let the node call a ``layer`` whose setting of this name is, for each size, what ``rate`` makes of others."""
+        with self.plan.graph.inserting_before(self.node):
+            now = self.plan.graph.call_function(rate, of)
+        now.meta["value"], self.plan.places[now] = rate(*known(of)), None
+        self.swap(Varying(layer, name))
+        self.node.kwargs = {"now": now}
+        return now
 
     def over_positions(self, dims: Sequence[int]) -> bool:
         """Do some of ``dims`` of the first argument run along the images?"""

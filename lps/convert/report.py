@@ -47,12 +47,13 @@ class Stride:
 class Conversion:
     """What :func:`lps.convert` did to a network.
 
-    ``stride`` is the product of the strides from the images to the coarsest map, one number where it is the same along
-    all axes: sizes have to be multiples of it. ``padded`` names the layers whose border changed, ``raised`` the
-    upsampling layers that became LPUs, ``parameters`` the new parameters with their sizes. ``checked`` are the sizes of
-    the images and the number of circular shifts for which the outputs were compared and equal; ``None`` without
-    circular padding, which leaves nothing to check. ``compared`` is the size of the images on which the network, with
-    phase 0 everywhere, no filter and its own borders, was the original.
+    ``stride`` is what sizes have to be multiples of, one number where it is the same along all axes: the product of the
+    strides from the images to the coarsest map, and to one that is pooled to a fixed number of windows times that.
+    ``padded`` names the layers whose border changed, ``raised`` the upsampling layers that became LPUs, ``parameters``
+    the new parameters with their sizes. ``checked`` are the sizes of the images and the number of circular shifts for
+    which the outputs were compared and equal; ``None`` without circular padding, which leaves nothing to check.
+    ``compared`` is the size of the images on which the network, with phase 0 everywhere, no filter and its own borders,
+    was the original.
     """
 
     model: str

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from ..exact.ties import Origin
 from ..sampling import Downsample, Sampling, Upsample
 from .grids import Step, resolve, shown
-from .layers import Align, Convolution, Entry, Spaced, Unalign, beyond, reaches
+from .layers import Align, Convolution, Entry, Spaced, Unalign, Varying, beyond, reaches
 from .plan import Plan
 from .pointwise import Pointwise
 from .report import Stride
@@ -129,18 +129,19 @@ class Rewriter:
         filtered = not (step.smooth or (chooses and first))
         kept, paths = node, list[str]()
         for root in step.roots():
-            sampling = self.sampling(stride=shown(root.stride), grouped=getattr(self._layer(step), "groups", 1) > 1)
+            stride = [2 if w else s for w, s in zip(root.windows or (0,) * len(root.stride), root.stride, strict=True)]
+            sampling = self.sampling(stride=shown(stride), grouped=getattr(self._layer(step), "groups", 1) > 1)
             if root in chooses:
                 layer, given = sampling.layer(channels, antialias=filtered), {"origin": self._origin(step, root)}
             else:
-                layer = sampling.shortcut(channels) if filtered else Downsample(None, None, shown(root.stride))
+                layer = sampling.shortcut(channels) if filtered else Downsample(None, None, shown(stride))
                 given = {"selection": self.selections[root]}
             filtered = False
             path = f"{name_of(step.node)}_sampling"
             if any(name == path for name, _ in self.plan.network.named_modules()):
                 path = f"{path}_{step.node.name}"
             layer = self._aligning(step, layer).to(node.meta["value"].dtype)
-            call = self.plan.call(path, layer, kept, after=kept, **given)
+            call = self._call(root, path, layer, kept, after=kept, **given)
             with self.plan.graph.inserting_after(call):
                 chosen = self.plan.graph.call_function(operator.getitem, (call, 1))
                 kept = self.plan.graph.call_function(operator.getitem, (call, 0))
@@ -184,8 +185,14 @@ class Rewriter:
         for i, root in enumerate(roots):
             stride = shown([int(max(s, 1 / s)) for s in root.stride])
             layer, chosen = (Spaced(stride), []) if root.finer else (Upsample(None, stride), [self.selections[root]])
-            raised = self.plan.call(f"{path}_{i}", layer, node.args[0], *chosen, before=node)
+            raised = self._call(root, f"{path}_{i}", layer, node.args[0], *chosen, before=node)
             node.args = (raised, *node.args[1:])
+
+    def _call(self, root: Step, path: str, layer: nn.Module, *args: Any, **settings: Any) -> fx.Node:
+        """Call a layer with the stride of a step, at each size."""
+        if root.now is not None:
+            layer, settings["now"] = Varying(layer, "stride"), root.now
+        return self.plan.call(path, layer, *args, **settings)
 
     def _behind_all(self, node: fx.Node, path: str, layer: nn.Module, *others: fx.Node) -> None:
         """Let ``layer`` read ``node``, and all that read it read the layer."""

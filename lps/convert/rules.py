@@ -169,11 +169,18 @@ def upsampling(call: Call) -> Map | None:
     if mode not in INTERPOLATIONS:
         call.refuse(f"the interpolation {mode!r} has no kernel here: nearest and (bi)linear have")
     factor = tuple(m // n for n, m in pairs)
-    out = _back(call, factor)
-    call.swap(layers.Interpolation(factor, not mode.startswith("nearest"), call.plan.padding))
+    (size,) = call.operands("size") or (None,)
+    out = _back(call, factor, size=size)
+    kernel = layers.Interpolation(factor, not mode.startswith("nearest"), call.plan.padding)
+    plain: nn.Module = layers.Aligned(factor, mode)
+    if any(step.windows for step in call.plan.raised[call.node]):
+        call.vary(kernel, "factor", layers.factors, call.source, size)
+        plain = layers.Varying(plain, "factor")
+    else:
+        call.swap(kernel)
     if aligned:
         call.plan.notes.append(f"{call.name}: align_corners is given up, since its grid depends on the size")
-        call.plan.otherwise[call.name] = nn.Sequential(layers.Every(factor), nn.Upsample(None, factor, mode, True))
+        call.plan.otherwise[call.name] = plain
     return out
 
 
@@ -220,14 +227,17 @@ def transposed_convolution(call: Call) -> Map | None:
     return out
 
 
-def _back(call: Call, factor: Sequence[int], shuffled: bool = False) -> Map:
-    """The map before the last steps, whose product is ``factor``; where they are too few, one finer than the images."""
+def _back(call: Call, factor: Sequence[int], shuffled: bool = False, size: Any = None) -> Map:
+    """The map before the last steps, whose product is ``factor``; where they are too few, one finer than the images.
+
+    Windows whose size follows that of the images need a ``size`` that does.
+    """
     grid, need, undone = list(resolve(cast(Grid, call.place.grid))), tuple(factor), list[Step]()
     while set(need) != {1} and grid and not grid[-1].finer:
         last = grid.pop()
         if all(n % s == 0 for n, s in zip(need, last.stride, strict=True)):
             need = tuple(n // s for n, s in zip(need, last.stride, strict=True))
-        elif all(s % n == 0 for n, s in zip(need, last.stride, strict=True)) and not last.aligned:
+        elif all(s % n == 0 for n, s in zip(need, last.stride, strict=True)) and not last.aligned | any(last.windows):
             first, last = last.cut(need)
             grid, need = [*grid, first], (1,) * len(need)
         else:
@@ -236,8 +246,11 @@ def _back(call: Call, factor: Sequence[int], shuffled: bool = False) -> Map:
                 f"an upsampling by {shown(factor)} undoes no stride of the network; those before it are {strides}"
             )
         undone.append(last)
+    follows = [isinstance(n, fx.Node) for n in (size if isinstance(size, tuple | list) else _each((size,), len(need)))]
+    if any(n and not moves for step in undone for n, moves in zip(step.windows, follows, strict=False)):
+        call.refuse("it enlarges by a fixed factor, or to a fixed size, what was pooled to a fixed number of windows")
     if set(need) != {1}:
-        if shuffled and undone:
+        if undone and (shuffled or any(step.windows for step in undone)):
             call.refuse("it undoes a stride and makes the map finer than the images, at once")
         finer = tuple(cast(int, Fraction(1, n)) for n in need)
         undone.append(Step(call.node, finer, smooth=True))
@@ -304,7 +317,10 @@ def _put_reduction(call: Call, method: str, dims: Sequence[int], keepdim: bool, 
 
 
 def adaptive_pooling(call: Call) -> Map | None:
-    largest, dims = call.kind == "adaptivemaxpool", call.x.dim() - 2
+    """Of all positions; to windows of one size; or in front of a linear head, which it is replaced with."""
+    plan, node, largest, dims = call.plan, call.node, call.kind == "adaptivemaxpool", call.x.dim() - 2
+    if call.given.get("return_indices"):
+        call.refuse("it hands out the positions of its maxima")
     size = _each(call.given["output_size"], dims)
     (asked,) = call.operands("output_size") or (size,)
     asked = _each(asked, dims) if isinstance(asked, int | tuple | list) else (asked,) * dims
@@ -316,12 +332,37 @@ def adaptive_pooling(call: Call) -> Map | None:
             return _reduce(call, "amax" if largest else "mean", ones, keepdim=True)
         call.pass_by()
         return None
-    if largest or not call.plan.pool_head:
-        reason = f"it pools to {size} windows whose borders stay where they are under a shift"
-        call.refuse(reason if largest else f"{reason}; {REMEDY}")
-    call.swap(nn.Identity())
-    call.plan.otherwise[call.name] = cast(nn.Module, call.layer)
-    return call.place
+    counts = tuple(node.meta["value"].shape[2:])
+    windows = tuple(0 if axis in open_ended else n for axis, n in enumerate(counts, 2))
+    if any(windows) and _head_of(plan, node):
+        if largest or not plan.pool_head:
+            reason = f"it pools to {counts} windows whose borders stay where they are under a shift"
+            call.refuse(reason if largest else f"{reason}; {REMEDY}")
+        call.swap(nn.Identity())
+        plan.otherwise[call.name] = getattr(nn, f"AdaptiveAvgPool{dims}d")(size)
+        return call.place
+    if call.place.grid is None:
+        call.refuse("it reads no map of the images")
+    if ones:
+        call.refuse(f"it pools to {counts} windows, and along one axis to a single one, for which there is no rule")
+    _require_maps(call, dims)
+    sizes, grid = tuple(call.x.shape[2:]), call.place.grid
+    stride = tuple(m // n for m, n in zip(sizes, counts, strict=True))
+    fixed = [step.windows for step in grid if step.windows]
+    windows = tuple(0 if any(each[axis] for each in fixed) else n for axis, n in enumerate(windows))
+    windows = windows if any(windows) else ()
+    if any(m % n for m, n in zip(sizes, counts, strict=True)):
+        plan.wanted.append((*grid, Step(node, stride, smooth=True, windows=windows)))
+        call.refuse(f"it pools a map {sizes} to {counts} windows of several sizes: pass an `example` that they divide")
+    pool = layers.Pooling(largest, stride, (1,) * dims, plan.padding, layers.ahead((0,) * dims))
+    plan.padded.append(call.name)
+    place = call.step(call.place, stride, smooth=not largest, windows=windows)
+    if windows:
+        plan.steps[-1].now = call.vary(pool, "kernel", layers.sizes_of_windows, call.source, windows, stride)
+        plan.notes.append(f"{call.name}: {counts} windows, whose size follows that of the images")
+    else:
+        call.swap(pool)
+    return place
 
 
 def reduction(call: Call) -> Map | None:
@@ -523,6 +564,19 @@ def _linear_behind(plan: Plan, node: fx.Node) -> Any:
     return None
 
 
+def _head_of(plan: Plan, node: fx.Node) -> Any:
+    """The call of the linear layer that alone reads what ``node`` gives, flattened."""
+    count = node.meta["value"].shape[1:].numel()
+    while len(readers := [reader for reader in node.users if tensors(reader.meta["value"])]) == 1:
+        (node,) = readers
+        call, value = Call(plan, node), node.meta["value"]
+        if isinstance(value, Tensor) and value.shape[1:] == (count,):
+            return _linear_behind(plan, node)
+        if call.kind not in (*ELEMENTWISE, "contiguous") and not isinstance(call.layer, Pointwise):
+            break
+    return None
+
+
 def _strided(call: Call) -> Map | None:
     """Every ``s``-th position of a map, or its middle."""
     place, x = call.place, call.x
@@ -686,7 +740,7 @@ _RULES: tuple[tuple[str, Rule | str, str], ...] = (
     ("convtranspose", transposed_convolution, f"{_CONV} output_padding groups dilation"),
     ("maxpool", pooling, "kernel_size stride padding dilation ceil_mode return_indices"),
     ("avgpool", pooling, ""),
-    ("adaptiveavgpool adaptivemaxpool", adaptive_pooling, ""),
+    ("adaptiveavgpool adaptivemaxpool", adaptive_pooling, "output_size return_indices"),
     ("pad", padding, "pad mode value"),
     ("zeropad constantpad reflectionpad replicationpad circularpad", padding, ""),
     (
@@ -727,7 +781,7 @@ first."""
 LAYERS: dict[str, type[nn.Module]] = {
     layer.__name__.lower(): layer
     for layer in (
-        *(getattr(nn, f"{kind}Pool{d}d") for kind in ("Max", "Avg", "AdaptiveAvg", "AdaptiveMax") for d in (1, 2, 3)),
+        *(getattr(nn, f"{kind}Pool{d}d") for kind in ("Max", "Avg") for d in (1, 2, 3)),
         *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
         *Pointwise.EXACT,
     )

@@ -70,7 +70,8 @@ def require_sameness(
     """
     example_size: Size = tuple(example.shape[2:])
     units = [s * max(1, 8 // s) for s in steps(stride, len(example_size))]
-    small: list[Size] = [tuple((k + (axis > 0)) * unit for axis, unit in enumerate(units)) for k in (2, 3)]
+    first = 1 if max(units) > 64 else 2
+    small: list[Size] = [tuple((k + (axis > 0)) * n for axis, n in enumerate(units)) for k in (first, first + 1)]
     sizes = [*(size for size in small if prod(size) < prod(example_size)), example_size]
     found: tuple[float, ConvertError] | None = None
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
