@@ -733,6 +733,7 @@ def test_no_head_is_pooled_through_what_reads_its_features_together(between: nn.
         lps.convert(network, head="pool", example=SMALL)
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_a_kernel_behind_zeros_is_the_interpolation(mode: str, factor: int) -> None:
@@ -741,7 +742,9 @@ def test_a_kernel_behind_zeros_is_the_interpolation(mode: str, factor: int) -> N
     zeros[..., ::factor, ::factor] = x
     inner = (..., *(slice(factor, -factor),) * 2)
     expected = F.interpolate(x, scale_factor=factor, mode=mode)
-    torch.testing.assert_close(Interpolation(factor, mode != "nearest", "circular")(zeros)[inner], expected[inner])
+    kernel = Interpolation(factor, mode != "nearest", "circular")
+    for form in (kernel, torch.jit.trace(kernel, zeros)):
+        torch.testing.assert_close(form(zeros)[inner], expected[inner])
 
 
 @pytest.mark.parametrize("activation", [nn.Sigmoid(), nn.SiLU(), nn.Mish(), nn.GELU("tanh")])

@@ -436,7 +436,7 @@ class Interpolation(Layer):
             reach = factor // 2 if self.linear else 0
             offsets = torch.arange(-reach, factor + reach, device=x.device)
             peak = 2 * factor if self.linear else 1
-            taps = (peak - (2 * offsets + 1 - factor).abs() * self.linear).to(x.dtype) / peak
+            taps = (peak - (2 * offsets + 1 - factor).abs() * int(self.linear)).to(x.dtype) / peak
             size = [len(offsets) if axis == other else 1 for other in range(dims)]
             before = [factor + reach - 1 if axis == other else 0 for other in range(dims)]
             weight = taps.flip(0).view(1, 1, *size).expand(channels, -1, *size)
