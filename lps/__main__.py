@@ -45,14 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m lps", description="Learnable polyphase sampling: the companion.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
-    chosen = next((word for word in arguments if not word.startswith("-")), None)
-    for verb, (_, about) in VERBS.items():
-        sub = verbs.add_parser(verb, help=about, description=about)
-        if verb == chosen:
-            part(verb, "arguments")(sub)
-    options = parser.parse_args(arguments)
+    subs = {verb: verbs.add_parser(verb, help=about, description=about) for verb, (_, about) in VERBS.items()}
+    verb = parser.parse_args(arguments[:1]).verb
+    part(verb, "arguments")(subs[verb])
+    options = subs[verb].parse_intermixed_args(arguments[1:])  # rows and names may stand on both sides of an option
     try:
-        return int(part(options.verb, "main")(options))
+        return int(part(verb, "main")(options))
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

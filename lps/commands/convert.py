@@ -40,18 +40,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add, flag = parser.add_argument, partial(parser.add_argument, action="store_true")
     network = "torchvision:resnet50, timm:resnet26d or smp:Unet/resnet18, with random weights"
     add("network", nargs="?", help=network)
-    families = "the families of the book's table: all, or 'timm:*'"
-    add("--families", nargs="?", const="*", metavar="PATTERN", help=families)
-    flag("--borders", help="measure what zero padding and crops leave of invariance")
-    flag("--finetuning", help="run the notebook on fine-tuning with the CIFAR-10 images")
-    flag("--pretrained", help="run the notebook on EfficientNet-Lite0 with photographs of ImageNet")
-    add("--method", default="lps", choices=("lps", "aps"))
-    add("--antialias", default="tri-3", choices=get_args(AntiAlias))
-    add("--placement", default="behind", choices=get_args(Placement), help="of sampling, by convolutions")
+    add("--method", default="lps", choices=("lps", "aps"), help="lps learns each choice, aps needs no training")
+    add("--antialias", default="tri-3", choices=get_args(AntiAlias), help="filter before each sampling")
+    where = "where a convolution samples: behind it, or before it, at about the original's cost"
+    add("--placement", default="behind", choices=get_args(Placement), help=where)
     add("--head", default="keep", choices=get_args(Head), help="pool: for heads that flatten a map")
     flag("--verify", help="compare outputs under every shift modulo the total stride")
     add("--seed", type=int, default=0, help="seed of the weights and of the images")
+    book = parser.add_argument_group("the records of the book, written anew")
+    add, flag = book.add_argument, partial(book.add_argument, action="store_true")
+    families = "the families of the book's table: all, or 'timm:*'"
+    add("--families", nargs="?", const="*", metavar="PATTERN", help=families)
     add("--record", type=Path, default=RECORD, help="where the rows of --families are written")
+    flag("--borders", help="measure what zero padding and crops leave of invariance")
+    flag("--finetuning", help="run the notebook on fine-tuning with the CIFAR-10 images")
+    flag("--pretrained", help="run the notebook on EfficientNet-Lite0 with photographs of ImageNet")
 
 
 def main(options: argparse.Namespace) -> int:

@@ -71,7 +71,7 @@ list_arguments = add("row", "--profile", row={"nargs": "*", "default": ["*"]})
 show_arguments = add("row", "--profile", "--set")
 run_arguments = add(*(name for name in OPTIONS if name != "--with"))
 evaluate_arguments = add("row", "--profile", "--set", "--seed", "--with", "--data-root", "--results")
-ship_arguments = add("--profile", "--results", profile={"default": None, "required": True})
+ship_arguments = add("--profile", "--results", profile={"default": None, "required": True, "help": "whose records"})
 
 
 def list_main(options: argparse.Namespace) -> int:

@@ -237,7 +237,8 @@ def _voc(root: Path) -> Layout:
     base = root / "VOCdevkit" / "VOC2012"
     lists = base / "ImageSets" / "Segmentation"
     if not lists.is_dir():
-        raise FileNotFoundError(f"{lists} is not there; unpack VOCtrainval_11-May-2012.tar in {root}")
+        source = "unpack VOCtrainval_11-May-2012.tar" if root.name == "voc" else "put data in the layout of VOC"
+        raise FileNotFoundError(f"{lists} is not there; {source} in {root}, or name another folder by data.folder")
     here = {path: path.exists() for path in (lists / "train_aug.txt", base / "SegmentationClassAug")}
     if any(here.values()) and not all(here.values()):
         there, missing = sorted(here, key=lambda path: not here[path])

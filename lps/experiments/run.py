@@ -210,7 +210,9 @@ def perform(run: Run, data: DataCache, session: Session = ALONE) -> bool:
 def trained(run: Run, experiment: Experiment, images: Any) -> nn.Module:
     """The network of a recorded run, or of another ``experiment`` with the same network, with the trained weights."""
     if not run.weights.exists():
-        raise FileNotFoundError(f"{run.title} has no weights in {run.results}; {run.weights.name} is expected there")
+        missing = f"{run.title} has no weights in {run.results}; {run.weights.name} is expected there"
+        made = "" if run.done else f", and made by: {command(run.experiment, run.seed)}"
+        raise FileNotFoundError(missing + made)
     network = fresh(experiment, images, run.seed)
     try:
         network.load_state_dict(weights.read_weights(run.weights))

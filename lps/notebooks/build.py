@@ -20,7 +20,8 @@ HTML = BUILD / "_build" / "html"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", default="quick", choices=profile_names(), help="whose executed notebooks it shows")
+    about = "whose executed notebooks it shows (default: quick)"
+    parser.add_argument("--profile", default="quick", choices=profile_names(), help=about)
 
 
 def sources(profile: str) -> Iterable[str]:

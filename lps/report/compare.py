@@ -13,7 +13,8 @@ from .tables import CONSISTENCIES
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", default="quick", choices=profile_names())
+    about = "whose runs (default: quick)"
+    parser.add_argument("--profile", default="quick", choices=profile_names(), help=about)
 
 
 def relation(mine: Mapping[str, Any], shipped: list[dict[str, Any]], metric: str) -> str:

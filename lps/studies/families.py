@@ -135,7 +135,15 @@ def named(name: str, seed: int = 0) -> nn.Module:
     if library not in LIBRARIES or not model:
         raise ValueError(f"{name!r} is no network: write torchvision:resnet50 or timm:resnet26d")
     torch.manual_seed(seed)
-    network: nn.Module
+    try:
+        return _built(library, model).eval()
+    except ImportError as error:
+        raise ValueError(f"{name!r} needs {error.name}, which is not installed here") from error
+    except Exception as error:
+        raise ValueError(f"{name!r} cannot be built: {type(error).__name__}: {error}".partition("\n")[0]) from error
+
+
+def _built(library: str, model: str) -> Any:
     if library == "torchvision":
         from torchvision import models
 
@@ -144,21 +152,19 @@ def named(name: str, seed: int = 0) -> nn.Module:
             settings["weights_backbone"] = None
         if model in ("googlenet", "inception_v3"):
             settings["init_weights"] = False
-        network = models.get_model(model, **settings)
-    elif library == "timm":
+        return models.get_model(model, **settings)
+    if library == "timm":
         import timm
 
-        network = timm.create_model(model)
-    elif library == "smp":
+        return timm.create_model(model)
+    if library == "smp":
         import segmentation_models_pytorch
 
         decoder, _, encoder = model.partition("/")
-        network = getattr(segmentation_models_pytorch, decoder)(encoder or "resnet18", encoder_weights=None)
-    else:
-        from monai.networks import nets
+        return getattr(segmentation_models_pytorch, decoder)(encoder or "resnet18", encoder_weights=None)
+    from monai.networks import nets
 
-        network = getattr(nets, model.partition(" ")[0])(**MONAI[model])
-    return network.eval()
+    return getattr(nets, model.partition(" ")[0])(**MONAI[model])
 
 
 def record_families(path: Path = RECORD, pattern: str = "*") -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -112,7 +113,7 @@ def test_overrides_keep_everything_else() -> None:
 
 
 def test_wrong_names_are_answered_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="no experiment matches 'table1/lsp'; known: table1/baseline"):
+    with pytest.raises(ValueError, match=r"no experiment matches 'table1/lsp'; did you mean .*table1/lps"):
         rows.matching(["table1/lsp"])
     with pytest.raises(ValueError, match="unknown profile 'huge'; known: smoke, quick"):
         load_profile("huge")
@@ -446,13 +447,27 @@ def test_the_command_line_runs_lists_and_shows(tmp_path: Path, capsys: pytest.Ca
         (["run", "table9/x"], "no experiment matches 'table9/x'"),
         (["run", "table1/lps", "--set", "train.lrr=1"], "unknown setting 'train.lrr'"),
         (["show", "table1/lps", "--set", "lr"], "'lr' is not a setting"),
+        (["run", "mine/own"], "rows of your own are trained by lps.experiments.train"),
+        (
+            ["evaluate", "table1/lps", "--seed", "4000"],
+            "made by: python -m lps run table1/lps --profile quick --seed 4000",
+        ),
+        (["convert", "torchvision:resnet17"], "'torchvision:resnet17' cannot be built: ValueError: Unknown model"),
+        (["convert", "timm:resnet17"], "'timm:resnet17' cannot be built: RuntimeError: Unknown model"),
+        (["convert", "monai:UNet"], "'monai:UNet' needs monai"),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_sentence(
-    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(sys.modules, "monai", None)
     assert main(arguments) == 2
     assert words in capsys.readouterr().err
+
+
+def test_names_may_stand_on_both_sides_of_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "table1/lps", "--profile", "smoke", "table1/aps"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["table1/aps", "table1/lps"]
 
 
 @pytest.mark.parametrize("content", ["", "x", "[1]", "{}", '{"experiment": "table1/lps", "metr'])
