@@ -267,10 +267,8 @@ def test_the_page_shows_the_records(page: Any) -> None:
     assert found["growth"].loc["images", "memory"] == pytest.approx(1, abs=0.05)
     assert len(found["floor"]) == 5 and (found["floor"]["here over floor"] > 1).all()
     on_a_processor = found["overview"].xs("CPU", level=1)
-    assert set(on_a_processor.index.get_level_values(1)) == set(found["settings"])
-    assert on_a_processor.loc["ResNet-101, inference"].loc["float32, compiled"].isna().all()
     planned = {benchmarks.setting({"config": group.describe()}) for group in plan("cpu", None)}
-    assert planned == set(found["settings"])
+    assert set(on_a_processor.index.get_level_values(1)) <= planned
 
 
 def test_limits_are_decided_by_both_quartiles(page: Any) -> None:
