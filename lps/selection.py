@@ -115,6 +115,10 @@ class LearnedPhase(nn.Module):
 
     def logits(self, x: Tensor, blur: Filter | None = None) -> Tensor:
         """Logits ``(N, P)`` of all components of ``x`` ``(N, C, *space)``, or of ``blur(x)``, without splitting it."""
+        channels, dims = self.conv1.in_channels, len(self.conv1.kernel_size)
+        if x.dim() != dims + 2 or x.shape[1] != channels:
+            axes = ", ".join("DHW"[-dims:])
+            raise ValueError(f"a choice among maps (N, {channels}, {axes}) was handed one {tuple(x.shape)}")
         return phase_logits(x, self.conv1, self.conv2, self.stride, self.padding, not self.training, blur)
 
     def sample(self, logits: Tensor) -> Tensor:

@@ -131,8 +131,9 @@ def verify(
     Raises ``ValueError`` for images or outputs of other shapes, for NaN, for shifts that do not exist, and for
     images none of which a shift changes.
     """
-    if images.dim() != 4 or 0 in images.shape:
-        raise ValueError(f"expected images (N, C, H, W), got {tuple(images.shape)}")
+    if not isinstance(images, Tensor) or images.dim() != 4 or 0 in images.shape:
+        got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"expected images (N, C, H, W), got {got}")
     if images.isnan().any():
         raise ValueError("the images hold NaN")
     if (images == images[:, :, :1, :1]).all():

@@ -692,7 +692,7 @@ REFUSED: dict[str, tuple[Network, str]] = {
     ),
     "data": (
         lambda: Net(lambda net, x: net.head(net.a(x) if x.mean() > 0 else x), a=unit(3, 8), head=head(8)),
-        "its code cannot be followed",
+        "its code cannot be followed .*it asks for values, and there are sizes alone",
     ),
     "our own": (lambda: lps.ResNet(18, classes=5, width=8), r"^the network: it is built of this library's layers"),
     "twice": (lambda: lps.convert(built(lambda: plain(nn.MaxPool2d(2)))), "it samples by polyphase components already"),

@@ -728,6 +728,12 @@ def test_attention_without_positions_is_equivariant(name: str) -> None:
     assert converted.train()(images(2, 3, 16, 24)).isfinite().all()
 
 
+def test_a_recurrent_layer_is_refused_before_it_walks_through_a_map() -> None:
+    net = Attends(nn.LSTM(8, 8, batch_first=True), lambda lstm, x: lstm(x)[0])
+    with pytest.raises(lps.ConvertError, match=r"^\w+: it reads \d+ positions in their order, which a shift changes"):
+        lps.convert(net, "aps")
+
+
 def test_attention_under_a_mask_is_refused() -> None:
     torch.manual_seed(0)
     masked = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)

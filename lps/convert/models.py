@@ -2,6 +2,7 @@
 
 import copy
 from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ SIZES = {
     3: ((64, 64, 64), (16, 224, 224)),
 }
 """Of the first images, and of others where those do not fit, by number of axes."""
+
+LONG = 1024
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -92,10 +95,23 @@ def opened(network: nn.Module) -> nn.Module:
     return network
 
 
+def stop_at_long_sequences(network: nn.Module) -> None:
+    """Let recurrent layers raise :class:`ConvertError` before they walk through a map, which takes minutes."""
+
+    def stop(path: str, layer: nn.RNNBase, given: Any) -> None:
+        if given and isinstance(given[0], Tensor) and (length := given[0].shape[int(layer.batch_first)]) > LONG:
+            raise ConvertError(path, f"it reads {length} positions in their order, which a shift changes")
+
+    for path, part in network.named_modules():
+        if isinstance(part, nn.RNNBase):
+            part.register_forward_pre_hook(partial(stop, path))
+
+
 def images_for(model: nn.Module, again: bool = False) -> Tensor:
     """Images on the meta device, with as many channels as the first convolution that is called reads, or another number
     where those do not fit; and ``again`` of another size."""
     plain = copy.deepcopy(model).to("meta").eval()
+    stop_at_long_sequences(plain)
     every = [part for part in plain.modules() if isinstance(part, _ConvNd)]
     convolutions = [part for part in every if not isinstance(part, _ConvTransposeNd)]
     if not convolutions:
@@ -113,6 +129,8 @@ def images_for(model: nn.Module, again: bool = False) -> Tensor:
         try:
             with torch.no_grad():
                 plain(x)
+            return True
+        except ConvertError:
             return True
         except Exception:
             return False

@@ -21,6 +21,7 @@ from torch.nn.modules import conv, pooling
 from torch.nn.modules.batchnorm import _NormBase
 
 from .layers import SUMS
+from .models import stop_at_long_sequences
 from .pointwise import Elementwise, Pointwise
 from .report import ConvertError, in_words
 from .writes import OPERATORS, function_name, known, refuse, watched, without_writes
@@ -283,6 +284,7 @@ def _answering() -> Iterator[None]:
 
 def _followed(network: nn.Module, images: Tensor) -> _Tracer:
     plain = _reading_images_alone(copy.deepcopy(network).to("meta").eval())
+    stop_at_long_sequences(plain)
     tracer = _Tracer(images)
     tracer.note_mode(network)
     try:
@@ -292,7 +294,10 @@ def _followed(network: nn.Module, images: Tensor) -> _Tracer:
         raise
     except Exception as error:
         reason = f"its code cannot be followed on images {tuple(images.shape)} ({in_words(error)}); "
-        reason += "if such images do not fit, pass some that do as `example`"
+        if "on meta tensors" in str(error):
+            reason += "it asks for values, and there are sizes alone"
+        else:
+            reason += "if such images do not fit, pass some that do as `example`"
         raise ConvertError(tracer.inside(), reason) from error
     for name in tracer.tensor_attrs.values():
         if hasattr(plain, name) and not hasattr(network, name):
