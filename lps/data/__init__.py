@@ -29,7 +29,7 @@ WHOLE = {
     "imagenet": Size(1_281_167, 50_000, 1000),
     "voc": Size(10_582, 1_449, 21),
 }
-"""How large the paper's data sets are, by their layout: what a run at full scale has seen."""
+"""How large data sets are at full scale, by their layout; the paper names no number for VOC, its predecessors do."""
 
 
 def other_size(layout: str, found: Size) -> str:
@@ -38,7 +38,7 @@ def other_size(layout: str, found: Size) -> str:
     if found == whole:
         return ""
     here = f"{found.train:,} images to train and {found.test:,} to test on, of {found.classes:,} classes"
-    return f"{here} (the paper: {whole.train:,}, {whole.test:,} and {whole.classes:,})"
+    return f"{here} (at full scale: {whole.train:,}, {whole.test:,} and {whole.classes:,})"
 
 
 def chosen(count: int | None, among: Sized, where: str, seed: int) -> list[int]:

@@ -172,7 +172,7 @@ def test_a_run_on_fewer_photographs_says_so_before_it_starts(
         Image.new("RGB", (300, 300)).save(folder / "a.png")
     where = ["--data-root", str(tmp_path), "--results", str(tmp_path / "results"), "--budget", "0s"]
     main(["run", "table2/lps", "--profile", "full", *where])
-    words = "imagenet has 1 images to train and 1 to test on, of 1 classes (the paper: 1,281,167, 50,000 and 1,000)"
+    words = "imagenet has 1 images to train and 1 to test on, of 1 classes (at full scale: 1,281,167, 50,000 and 1,000)"
     assert f"{words}: its runs count as runs at reduced scale\n" in capsys.readouterr().err
 
 

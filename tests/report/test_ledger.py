@@ -125,7 +125,7 @@ def test_the_papers_settings_on_fewer_images_are_reduced_scale(counts: dict[str,
     assert entries["table1/lps:acc"].verdict == "undecided"
     assert entries["table1/lps:c_cons"].verdict == "direction only"
     assert "at reduced scale" in entries["table1/lps:c_cons"].evidence
-    assert any("(the paper: 50,000, 10,000 and 10)" in words for words in differences(few))
+    assert any("(at full scale: 50,000, 10,000 and 10)" in words for words in differences(few))
 
 
 @pytest.mark.parametrize("layout", ["cifar10", "imagenet", "voc"])
