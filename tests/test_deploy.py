@@ -29,6 +29,21 @@ def small() -> nn.Module:
     return nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
 
 
+class Attention(nn.Module):
+    """Each position a mean of all, weighed by their products with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.head = nn.Conv2d(3, 8, 3, 4, 1), nn.Linear(8, 10)
+        self.last = nn.Conv2d(8, 8, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.down(x).relu()
+        rows = y.flatten(2)
+        weights = (rows.transpose(1, 2) @ rows).softmax(-1)
+        return self.head(self.last(y + (rows @ weights.transpose(1, 2)).view_as(y)).mean((2, 3)))
+
+
 def of_torchvision(name: str) -> Callable[[], nn.Module]:
     return lambda: pytest.importorskip("torchvision.models").get_model(name, weights=None)
 
@@ -36,6 +51,7 @@ def of_torchvision(name: str) -> Callable[[], nn.Module]:
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Any, Any, Any]] = {
     "small": (small, "aps", "tri-3", "behind"),
     "small, before": (small, "aps", "none", "before"),
+    "attention": (Attention, "aps", "none", "behind"),
     "resnet18": (of_torchvision("resnet18"), "lps", "tri-3", "behind"),
     "mobilenet_v2": (of_torchvision("mobilenet_v2"), "aps", "none", "before"),
 }
@@ -86,7 +102,11 @@ def onnx(network: nn.Module, folder: Path) -> Callable[[Tensor], Outputs]:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("form", [traced, exported, pytest.param(onnx, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "name", [name if name.startswith("small") else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
+    "name",
+    [
+        name if name.startswith(("small", "attention")) else pytest.param(name, marks=pytest.mark.slow)
+        for name in NETWORKS
+    ],
 )
 def test_a_deployed_network_keeps_the_same_phases_at_any_size(name: str, form: Any, tmp_path: Path) -> None:
     network = with_phases(name)
@@ -97,3 +117,18 @@ def test_a_deployed_network_keeps_the_same_phases_at_any_size(name: str, form: A
             (expected, *phases), (found, *kept) = network(x), deployed(x)
         assert len(phases) >= 2 and all(map(torch.equal, phases, kept)), (size, phases, kept)
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_what_would_keep_the_windows_of_one_size_is_not_traced() -> None:
+    class Pyramid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down = nn.Conv2d(3, 8, 3, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.down(x)
+            return y + nn.functional.interpolate(nn.functional.adaptive_avg_pool2d(y, 2), size=y.shape[2:])
+
+    network = lps.convert(Pyramid(), "aps", example=images(*EXAMPLE)).eval()
+    with pytest.raises(RuntimeError, match=r"keep the size .* windows .*: export it with torch\.export"):
+        torch.jit.trace(network, images(*EXAMPLE), check_trace=False)

@@ -498,13 +498,21 @@ class Aligned(Layer):
 
 
 class Varying(nn.Module):
-    """A ``layer`` whose setting ``name``, and that of its selection, is given with its input, ``now``."""
+    """A ``layer`` whose setting ``name``, and that of its selection, is given with its input, ``now``.
+
+    Raises ``RuntimeError`` under ``torch.jit.trace``, which would keep the setting of one size for all.
+    """
 
     def __init__(self, layer: nn.Module, name: str) -> None:
         super().__init__()
         self.layer, self.name = layer, name
 
     def forward(self, x: Tensor, *others: Any, now: Sequence[int], **given: Any) -> Any:
+        if torch.jit.is_tracing():
+            raise RuntimeError(
+                "torch.jit.trace would keep the size that the windows of this network have now, which follows that of "
+                "the images: export it with torch.export, whose result refuses other sizes"
+            )
         return self._with(self.layer, now)(x, *others, **given)
 
     def _with(self, layer: nn.Module, value: Sequence[int]) -> nn.Module:

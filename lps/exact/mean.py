@@ -24,12 +24,18 @@ def largest_of(x: Tensor) -> Tensor:
     return torch.maximum(flat.amax(1), -flat.amin(1)).view(-1, *(1,) * (x.dim() - 1))
 
 
-def _bits(count: Any) -> Any:
-    """Bits of each of ``count`` terms; a tensor where the count is not known yet, as in exported networks."""
+def bits_below(count: Any) -> Any:
+    """Bits of the numbers below ``count``; a tensor where it is not known yet, as in exported networks."""
     if isinstance(count, int):
-        return min(_BITS - (count - 1).bit_length(), _TERM)
+        return (count - 1).bit_length()
     known = count if isinstance(count, Tensor) else torch.scalar_tensor(count, dtype=torch.float64)
-    return (_BITS - (known.double() - 0.5).log2().ceil()).clamp(max=_TERM)
+    return (known.double() - 0.5).log2().ceil().clamp(min=0)
+
+
+def _bits(count: Any) -> Any:
+    """Bits of each of ``count`` terms."""
+    left = _BITS - bits_below(count)
+    return left.clamp(max=_TERM) if isinstance(left, Tensor) else min(left, _TERM)
 
 
 def _mean(x: Tensor, dims: tuple[int, ...]) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from .mean import exact_mean
+from .mean import bits_below, exact_mean
 
 
 def _kept(x: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -77,13 +77,16 @@ class _Einsum(torch.autograd.Function):
         letters = terms.split(",")
         sizes = {letter: max(x.shape[term.index(letter)] for term, x in zip(letters, operands, strict=True)
                              if letter in term) for letter in {*terms} - {","}}  # fmt: skip
-        bits = (_Einsum.BITS - (prod(n for letter, n in sizes.items() if letter not in out) - 1).bit_length()) // 2
+        bits = (_Einsum.BITS - bits_below(prod(n for letter, n in sizes.items() if letter not in out))) // 2
         parts, scales, rows = [], [], []
         for term, x in zip(letters, operands, strict=True):
             summed = [axis for axis, letter in enumerate(term) if letter not in out]
             x = x.double()
             largest = x.abs().amax(summed, keepdim=True) if summed else x.abs()
-            scale = torch.ldexp(torch.ones_like(largest), bits - torch.frexp(largest).exponent.clamp_min(-960))
+            if torch.onnx.is_in_onnx_export():  # which has no exponent of a float
+                scale = 2.0**bits / torch.where(largest > 0, largest, 1.0)
+            else:
+                scale = torch.ldexp(torch.ones_like(largest), bits - torch.frexp(largest).exponent.clamp_min(-960))
             high = (x * scale).round()
             parts.append((high, ((x * scale - high) * 2**bits).round()))
             rows.append("".join(letter for letter in term if letter in out))
