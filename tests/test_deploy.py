@@ -119,6 +119,7 @@ def test_a_deployed_network_keeps_the_same_phases_at_any_size(name: str, form: A
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_what_would_keep_the_windows_of_one_size_is_not_traced() -> None:
     class Pyramid(nn.Module):
         def __init__(self) -> None:
