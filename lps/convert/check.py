@@ -23,6 +23,8 @@ from .writes import refuse
 
 Size = tuple[int, ...]
 
+COARSE = 64
+"""Above this stride images to check with are as few multiples of it as can be: each takes gigabytes."""
 CONSTANT = 0.1
 """Below this part of the mean variance of a map's channels, one is nearly constant."""
 
@@ -93,7 +95,7 @@ def _trials(stride: Stride, dims: int, example: Size | None) -> Iterator[Trial]:
     row, and of a map, a CPU may take another way through a layer, which rounds otherwise.
     """
     each = steps(stride, dims)
-    first, rows, more = (1, 2, 1) if max(each) > 64 else (2, 3 if max(each) > 8 else 5, 2)
+    first, rows, more = (1, 2, 1) if max(each) > COARSE else (2, 3 if max(each) > 8 else 5, 2)
     full = tuple((first + (axis > 0)) * s * max(1, 16 // s) for axis, s in enumerate(each))
     rest = tuple((rows + more * (axis > 0)) * s for axis, s in enumerate(each))
     size = rest if example is None else tuple(n + -n % s for n, s in zip(example, steps(stride, dims), strict=True))

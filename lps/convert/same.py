@@ -23,7 +23,7 @@ from ..polyphase import Stride, components, phases, steps
 from ..sampling import Downsample
 from ..selection import Selection
 from ..watch import tensors
-from .check import Size, drawn
+from .check import COARSE, Size, drawn
 from .layers import Align, Bordered, Entry, Interpolation
 from .report import ConvertError, in_words
 from .writes import name_of
@@ -70,7 +70,7 @@ def require_sameness(
     """
     example_size: Size = tuple(example.shape[2:])
     units = [s * max(1, 8 // s) for s in steps(stride, len(example_size))]
-    first = 1 if max(units) > 64 else 2
+    first = 1 if max(units) > COARSE else 2
     small: list[Size] = [tuple((k + (axis > 0)) * n for axis, n in enumerate(units)) for k in (first, first + 1)]
     sizes = [*(size for size in small if prod(size) < prod(example_size)), example_size]
     found: tuple[float, ConvertError] | None = None

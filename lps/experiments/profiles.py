@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from .config import Experiment, Own, build
-from .rows import ROWS, Row
+from .rows import ROWS, Row, matching
 from .schema import read_yaml
 
 PAPER = "full"
@@ -55,6 +55,13 @@ def load_profile(name: str) -> Profile:
         like = load_profile(content["like"])
         experiments, notebooks = _merged(like.experiments, experiments), _merged(like.notebooks, notebooks)
     return Profile(name, content["about"], experiments, notebooks)
+
+
+@cache
+def experiment_of(row: str, profile: str) -> Experiment:
+    """The experiment of a row, by its name, at the size of a profile."""
+    (found,) = matching([row])
+    return load_profile(profile).row(found)
 
 
 def _tables(blocks: Mapping[str, Any]) -> dict[str, Any]:

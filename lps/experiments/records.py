@@ -244,12 +244,16 @@ def determinism() -> dict[str, Any]:
     }
 
 
+def flags(changes: Mapping[str, str]) -> str:
+    """Changes as the options of a command that makes them."""
+    return "".join(f" --set {shlex.quote(f'{setting}={value}')}" for setting, value in changes.items())
+
+
 def command(experiment: Experiment, seed: int) -> str:
     """The command that repeats a run; for a sampling of one's own, which no command line can name, the call."""
     name, profile, changes = experiment.name, experiment.profile, dict(experiment.changes)
     if experiment.own is not None:
         given = f"like={experiment.own.like!r}, profile={profile!r}, seeds=[{seed}], changes={changes!r}"
         return f"lps.experiments.train({name!r}, sampling=sampling, {given})"
-    settings = "".join(f" --set {shlex.quote(f'{setting}={value}')}" for setting, value in changes.items())
     threads = torch.get_num_threads()
-    return f"python -m lps run {name} --profile {profile} --seed {seed}{settings} --threads {threads}"
+    return f"python -m lps run {name} --profile {profile} --seed {seed}{flags(changes)} --threads {threads}"

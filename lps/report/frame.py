@@ -8,8 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ..data import Size, other_size
-from ..experiments.config import Experiment
-from ..experiments.profiles import changed, load_profile, profile_names
+from ..experiments.profiles import changed, experiment_of, profile_names
 from ..experiments.records import is_current, read_records
 from ..experiments.rows import Row, matching
 from ..paths import LOCAL, SHIPPED
@@ -81,11 +80,6 @@ def _row(name: str) -> Row:
     return row
 
 
-@cache
-def _settings(row: str, profile: str) -> Experiment:
-    return load_profile(profile).row(_row(row))
-
-
 def machine(hardware: Mapping[str, Any]) -> str:
     """The GPU of a record or an executed notebook, otherwise its processor and cores."""
     return hardware.get("gpu") or f"{hardware['cpu']}, {hardware.get('cores')} cores"
@@ -105,24 +99,24 @@ def size_of(record: Record) -> Size:
 
 def is_full_scale(record: Record) -> bool:
     """Was the run made with every setting of the paper, on as many images of as many classes?"""
-    if changed(record, _settings(record["experiment"], "full")):
+    if changed(record, experiment_of(record["experiment"], "full")):
         return False
     return not other_size(record["config"]["data"]["name"], size_of(record))
 
 
 def as_profile(record: Record) -> bool:
     """Was the run made with the settings of its profile as it is now, without an override?"""
-    return not changed(record, _settings(record["experiment"], record["profile"]))
+    return not changed(record, experiment_of(record["experiment"], record["profile"]))
 
 
 def stale(record: Record) -> bool:
     """Would the same run give other results today?"""
-    return not is_current(record["code"], _settings(record["experiment"], "full").task)
+    return not is_current(record["code"], experiment_of(record["experiment"], "full").task)
 
 
 def differences(record: Record) -> list[str]:
     """What sets a run apart from the paper's experiment, in words."""
-    paper = _settings(record["experiment"], "full").as_dict()
+    paper = experiment_of(record["experiment"], "full").as_dict()
     words = [
         f"{section}.{name} is {_word(name, value)} (at full scale: {_word(name, paper[section][name])})"
         for section in ("data", "model", "train")

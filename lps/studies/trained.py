@@ -5,7 +5,6 @@ that loses its choice), labels under shifts of each size, and how far choices ar
 a study measures stands in its notebook, in the cells tagged ``study``.
 """
 
-import shlex
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -17,9 +16,8 @@ import torch
 
 from ..data import Split
 from ..experiments.evaluate import exact_convolutions, in_percent
-from ..experiments.profiles import changed, load_profile
-from ..experiments.records import determinism, made_with, read_record, write_json
-from ..experiments.rows import matching
+from ..experiments.profiles import changed, experiment_of
+from ..experiments.records import determinism, flags, made_with, read_record, write_json
 from ..experiments.run import PACKAGES
 from ..experiments.schema import COUNT, REAL, Shape, conform
 from ..experiments.training import Trained
@@ -107,7 +105,7 @@ def study(trained: Trained, kind: str = "section53", images: int = IMAGES) -> di
         found = measures(of.notebook)[f"study_{kind}"](network, test, device)
     settings = experiment.as_dict()
     this = f"{experiment.name} --profile {experiment.profile} --seed {run.seed} --images {images}"
-    this += "".join(f" --set {shlex.quote(f'{name}={value}')}" for name, value in experiment.changes.items())
+    this += flags(experiment.changes)
     content = {
         **found,
         "experiment": experiment.name,
@@ -141,9 +139,8 @@ def read(
     """The records of all studies of a kind below the folders, of networks that were trained with these ``changes`` to
     their profile and no others."""
     paths = (path for folder in folders for path in sorted((folder / kind).glob("table*/*/*.json")))
-    return [record for record in map(read_study, paths) if not _otherwise(record, changes)]
-
-
-def _otherwise(record: Mapping[str, Any], changes: Mapping[str, str]) -> list[str]:
-    (row,) = matching([record["experiment"]])
-    return changed(record, load_profile(record["profile"]).row(row).override(changes))
+    return [
+        record
+        for record in map(read_study, paths)
+        if not changed(record, experiment_of(record["experiment"], record["profile"]).override(changes))
+    ]
