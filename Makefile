@@ -89,7 +89,7 @@ serve: ## the book at http://localhost:8000 (PORT=)
 	"$$PYTHON" -m http.server --directory build/html "$$PORT"
 
 families: env ## convert the networks of the book's survey, each in a process of its own; goes on where it stopped
-	OMP_NUM_THREADS=1 $(LPS) convert --families
+	OMP_NUM_THREADS=1 $(LPS) survey families
 
 # the machine's own Python, which may have torch, torchvision, pytorch-lightning, numpy and matplotlib alone; each part
 # keeps the records that it has when its time is over, and the next part goes on

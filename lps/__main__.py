@@ -16,6 +16,7 @@ VERBS = {
     "ship": (RUNS, "copy local records to the shipped ones"),
     "verify": ("lps.commands.verify", "is a network exactly equivariant to circular shifts"),
     "convert": ("lps.commands.convert", "make a network shift-invariant in one line"),
+    "survey": ("lps.commands.survey", "records of what converted networks do"),
     "original": ("lps.commands.original", "evaluate a checkpoint of the original release"),
     "study": (RUNS, "the studies of Sec. 5.3 on trained networks"),
     "claims": ("lps.report.ledger", "which claims of the paper hold on this machine"),

@@ -363,13 +363,13 @@ def picture(page: Result) -> Nodes:
     return [nodes.figure("", image, nodes.caption("", "", *words), classes=["lps-picture-of"])]
 
 
-CONVERTED = {"families": "make families", "borders": "python -m lps convert --borders"}
+CONVERTED = {"families": "make families", "borders": "python -m lps survey borders"}
 """Records of networks that were converted, and the commands that make them."""
 
 
 @shows("converted", required=1)
 def converted(page: Result) -> Nodes:
-    """A record of ``python -m lps convert`` in tables, and the machine that made it. Argument: the record's name."""
+    """A record of ``python -m lps survey`` in tables, and the machine that made it. Argument: the record's name."""
     name, path = page.argument, f"results/shipped/convert/{page.argument}.json"
     record = page.load(path)
     if record is None:

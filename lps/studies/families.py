@@ -1,4 +1,4 @@
-"""The survey of ``python -m lps convert --families``: which networks that people use convert, and why others do not.
+"""The survey of ``python -m lps survey families``: which networks that people use convert, and why others do not.
 
 Each is converted as :func:`lps.convert` comes, and then tried by a test of its own: its outputs for images of other
 sizes, one at a time, and for circular shifts of them are compared bit for bit.
@@ -28,11 +28,8 @@ from ..convert.check import drawn
 from ..experiments.jobs import default_jobs
 from ..experiments.records import code_version, is_current, now, write_json
 from ..machine import hardware, versions
-from ..paths import SHIPPED
 from ..polyphase import steps
 from ..watch import tensors
-
-RECORD = SHIPPED / "convert" / "families.json"
 
 LIBRARIES = {
     "torchvision": "torchvision",
@@ -167,7 +164,7 @@ def _built(library: str, model: str) -> Any:
     return getattr(nets, model.partition(" ")[0])(**MONAI[model])
 
 
-def record_families(path: Path = RECORD, pattern: str = "*") -> None:
+def record_families(path: Path, pattern: str = "*") -> None:
     """Add a row for each network whose name matches to the record, as soon as it is tried.
 
     What was converted by a code of the same results stays; what was refused by another commit is tried again.
