@@ -57,7 +57,7 @@ check: lint ## before a commit: lint, and the quick tests
 
 # a thread each: two processes that share the cores by threads wait for one another
 test: env ## every test, all notebooks among them
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: env ## ruff, mypy, and no outputs in notebooks
 	$(BIN)/ruff check

@@ -6,7 +6,10 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +19,20 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+LONGEST = ("test_book.py", "test_deploy.py", "test_convert.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The book first, then files with slow tests: where files are shared out, short ones fill the end."""
+    """The longest files first, then others with slow tests: where files are shared out, short ones fill the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.path.name != "test_book.py", item.path not in slow))
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (places.get(item.path.name, len(places)), item.path not in slow))
+
+
+@pytest.hookimpl(optionalhook=True)  # a GPU's machine may be without pytest-xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, for many tests wait for other processes; at most four, for their memory."""
+    return min(4, 1 + (os.cpu_count() or 1))
 
 
 @pytest.fixture
@@ -105,6 +118,50 @@ class Counter:
 def stop_after() -> Callable[[int], Callable[[], bool]]:
     """From a number of batches to a ``stop`` for a run."""
     return Counter
+
+
+class CommandLine:
+    """``python -m lps`` in the first process of a group of its own, with a checkpoint ``every`` so many seconds. It is
+    forked from one that has what trains imported, which takes seconds.
+    """
+
+    def __init__(self, arguments: Sequence[str], every: float = 600) -> None:
+        from lps.experiments.jobs import PRELOADED
+
+        context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
+        context.set_forkserver_preload(PRELOADED)
+        self._said, its = context.Pipe(duplex=False)
+        self.process = context.Process(target=run_command_line, args=(arguments, every, its))
+        self.process.start()
+        its.close()
+        self.pid = self.process.pid
+
+    @property
+    def runs(self) -> bool:
+        return bool(self.process.is_alive())
+
+    def ended(self) -> tuple[int, str]:
+        """Exit code, negative for a signal, and standard error, once this and all that it has started have ended."""
+        with os.fdopen(os.dup(self._said.fileno()), encoding="utf-8") as said:  # it ends when nobody can write any more
+            words = said.read()
+        self.process.join()
+        return self.process.exitcode, words
+
+
+def run_command_line(arguments: Sequence[str], every: float, said: Connection) -> None:
+    from lps.__main__ import main
+    from lps.experiments import fit
+
+    os.setsid()
+    os.dup2(said.fileno(), 2)
+    said.close()
+    fit.EVERY = every
+    sys.exit(main([*arguments]))
+
+
+@pytest.fixture
+def command_line() -> type[CommandLine]:
+    return CommandLine
 
 
 @pytest.fixture

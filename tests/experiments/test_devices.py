@@ -202,7 +202,7 @@ def test_signals_to_one_of_two_processes_or_to_both_stop_both_and_change_no_bit(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *([signal.SIGINT] if "LPS_EXHAUSTIVE" in os.environ else [])])
 def test_a_signal_while_the_second_process_starts_stops_both(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -81,36 +79,34 @@ def test_stops_at_random_batches_repeat_nothing(
     assert_same(run, untouched[row])
 
 
-CHILD = """
-import sys
-from lps.__main__ import main
-from lps.experiments import fit
-fit.EVERY = 0
-sys.exit(main())
-"""
+@pytest.fixture
+def in_a_process(command_line: Any) -> Callable[[Run], Any]:
+    """Starts a run, with a checkpoint after every batch; returns once the first is there."""
 
+    def start(run: Run) -> Any:
+        arguments = ["run", run.experiment.name, "--profile", "smoke", "--quiet", "--results", str(run.results)]
+        arguments += ["--threads", str(torch.get_num_threads())]
+        for name, value in (COMMON | TASKS[run.experiment.name]).items():
+            arguments += ["--set", f"{name}={value}"]
+        process = command_line(arguments, every=0)
+        while not (run.work / "last.ckpt").exists():
+            assert process.runs, process.ended()
+            time.sleep(0.01)
+        return process
 
-def in_a_process(run: Run) -> subprocess.Popen[str]:
-    """The run, with a checkpoint after every batch, once the first is there."""
-    row, results = run.experiment.name, str(run.results)
-    arguments = [sys.executable, "-c", CHILD, "run", row, "--profile", "smoke", "--quiet", "--results", results]
-    arguments += ["--threads", str(torch.get_num_threads())]
-    arguments += [part for name, value in (COMMON | TASKS[row]).items() for part in ("--set", f"{name}={value}")]
-    process = subprocess.Popen(arguments, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    while not (run.work / "last.ckpt").exists():
-        assert process.poll() is None, "the run ended before it could be interrupted"
-        time.sleep(0.01)
-    return process
+    return start
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ["table1/lps-tri-3", "table5/lps-adapt-3"])
-def test_a_kill_at_a_random_moment_changes_no_bit(row: str, untouched: dict[str, Run], tmp_path: Path) -> None:
+def test_a_kill_at_a_random_moment_changes_no_bit(
+    row: str, untouched: dict[str, Run], in_a_process: Callable[[Run], Any], tmp_path: Path
+) -> None:
     run = planned(row, tmp_path)
     process = in_a_process(run)
     time.sleep(random.Random(row).uniform(0, 0.3))
-    process.kill()
-    process.communicate(timeout=60)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.ended()[0] == -signal.SIGKILL
     step = torch.load(run.work / "last.ckpt", weights_only=True)["global_step"]
     assert 0 < step < length(run)
     seen: list[int] = []
@@ -122,15 +118,15 @@ def test_a_kill_at_a_random_moment_changes_no_bit(row: str, untouched: dict[str,
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_all_processes_spares_those_that_read_images(
-    number: signal.Signals, untouched: dict[str, Run], tmp_path: Path
+    number: signal.Signals, untouched: dict[str, Run], in_a_process: Callable[[Run], Any], tmp_path: Path
 ) -> None:
     run = planned("table3/resnet50-lps-tri-3", tmp_path)
     process = in_a_process(run)
     for _ in range(3):
         os.killpg(process.pid, number)
         time.sleep(0.01)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 3 and "stopped: interrupted" in said and "Traceback" not in said, said
+    code, said = process.ended()
+    assert code == 3 and "stopped: interrupted" in said and "Traceback" not in said, said
     assert 0 < torch.load(run.work / "last.ckpt", weights_only=True)["global_step"] < length(run)
     perform(run, DataCache(None))
     assert_same(run, untouched[run.experiment.name])

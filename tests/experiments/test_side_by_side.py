@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing import active_children
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 import torch
@@ -89,27 +88,26 @@ def test_a_process_that_was_killed_ends_its_run_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", [False, True])
-def test_signals_stop_every_worker_and_what_was_learned_is_kept(tmp_path: Path, kill: bool) -> None:
+def test_signals_stop_every_worker_and_what_was_learned_is_kept(command_line: Any, tmp_path: Path, kill: bool) -> None:
     rows = ["table1/baseline", "table1/aps"]
     settings = CHANGES | {"train.epochs": "1000"}
-    arguments = [sys.executable, "-m", "lps", "run", *rows, "--profile", "smoke", "--jobs", "2"]
-    arguments += ["--results", str(tmp_path)]
+    arguments = ["run", *rows, "--profile", "smoke", "--jobs", "2", "--results", str(tmp_path)]
     arguments += [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-    process = subprocess.Popen(arguments, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    process = command_line(arguments)
     try:
         while not any(tmp_path.rglob("last.ckpt")):  # the other run may still be on its way to its first batch
-            assert process.poll() is None, "the runs ended before they could be interrupted"
+            assert process.runs, "the runs ended before they could be interrupted"
             time.sleep(0.02)
         if kill:
-            process.kill()
+            os.kill(process.pid, signal.SIGKILL)
         else:
             for number in (signal.SIGINT, signal.SIGTERM):
                 os.killpg(process.pid, number)
-        _, said = process.communicate(timeout=200)  # standard error is open until the last worker has ended
+        code, said = process.ended()
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == (-signal.SIGKILL if kill else 3)
+    assert code == (-signal.SIGKILL if kill else 3)
     assert ("stopped: interrupted" in said) == (not kill)
     assert "Traceback" not in said
     assert not any(tmp_path.rglob("*.json"))
