@@ -3,7 +3,8 @@
 A notebook's executed copy is current as long as nothing that it depends on has another content: its source,
 its parameters, the sources and profiles of ``lps``, the installed versions, and those results that its metadata names:
 ``lps: {records: true}`` for the paper's values and all run records, which it waits for, or patterns below ``results``,
-as in ``lps: {records: [paper/*]}``. Time stamps play no part.
+as in ``lps: {records: [paper/*]}``. Time stamps play no part. Those that take longest, ``lps: {first: true}``, start
+first, so that short ones fill the end.
 
 Each notebook runs through papermill in a process of its own, :mod:`.worker`.
 """
@@ -99,6 +100,7 @@ def plan(
             parameters=parameters,
             hash=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
             records=list(RECORDS) if read is True else [f"results/{pattern}" for pattern in read],
+            first=about.get("first", False),
             html=variant,
             command=command,
         )
@@ -127,7 +129,7 @@ def run_jobs(requested: Sequence[Job], jobs: int) -> list[Failure]:
 
     outstanding = [job for job in requested if not job.is_current()]
     late = [job for job in requested if outstanding and job.records == [*RECORDS]]  # behind those that make records
-    outstanding = [*(job for job in outstanding if job not in late), *late]
+    outstanding = sorted((job for job in outstanding if job not in late), key=lambda job: not job.first) + late
     context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload([*PRELOADED, *(PRELOADED_FOR_MANY if len(outstanding) > 2 * jobs else ())])
     share = max(1, (os.cpu_count() or 1) // jobs)

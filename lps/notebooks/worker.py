@@ -38,6 +38,7 @@ class Job:
     parameters: dict[str, Any]
     hash: str
     records: list[str]  # patterns of the results that it reads
+    first: bool  # takes longest
     html: bool  # also export a page of its own
     command: str  # repeats this execution
 

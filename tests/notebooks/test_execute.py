@@ -157,6 +157,14 @@ def test_what_reads_all_records_waits_for_those_that_write_some(root: Path) -> N
     assert outputs(request(root)[0]) == "3\n"
 
 
+def test_what_takes_longest_starts_first(root: Path) -> None:
+    write = "with open('order', 'a') as order:\n    order.write('{0}')"
+    for name, about in (("a", {"records": True}), ("b", {}), ("c", {"first": True})):
+        write_notebook(root, name, write.format(name), lps=about)
+    assert execute(request(root)) == []
+    assert (root / "notebooks" / "order").read_text() == "cba"
+
+
 def test_one_failure_does_not_stop_the_others(root: Path) -> None:
     write_notebook(root, "a", "print('fine')")
     write_notebook(root, "b", "# first line", "raise RuntimeError('no\\nluck')")
