@@ -89,7 +89,7 @@ def test_the_page_counts_by_kind_and_cause() -> None:
     shown = {line[0]: line[1:] for line in conversion.families(ROWS).rows}
     assert shown[conversion.KINDS["torchvision"]] == ["2 of 22", "2, 1 with a pooled head", "2", "0"]
     assert shown[conversion.KINDS["timm"]] == ["0 of 191", "0", "0", "0"]
-    assert [line[:2] for line in conversion.refused(ROWS).rows] == [["it has n tokens of its own", "2"]]
+    assert [line[:2] for line in conversion.refused(ROWS).rows] == [["it has 16 tokens of its own", "2"]]
 
 
 def timed(network: str, factor: float, threads: int = 1, date: str = "2026-01-01") -> Any:
@@ -110,7 +110,7 @@ def test_the_page_shows_what_conversion_costs_beside_the_targets() -> None:
     *_, middle, target = conversion.cost_table(found[1], 1).rows
     assert middle == ["median", *["1.30"] * 6] and target == ["target", "1.3", "", "1.5", "2.0", "", "2.5"]
     assert conversion.misses(found[1]) == "All medians are within their targets."
-    assert "APS before convolutions, 3.00 in the median for 1.3 (most: `b`, 3.00)" in conversion.misses(found[2])
+    assert "APS before convolutions, 3.00 in the median, not 1.3 (most: `b`, 3.00)" in conversion.misses(found[2])
     assert conversion.price(records, "before").startswith("1.3 times the original's with APS, the median of 2 networks")
     assert "not been measured" in conversion.price([], "before") and conversion.costs([]) == {}
 

@@ -110,6 +110,24 @@ def link_repository(app: Sphinx, config: Config) -> None:
             options.pop(option, None)
 
 
+def repeat_heads(app: Sphinx, doctree: nodes.document) -> None:
+    """On ``doctree-read``: begin each cell of a wide table with the head of its column, which ``custom.css`` shows on a
+    phone, where cells stand one below the other. In two columns a name and its meaning need none."""
+    for head in doctree.findall(nodes.thead):
+        heads = [[*cell.findall(nodes.Text)] and cell[0].children for cell in head[0]]
+        body = head.next_node(nodes.tbody, descend=False, siblings=True)
+        for row in body if body is not None and len(heads) > 2 else ():
+            for words, cell in zip(heads[1:], row[1:], strict=False):
+                if words and cell.children:
+                    copies = [*(word.deepcopy() for word in words), nodes.Text(": ")]
+                    cell[0].insert(0, nodes.inline("", "", *copies, classes=["lps-head"]))
+
+
+def own_members(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
+    """On ``autodoc-skip-member``: the fields of a named tuple stand in its signature."""
+    return True if (getattr(member, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
 def set_theme_mode(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """On ``html-page-context``: the theme's script rejects the empty mode that jupyter-book leaves."""
     context["default_mode"] = "auto"
@@ -146,6 +164,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("lps_profile", os.environ.get("BOOK_PROFILE", "quick"), "env")
     app.connect("config-inited", link_repository, priority=100)
     app.connect("source-read", substitute_executed)
+    app.connect("doctree-read", repeat_heads)
+    app.connect("autodoc-skip-member", own_members)
     app.connect("html-page-context", set_theme_mode, priority=900)
     app.connect("viewcode-follow-imported", own_module)
     app.connect("build-finished", copy_mathjax)

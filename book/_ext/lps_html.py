@@ -43,7 +43,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from flat(value, f"{prefix}{key}.")
         elif isinstance(value, float):
             yield prefix + key, f"{value:.6g}"
-        elif prefix or key not in ("history", "command", "experiment", "profile", "seed", "path", "id"):
+        elif prefix or key not in ("history", "command", "experiment", "profile", "seed", "path", "id", "apart"):
             yield prefix + key, value if isinstance(value, str) else json.dumps(value)
 
 

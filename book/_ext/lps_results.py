@@ -203,9 +203,11 @@ def result_table(page: Result, data: Record) -> Nodes:
     for group in data["groups"]:
         if group["differs"]:
             result.append(render("differs", group=group))
-        caption = f"{data['title']}; {group['label']}."
-        result.append(table(caption, "comparison", "lps-comparison", rows=group["rows"], **about))
-        if any(row["stale"] for row in group["rows"]):
+        rows = [row for row in group["rows"] if row["runs"]] or group["rows"]
+        left_out = " Rows without a run are left out." if len(rows) < len(group["rows"]) else ""
+        caption = f"{data['title']}; {group['label']}.{left_out}"
+        result.append(table(caption, "comparison", "lps-comparison", rows=rows, **about))
+        if any(row["stale"] for row in rows):
             note = "† computed, in part at least, before `lps` last changed; `python -m lps run` computes it again."
             result.append(block("p", code(note), "lps-source"))
     files = f"Take it away: {page.take_away(f'build/tables/{page.argument}')}."
@@ -220,6 +222,11 @@ def run_records(page: Result) -> Nodes:
         groups[identity.removeprefix("local/").rpartition("/")[0]][identity] = record
     if not groups:
         return page.absent("A run record", "python -m lps run 'table1/*'")
+    for members in groups.values():
+        given = {identity: re.findall(r"--set (\S+)", record["command"]) for identity, record in members.items()}
+        common = set.intersection(*map(set, given.values()))
+        for identity, settings in given.items():  # what tells runs of one row and seed apart
+            members[identity]["apart"] = [setting for setting in settings if setting not in common]
     return [render("records", page=page, groups=groups)]
 
 
@@ -227,12 +234,14 @@ def run_records(page: Result) -> Nodes:
 def costs(page: Result) -> Nodes:
     """What the notebooks and the runs behind this book took, on which hardware."""
     rows: list[list[str]] = []
+    machines: set[str] = set()
     for path in sorted(executed_notebook(page.config, "any").parent.glob("*.json")):
         side = page.load(path.as_posix())
-        took = duration(side["seconds"]), f"{side['peak_memory_mb']:,.0f} MB", frame.machine(side["hardware"])
+        took = duration(side["seconds"]), f"{side['peak_memory_mb']:,.0f} MB"
         rows.append([page.link(f"notebooks/{path.stem}", path.stem), *took])
-    heads = columns("Notebook") + columns("Time", "Peak memory", classes=NUMBER) + columns("Hardware")
-    caption = f"Cost of the notebooks in the profile {page.config.lps_profile}."
+        machines.add(frame.machine(side["hardware"]))
+    heads = columns("Notebook") + columns("Time", "Peak memory", classes=NUMBER)
+    caption = f"Cost of the notebooks in the profile {page.config.lps_profile}, on {' and '.join(sorted(machines))}."
     absent = page.absent("The cost of the notebooks", "make reproduce")
     found = [table(caption, "rows", columns=heads, rows=rows)] if rows else absent
 

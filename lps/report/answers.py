@@ -21,7 +21,8 @@ MIN_SEEDS = 3
 class Effect:
     """The mean difference between two kinds of rows, over filters and then over ``n`` seeds, in one profile's runs.
 
-    ``paper`` is the same mean of the paper's printed values, and ``scale`` says which runs were compared.
+    ``pairs`` of the ``of`` filters asked for have runs; ``paper`` is the same mean of the paper's printed values, and
+    ``scale`` says which runs were compared.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Effect:
     interval: Interval
     n: int
     pairs: int
+    of: int
     paper: float
     profile: str
     scale: str
@@ -43,9 +45,14 @@ class Effect:
             return "seen" if same else "the other way round"
         return "leans" if same else "not settled"
 
+    @property
+    def size(self) -> str:
+        """The number of seeds, and of filters where some are missing."""
+        return f"n = {self.n}" + (f", {self.pairs} of {self.of} filters" if self.pairs < self.of else "")
+
     def __str__(self) -> str:
         bounds = f" [{self.interval.low:+.2f}, {self.interval.high:+.2f}]" if self.n > 1 else ""
-        return f"{self.interval.value:+.2f}{bounds} (n = {self.n}; paper {self.paper:+.2f})"
+        return f"{self.interval.value:+.2f}{bounds} ({self.size}; paper {self.paper:+.2f})"
 
 
 def effects(made: pd.DataFrame) -> list[Effect]:
@@ -65,7 +72,8 @@ def by_id(made: pd.DataFrame) -> dict[str, list[Effect]]:
 
 def _effect(item: Mapping[str, Any], made: pd.DataFrame) -> list[Effect]:
     known = set(made["row"])
-    compared = [pair for pair in pairs(item) if {pair.better, pair.worse} <= known]
+    asked = [*pairs(item)]
+    compared = [pair for pair in asked if {pair.better, pair.worse} <= known]
     if not compared:
         return []
     lines = made[made["metric"] == compared[0].metric]
@@ -75,7 +83,7 @@ def _effect(item: Mapping[str, Any], made: pd.DataFrame) -> list[Effect]:
     paper = mean(value for pair in compared if (value := printed(pair)) is not None)
     return [
         Effect(
-            item["id"], item["statement"], mean_interval(gaps), len(gaps), len(compared), paper,
+            item["id"], item["statement"], mean_interval(gaps), len(gaps), len(compared), len(asked), paper,
             behind["profile"].iloc[0], labels(behind).iloc[0], list(behind["id"].unique()),
             bool(behind["full"].all()),
         )
@@ -165,7 +173,7 @@ def by_seeds(found: Sequence[Effect]) -> list[Effect]:
 def _told(found: Sequence[Effect]) -> str:
     """The effect that is judged in words, and briefly those of other profiles."""
     judged, *others = by_seeds(found)
-    rest = ", ".join(f"{e.interval.value:+.2f} in {e.profile} (n = {e.n})" for e in others)
+    rest = ", ".join(f"{e.interval.value:+.2f} in {e.profile} ({e.size})" for e in others)
     return f"{judged} in {judged.profile}; elsewhere {rest}" if rest else f"{judged}"
 
 

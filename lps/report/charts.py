@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 from ..experiments.rows import SHOWN, Row, matching
@@ -41,6 +42,12 @@ def look(row: Row) -> dict[str, Any]:
     color = COLORS[SHOWN[row.method]]
     fill = color if row.shown in (*COLORS, "DeepLabV3+") else "white"
     return {"color": color, "marker": MARKERS[row.labels[1]], "markerfacecolor": fill}
+
+
+def name_filters(legend: Legend) -> None:
+    """The words of this book in place of the names of columns in a legend that seaborn has made."""
+    for text in legend.texts:
+        text.set_text({"antialias": "filter", "-": "no filter"}.get(text.get_text(), text.get_text()))
 
 
 def interval(ax: Axes, value: Interval, place: float, upright: bool = False, **style: Any) -> None:

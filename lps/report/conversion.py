@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..studies.families import FAMILIES
 from .frame import Record
-from .times import clock, latest, spread
+from .times import clock, in_a_cell, latest
 
 
 class Shown(NamedTuple):
@@ -57,16 +57,18 @@ NUMBERS = re.compile(r"\d[\d.,x]*(e-?\d+)?(?: ?[,x] ?\d+)*")
 
 
 def refused(rows: Rows) -> Shown:
-    """The networks that did not convert, or not exactly, by cause: reasons that differ by numbers and names are one."""
+    """The networks that did not convert, or not exactly, by cause: of reasons that differ by numbers, the first."""
     causes = defaultdict[str, list[str]](list)
+    first: dict[str, str] = {}
     for name in (name for kind in KINDS for name in FAMILIES[kind] if name in rows):
         row = rows[name]
         if row["outcome"] == "refused":
-            causes[NUMBERS.sub("n", row["reason"])].append(name)
+            first.setdefault(cause := NUMBERS.sub("n", row["reason"]), row["reason"])
+            causes[cause].append(name)
         elif row["outcome"] == "not exact":
             causes["converts, and is not exact under shifts"].append(name)
     lines = sorted(causes.items(), key=lambda cause: -len(cause[1]))
-    shown = [[cause, str(len(names)), ", ".join(f"`{name}`" for name in names)] for cause, names in lines]
+    shown = [[first.get(cause, cause), str(len(names)), ", ".join(map("`{}`".format, names))] for cause, names in lines]
     return Shown("Networks that were refused, by cause", ("cause", "networks", "which"), shown)
 
 
@@ -94,11 +96,14 @@ def costs(records: Iterable[Record]) -> dict[int, dict[str, dict[str, Any]]]:
 
 def cost_table(networks: Mapping[str, Mapping[str, Any]], threads: int) -> Shown:
     """Ratios with their quartiles, medians over the networks, and the targets."""
-    lines = [[f"`{name}`", *(spread(ratios[case]) for case in COLUMNS)] for name, ratios in networks.items()]
+    lines = [[f"`{name}`", *(in_a_cell(ratios[case]) for case in COLUMNS)] for name, ratios in networks.items()]
     lines.append(["median", *(f"{value:.2f}" for value in medians(networks).values())])
     lines.append(["target", *(f"{TARGETS[case]:.1f}" if case in TARGETS else "" for case in COLUMNS)])
     titles = [f"{placement}: {words}" for placement in PLACEMENTS for words in CASES.values()]
-    caption = f"Time of converted networks over the original's, 8 images of 128 x 128, threads: {threads}"
+    caption = (
+        "Time of converted networks over the original's, median and quartiles of the rounds: 8 images of 128 x 128, "
+        f"threads: {threads}. The target is for the median over the networks."
+    )
     return Shown(caption, ("network", *titles), lines)
 
 
@@ -115,7 +120,7 @@ def misses(networks: Mapping[str, Mapping[str, Any]]) -> str:
             worst = max(networks, key=lambda name: networks[name][case]["median"])
             method, placement = case.split()
             most = networks[worst][case]["median"]
-            words = f"{CASES[method]} {placement} convolutions, {value:.2f} in the median for {TARGETS[case]:.1f}"
+            words = f"{CASES[method]} {placement} convolutions, {value:.2f} in the median, not {TARGETS[case]:.1f}"
             parts.append(f"{words} (most: `{worst}`, {most:.2f})")
     return f"Above target: {'; '.join(parts)}." if parts else "All medians are within their targets."
 

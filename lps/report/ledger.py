@@ -324,7 +324,7 @@ def _effect(item: Mapping[str, Any], found: Sequence[answers.Effect]) -> Entry:
     return replace(
         entry,
         paper=f"{most.paper:+.2f}",
-        ours=f"{most.interval.value:+.2f} (n = {most.n}, {most.scale})",
+        ours=f"{most.interval.value:+.2f} ({most.size}, {most.scale})",
         verdict=together([({"seen": True, "the other way round": False}.get(most.outcome), most.full)]),
         evidence=f"{most.outcome}: " + "; ".join(f"{effect}, {effect.scale}" for effect in found),
         run=most.runs,

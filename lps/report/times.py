@@ -154,6 +154,11 @@ def spread(value: Mapping[str, float]) -> str:
     return f"{value['median']:.2f} ({value['q1']:.2f}, {value['q3']:.2f})"
 
 
+def in_a_cell(value: Mapping[str, float]) -> str:
+    """The same for a narrow column, where the quartiles stay on one line."""
+    return spread(value).replace(", ", ",\N{NO-BREAK SPACE}")
+
+
 def frame(record: Record) -> pd.DataFrame:
     """A line for each case of a record, those of :data:`LABELS` first and in its order.
 
@@ -168,8 +173,8 @@ def frame(record: Record) -> pd.DataFrame:
             "over": LABELS.get(cases[name]["against"], cases[name]["against"]),
             **dict(zip(("time", "low", "high"), (cases[name][by][q] for q in ("median", "q1", "q3")), strict=True)),
             "ms": milliseconds(record, name),
-            "wall clock": spread(cases[name]["ratio"]),
-            "processor time": spread(cases[name]["cpu_ratio"]),
+            "wall clock": in_a_cell(cases[name]["ratio"]),
+            "processor time": in_a_cell(cases[name]["cpu_ratio"]),
             "memory": cases[name]["memory_ratio"],
             **{key: cases[name].get(key) for key in ("against", "allocated_mb", "gmac", "flops", "bytes", "shape")},
         }
@@ -202,7 +207,7 @@ def _by_order(record: Record, name: str) -> dict[str, Mapping[str, float]]:
 def orders(record: Record) -> pd.DataFrame:
     """Ratios of each case of a record in words, in turn and in a row."""
     names = [*filter(record["cases"].__contains__, LABELS)]
-    words = {name: {order: spread(ratio) for order, ratio in _by_order(record, name).items()} for name in names}
+    words = {name: {order: in_a_cell(ratio) for order, ratio in _by_order(record, name).items()} for name in names}
     return pd.DataFrame.from_dict(words, orient="index")
 
 

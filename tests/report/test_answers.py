@@ -19,7 +19,7 @@ STUDENT = 4.302652729911275
 
 
 def effect(low: float, value: float, high: float, n: int = 3, paper: float = 1.0) -> Effect:
-    return Effect("e", "s", Interval(value, low, high), n, 5, paper, "reduced", "drawn, profile reduced", [], False)
+    return Effect("e", "s", Interval(value, low, high), n, 4, 5, paper, "reduced", "drawn, profile reduced", [], False)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,7 @@ def effect(low: float, value: float, high: float, n: int = 3, paper: float = 1.0
 )
 def test_the_outcome_says_what_the_interval_says(found: Effect, outcome: str) -> None:
     assert found.outcome == outcome
+    assert f"n = {found.n}, 4 of 5 filters; paper" in str(found)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_lps_over_aps_is_the_mean_over_filters_paired_by_seed(shipped: list[Any]
     (found,) = (e for e in effects(frame(shipped)) if e.id == "lps-over-aps" and e.profile == "reduced")
     half = STUDENT * stdev(gaps) / 3**0.5
     assert found.interval == pytest.approx((mean(gaps), mean(gaps) - half, mean(gaps) + half))
-    assert (found.n, found.pairs) == (3, 5)
+    assert (found.n, found.pairs, found.of, found.size) == (3, 5, 5, "n = 3")
 
 
 ENTRIES = [

@@ -138,7 +138,7 @@ def test_a_frame_holds_every_case_by_the_clock_that_counts() -> None:
     assert set(cases.index) == set(record["cases"]) and cases.index[0] == "baseline"
     lpd, ratio = cases.loc["lps-tri-3"], record["cases"]["lps-tri-3"]["cpu_ratio"]
     assert (lpd["low"], lpd["time"], lpd["high"]) == (ratio["q1"], ratio["median"], ratio["q3"])
-    assert lpd["processor time"] == benchmarks.spread(ratio) and lpd["over"] == "LPF, Tri-3"
+    assert lpd["processor time"] == benchmarks.in_a_cell(ratio) and lpd["over"] == "LPF, Tri-3"
     record["determinism"]["threads"] = 2
     lpd = benchmarks.frame(record).loc["lps-tri-3"]
     assert lpd["time"] == record["cases"]["lps-tri-3"]["ratio"]["median"]
@@ -166,7 +166,8 @@ def test_both_orders_are_shown_for_each_batch_and_number_of_threads() -> None:
     words = ["1 thread, batch 4", "1 thread, batch 16", "2 threads, batch 4"]
     assert [benchmarks.threads_and_batch(record) for record in runs] == words
     lpd = benchmarks.orders(runs[0]).loc["lps-tri-3"]
-    assert lpd["in turn"] == "1.10 (1.10, 1.10)" and lpd["in a row"] == "1.21 (1.21, 1.21)"
+    turn, row = (lpd[order].replace("\N{NO-BREAK SPACE}", " ") for order in ("in turn", "in a row"))
+    assert (turn, row) == ("1.10 (1.10, 1.10)", "1.21 (1.21, 1.21)")
 
 
 def test_records_with_memory_kept_stand_beside_the_others_and_never_for_them() -> None:
