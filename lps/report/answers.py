@@ -10,7 +10,7 @@ import pandas as pd
 from . import section53, times
 from .frame import Record, drawn, groups, images, labels, one_per_seed
 from .paper import paper_number
-from .statements import listed, pairs, printed
+from .statements import Pair, listed, pairs, printed
 from .statistics import Interval, mean_interval
 
 Outcome = Literal["seen", "leans", "not settled", "not seen", "the other way round", "not tested"]
@@ -71,23 +71,31 @@ def by_id(made: pd.DataFrame) -> dict[str, list[Effect]]:
 
 
 def _effect(item: Mapping[str, Any], made: pd.DataFrame) -> list[Effect]:
+    """The effect over those pairs that have the most seeds, then over more pairs and the seeds that these share."""
     known = set(made["row"])
     asked = [*pairs(item)]
     compared = [pair for pair in asked if {pair.better, pair.worse} <= known]
     if not compared:
         return []
-    lines = made[made["metric"] == compared[0].metric]
-    wide = lines.pivot(index="seed", columns="row", values="value")
-    gaps = pd.DataFrame({pair: wide[pair.better] - wide[pair.worse] for pair in compared}).dropna().mean(axis=1)
-    behind = lines[lines["row"].isin({row for pair in compared for row in (pair.better, pair.worse)})]
+    wide = made[made["metric"] == compared[0].metric].pivot(index="seed", columns="row", values="value")
+    gaps = pd.DataFrame({at: wide[pair.better] - wide[pair.worse] for at, pair in enumerate(compared)})
+    counts, found = gaps.count(), []
+    for least in sorted({*counts} - {0}, reverse=True):
+        group = gaps.loc[:, counts >= least].dropna()
+        if len(group):
+            found.append(_over(item, [compared[at] for at in group], group.mean(axis=1), made, len(asked)))
+    return found
+
+
+def _over(item: Mapping[str, Any], compared: Sequence[Pair], gaps: pd.Series, made: pd.DataFrame, of: int) -> Effect:
+    """The effect from the mean gap of the pairs that are ``compared``, by seed."""
+    rows = {row for pair in compared for row in (pair.better, pair.worse)}
+    behind = made[made["row"].isin(rows) & made["seed"].isin(gaps.index) & (made["metric"] == compared[0].metric)]
     paper = mean(value for pair in compared if (value := printed(pair)) is not None)
-    return [
-        Effect(
-            item["id"], item["statement"], mean_interval(gaps), len(gaps), len(compared), len(asked), paper,
-            behind["profile"].iloc[0], labels(behind).iloc[0], list(behind["id"].unique()),
-            bool(behind["full"].all()),
-        )
-    ] if len(gaps) else []  # fmt: skip
+    return Effect(
+        item["id"], item["statement"], mean_interval(gaps), len(gaps), len(compared), of, paper,
+        behind["profile"].iloc[0], labels(behind).iloc[0], list(behind["id"].unique()), bool(behind["full"].all()),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,15 @@ def test_lps_over_aps_is_the_mean_over_filters_paired_by_seed(shipped: list[Any]
     assert (found.n, found.pairs, found.of, found.size) == (3, 5, 5, "n = 3")
 
 
+def test_filters_with_one_seed_leave_the_others_their_three(shipped: list[Any]) -> None:
+    later = ("rect-2", "tri-3", "bin-5", "adapt-3")
+    made = frame([r for r in shipped if r["seed"] == 0 or not r["experiment"].endswith(later)])
+    found = [e for e in effects(made) if e.id == "lps-over-aps" and e.profile == "reduced"]
+    assert [(e.n, e.pairs, e.of, len(e.runs)) for e in found] == [(3, 1, 5, 6), (1, 5, 5, 10)]
+    whole = [e for e in effects(frame(shipped)) if e.id == "lps-over-aps" and e.profile == "reduced"]
+    assert [(e.n, e.pairs) for e in whole] == [(3, 5)]
+
+
 ENTRIES = [
     {"id": "lemma-1", "kind": "theorem", "verdict": "holds"},
     {"id": "table4/lps-tri-3:pooling_share", "kind": "cell", "verdict": "holds", "ours": "1.049", "paper": "1.05"},
