@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -301,6 +301,12 @@ CONVERTED = (
 """Networks that are timed before and after :func:`lps.convert`."""
 
 
+def pooled(network: Any) -> nn.Module:
+    """A VGG with a mean in front of its linear layers, which read 7 x 7 windows and so do not convert as they are."""
+    network.avgpool, network.classifier[0] = nn.AdaptiveAvgPool2d(1), nn.Linear(512, 4096)
+    return cast(nn.Module, network)
+
+
 def conversion(setting: Setting, name: str, batch: int, size: int, seconds: float) -> Group:
     """A network and what it is converted to, sampling before its convolutions or behind them."""
     short = name.rpartition(":")[2]
@@ -308,10 +314,10 @@ def conversion(setting: Setting, name: str, batch: int, size: int, seconds: floa
     def build(method: Any, antialias: Any, placement: Any) -> Work:
         torch.manual_seed(0)
         images = setting.place(torch.randn(batch, 3, size, size))
-        network = calibrated(UNet() if short == "unet" else named(name), images).eval()
+        network = UNet() if short == "unet" else named(name)
+        network = calibrated(pooled(network) if short.startswith("vgg") else network, images).eval()
         if method:
-            head: Any = "pool" if short.startswith("vgg") else "keep"
-            network = convert(network, method, antialias, placement=placement, head=head, example=images[:1])
+            network = convert(network, method, antialias, placement=placement, example=images[:1])
         return setting.inference(network, images)
 
     cases = {"original": Case(partial(build, None, None, None), "original")}
