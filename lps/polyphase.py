@@ -8,6 +8,7 @@ Phases are numbered row-major: in 2-D, phase ``k = s * row + column`` holds the 
 from collections.abc import Sequence
 from itertools import product
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,11 @@ def phases(stride: Stride, dims: int) -> int:
 def offsets(stride: Stride, dims: int) -> list[tuple[int, ...]]:
     """Offset of each phase along the ``dims`` spatial axes, in the order of the phases."""
     return list(product(*map(range, steps(stride, dims))))
+
+
+def known(space: Sequence[Any]) -> bool:
+    """Are these sizes numbers? A network that is traced or exported may leave them open."""
+    return all(isinstance(size, int) for size in space)
 
 
 def circular_shift(x: Tensor, shift: int | Sequence[int]) -> Tensor:
@@ -79,6 +85,10 @@ def phase_view(x: Tensor, stride: Stride) -> Tensor:
     """View of ``x`` ``(N, C, *space)`` as ``(N, s, ..., s, C, *space / s)``: one axis per offset, no copy."""
     require_divisible(x, stride)
     dims = x.dim() - 2
+    if not known(x.shape[2:]):  # of windows, torch sees which sizes are the stride; of axes that are split it does not
+        for axis, s in enumerate(steps(stride, dims), 2):
+            x = x.unfold(axis, s, s)
+        return x.permute(0, *range(2 + dims, 2 + 2 * dims), 1, *range(2, 2 + dims))
     for axis in range(dims, 0, -1):
         s = steps(stride, dims)[axis - 1]
         x = x.unflatten(axis + 1, (x.shape[axis + 1] // s, s))

@@ -23,7 +23,14 @@ LONGEST = ("test_book.py", "test_deploy.py", "test_convert.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, then others with slow tests: where files are shared out, short ones fill the end."""
+    """What is for the weekly tests alone is skipped elsewhere.
+
+    The longest files first, then others with slow tests: where files are shared out, short ones fill the end.
+    """
+    if "LPS_EXHAUSTIVE" not in os.environ:
+        for item in items:
+            if item.get_closest_marker("exhaustive"):
+                item.add_marker(pytest.mark.skip(reason="in the weekly tests, LPS_EXHAUSTIVE=1"))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: (places.get(item.path.name, len(places)), item.path not in slow))

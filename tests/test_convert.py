@@ -793,11 +793,20 @@ def test_activations_write_in_place_as_they_did_where_nothing_else_reads(placeme
     assert found == {"a.2": True, "b.2": True, "relu": False}
 
 
-FAMILIES = ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"]
-MORE_FAMILIES = ["efficientnet_b0", "regnet_x_400mf", "densenet121", "convnext_tiny"]
+def weekly(*names: str) -> list[Any]:
+    """What repeats the kinds of others: networks whose layers are those of the small ones above, a placement."""
+    return [pytest.param(name, marks=[pytest.mark.slow, pytest.mark.exhaustive]) for name in names]
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_FAMILIES)])
+FAMILIES = [
+    "resnet18",
+    "mobilenet_v3_small",
+    "shufflenet_v2_x0_5",
+    pytest.param("efficientnet_b0", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *weekly("regnet_x_400mf", "densenet121", "convnext_tiny")])
 def test_torchvision(name: str) -> None:
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
@@ -806,7 +815,7 @@ def test_torchvision(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"])
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", *weekly("deeplabv3_mobilenet_v3_large")])
 def test_torchvision_segmenters(name: str) -> None:
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
@@ -815,11 +824,17 @@ def test_torchvision_segmenters(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18"])
+@pytest.mark.parametrize("name", ["all kinds", *weekly("r3d_18", "mc3_18", "r2plus1d_18")])
 def test_torchvision_of_video(name: str) -> None:
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
-    network = lps.convert(models.get_model(name, weights=None), "aps").eval()
+    if name == "all kinds":  # in one network, with a block of each
+        parts = models.video.resnet
+        kinds = [parts.Conv3DSimple, parts.Conv3DSimple, parts.Conv2Plus1D, parts.Conv3DNoTemporal]
+        original = parts.VideoResNet(parts.BasicBlock, kinds, [1] * 4, parts.R2Plus1dStem)
+    else:
+        original = models.get_model(name, weights=None)
+    network = lps.convert(original, "aps").eval()
     x = images(1, 3, *steps(lps.conversion_report(network).stride, 3))
     with torch.inference_mode():
         for shift in ((1, 1, 1), (3, 5, 2)):
@@ -827,7 +842,7 @@ def test_torchvision_of_video(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet26d", "tf_efficientnet_b0", "convnextv2_atto", "hrnet_w18_small"])
+@pytest.mark.parametrize("name", ["tf_efficientnet_b0", "convnextv2_atto", *weekly("resnet26d", "hrnet_w18_small")])
 def test_timm(name: str) -> None:
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
@@ -864,7 +879,7 @@ def test_an_exported_network_gives_the_same_bits(placement: Placement, any_batch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("placement", get_args(Placement))
+@pytest.mark.parametrize("placement", ["behind", *weekly("before")])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_onnx_gives_the_same_numbers(placement: Placement, through_onnx: Callable[..., list[Tensor]]) -> None:
     strided = built(lambda: plain(unit(8, 8, stride=2)))

@@ -2,7 +2,8 @@
 rounding, at sizes that the export has not seen."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,37 @@ def images(*size: int) -> Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(0))
 
 
-def small() -> nn.Module:
-    layers = nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, 2, 1, groups=8)
-    return nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+class Residual(nn.Module):
+    """ResNet's kinds: a pooling and two blocks, one with a strided shortcut; so wide that no choice is a near tie."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 7, 2, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+        self.main, self.shortcut = nn.Conv2d(32, 32, 3, 2, 1), nn.Conv2d(32, 32, 1, 2)
+        self.last, self.head = nn.Conv2d(32, 32, 3, 1, 1), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = (self.main(x) + self.shortcut(x)).relu()
+        return self.head((x + self.last(x)).relu().mean((2, 3)))
+
+
+class Inverted(nn.Module):
+    """MobileNet's kinds: wide maps with a stride and a filter for each channel, and a block that adds its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down, self.keep = nn.Conv2d(3, 8, 3, 2, 1), self.block(8, 12, 2), self.block(12, 12, 1)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10))
+
+    @staticmethod
+    def block(inputs: int, outputs: int, stride: int) -> nn.Module:
+        wide = nn.Conv2d(inputs, 16, 1), nn.BatchNorm2d(16), nn.ReLU6()
+        return nn.Sequential(*wide, nn.Conv2d(16, 16, 3, stride, 1, groups=16), nn.ReLU6(), nn.Conv2d(16, outputs, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(self.stem(x))
+        return self.head(x + self.keep(x))
 
 
 class Attention(nn.Module):
@@ -49,9 +78,9 @@ def of_torchvision(name: str) -> Callable[[], nn.Module]:
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Any, Any, Any]] = {
-    "small": (small, "aps", "tri-3", "behind"),
-    "small, before": (small, "aps", "none", "before"),
-    "attention": (Attention, "aps", "none", "behind"),
+    "residual": (Residual, "lps", "tri-3", "behind"),
+    "inverted": (Inverted, "aps", "none", "before"),
+    "attention": (Attention, "aps", "tri-3", "behind"),
     "resnet18": (of_torchvision("resnet18"), "lps", "tri-3", "behind"),
     "mobilenet_v2": (of_torchvision("mobilenet_v2"), "aps", "none", "before"),
 }
@@ -99,15 +128,17 @@ def onnx(network: nn.Module, folder: Path) -> Callable[[Tensor], Outputs]:
     return lambda x: tuple(map(torch.from_numpy, session.run(None, {session.get_inputs()[0].name: x.numpy()})))
 
 
+def cases() -> Iterator[Any]:
+    """Each network in each form; the slowest of a whole network, and a second one, are for the weekly tests."""
+    for name, form in product(NETWORKS, (traced, exported, onnx)):
+        whole = name in ("resnet18", "mobilenet_v2")
+        slow, weekly = whole or form is onnx, name == "mobilenet_v2" or (whole and form is onnx)
+        marks = [pytest.mark.slow] * slow + [pytest.mark.exhaustive] * weekly
+        yield pytest.param(name, form, marks=marks, id=f"{name}-{form.__name__}")
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("form", [traced, exported, pytest.param(onnx, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name.startswith(("small", "attention")) else pytest.param(name, marks=pytest.mark.slow)
-        for name in NETWORKS
-    ],
-)
+@pytest.mark.parametrize(("name", "form"), list(cases()))
 def test_a_deployed_network_keeps_the_same_phases_at_any_size(name: str, form: Any, tmp_path: Path) -> None:
     network = with_phases(name)
     deployed = form(network, tmp_path)

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..exact.convolution import CONVOLVE, Padding, linear_rows, max_pool, pad
-from ..exact.cpu import evened, known, runs, widened
+from ..exact.cpu import evened, runs, widened
 from ..exact.fused import Filtered, moved_and_padded
 from ..exact.mean import exact_mean
 from ..exact.sums import EXACT, exact_einsum, softmax
 from ..exact.ties import Origin, put_back_phases
-from ..polyphase import Stride, components, offset_of, offsets, phases, place, steps
+from ..polyphase import Stride, components, known, offset_of, offsets, phases, place, steps
 from ..sampling import Downsample
 from ..selection import Selection
 from .report import Conversion
@@ -92,8 +92,11 @@ class Border:
     ) -> tuple[Tensor, list[int]]:
         """``x`` with its border, or padded as far as that goes, and how many windows it has along each axis."""
         space = self.space(x, reach, stride)
-        last = [s * (count - 1) + r + 1 - b for s, count, r, b in zip(stride, space, reach, self.before, strict=True)]
-        after = [max(end - size, 0) for end, size in zip(last, x.shape[2:], strict=True)]
+        if self.exact:
+            last = [s * (n - 1) + r + 1 - b for s, n, r, b in zip(stride, space, reach, self.before, strict=True)]
+            after = [max(end - size, 0) for end, size in zip(last, x.shape[2:], strict=True)]
+        else:
+            after = beyond(self.before, reach, stride)
         return self.around(x, after) if padding == "zeros" else pad(x, self.before, after, padding), space
 
     def counting(self) -> "Border":
@@ -152,7 +155,7 @@ def beyond(before: Sequence[int], reach: Sequence[int], stride: Sequence[int]) -
 def crop(y: Tensor, space: Sequence[int]) -> Tensor:
     """The first samples of each spatial axis, in memory as a map of that size."""
     for axis, size in enumerate(space, 2):
-        y = y.narrow(axis, 0, size)
+        y = y if y.shape[axis] == size else y.narrow(axis, 0, size)
     return y.contiguous()
 
 

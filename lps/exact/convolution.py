@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..polyphase import Stride, steps
-from .cpu import LANES, ConvolveCircular, evened, in_full, known, widened
+from ..polyphase import Stride, known, steps
+from .cpu import LANES, ConvolveCircular, evened, in_full, widened
 
 Padding = Literal["circular", "zeros", "reflect"]
 
@@ -19,6 +19,11 @@ CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 SPREAD = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+
+
+def recorded(x: Tensor) -> bool:
+    """Is a graph recorded that leaves sizes open, or that is for ONNX, where writes into parts of a map cost most?"""
+    return torch.onnx.is_in_onnx_export() or not known(x.shape[2:])
 
 
 class _Wrap(torch.autograd.Function):
@@ -65,6 +70,15 @@ class _Wrap(torch.autograd.Function):
         return folded, None, None
 
 
+def _joined(x: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
+    """Circular padding without a write: an exported graph takes in a few operations better than many."""
+    for axis, (first, last) in enumerate(zip(before, after, strict=True), 2):
+        if first or last:
+            size = x.shape[axis]
+            x = torch.cat([x.narrow(axis, size - first, first), x, x.narrow(axis, 0, last)], axis)
+    return x
+
+
 def pad(x: Tensor, before: Stride, after: Stride, padding: Padding) -> Tensor:
     """Pad spatial axes of ``x`` ``(N, C, *space)`` by ``before`` and ``after`` samples, all alike or each by its own.
 
@@ -78,8 +92,8 @@ def pad(x: Tensor, before: Stride, after: Stride, padding: Padding) -> Tensor:
         return F.pad(x, [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair], mode=mode)
     if torch.jit.is_tracing():  # where sizes are tensors, which no function with a backward of its own takes
         before, after = (tuple(map(int, reach)) for reach in (before, after))
-    elif max(map(max, before, after)) <= min(x.shape[2:]) and min(map(min, before, after)) >= 0:
-        return cast(Tensor, _Wrap.apply(x, before, after))
+    elif all(0 <= min(ends) and max(ends) <= n for *ends, n in zip(before, after, x.shape[2:], strict=True)):
+        return _joined(x, before, after) if recorded(x) else cast(Tensor, _Wrap.apply(x, before, after))
     for axis, (first, last) in enumerate(zip(before, after, strict=True), 2):
         size = x.shape[axis]
         x = x.index_select(axis, torch.arange(-first, size + last, device=x.device) % size)
@@ -118,7 +132,7 @@ def convolve_circular(x: Tensor, weight: Tensor, dilation: Sequence[int]) -> Ten
     On a CPU a matrix product for each row of taps, whose results are then moved and added: with few outputs this is two
     to three times as fast as a convolution of the padded map, which is never made. A GPU takes many small steps badly.
     """
-    if x.device.type != "cpu" or not known(x.shape[2:]):
+    if x.device.type != "cpu" or recorded(x):
         return CONVOLVE[x.dim() - 2](pad(x, dilation, dilation, "circular"), weight, dilation=tuple(dilation))
     return cast(Tensor, ConvolveCircular.apply(x, weight, dilation))
 

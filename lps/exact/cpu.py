@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..polyphase import known
+
 POSITIONS = 12
 """Below so many positions, a matrix product on a CPU in float32 adds up the last of them in another order."""
 
@@ -90,11 +92,6 @@ def by_vectors(function: Callable[[Tensor], Tensor], x: Tensor, equal_shares: bo
     if whole < count:
         results.append(function(F.pad(flat[whole:], (0, VECTORS - (count - whole))))[: count - whole])
     return torch.cat(results).view(x.shape)
-
-
-def known(space: Sequence[Any]) -> bool:
-    """Are these sizes numbers? A network that is traced or exported may leave them open."""
-    return all(isinstance(size, int) for size in space)
 
 
 def one_dnn() -> bool:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..polyphase import Stride, components, keep, mix, offset_of, phase_view, phases, place, require_divisible, steps
-from .convolution import CONVOLVE, SPREAD, Padding, convolve_circular, depthwise, pad
-from .cpu import by_pieces, in_full, known, runs
+from .convolution import CONVOLVE, SPREAD, Padding, convolve_circular, depthwise, pad, recorded
+from .cpu import by_pieces, in_full, runs
 from .mean import channel_sum, exact_mean, largest_of
 
 SMALL = 64
@@ -79,14 +79,9 @@ def _correlation(x: Tensor, y: Tensor, size: Sequence[int], stride: Stride) -> T
     return sums.as_strided(shape, (*strides, wide + right)).sum(-1).flatten(1, 2)[:, None, :height]
 
 
-def _recorded(x: Tensor) -> bool:
-    """Is a graph recorded in which sizes are open, and so the number of groups, which has to be constant?"""
-    return torch.onnx.is_in_onnx_export() or not known(x.shape[2:])
-
-
 def _grouped(x: Tensor) -> bool:
     """Is a convolution in a group for each map of ``x`` fast?"""
-    return x.device.type == "cpu" and x.shape[1] > 1 and not _recorded(x)
+    return x.device.type == "cpu" and x.shape[1] > 1 and not recorded(x)
 
 
 def _moved(kernel: Tensor, z: Tensor, stride: Stride, like: Tensor) -> Tensor:
@@ -188,7 +183,7 @@ class Filtered(NamedTuple):
             return mix_filtered(x, x.new_ones((1,) * x.dim()), z, stride) if phase is None else keep(x, phase, stride)
         kernel, (before, after) = h.kernel[:1].to(x.dtype), h.reach
         if phase is not None:
-            if h.padding == "circular" and not _grouped(x) and not _recorded(x):
+            if h.padding == "circular" and not _grouped(x) and not recorded(x):
                 return depthwise(_aligned(x, phase, stride, before, after), kernel, stride)
             z = F.one_hot(phase, phases(stride, x.dim() - 2))
         if z.requires_grad and _grouped(x) and x[0, 0].numel() <= SMALL:
