@@ -865,7 +865,10 @@ def test_the_command_converts_and_refuses(capsys: pytest.CaptureFixture[str]) ->
     assert "without training" in capsys.readouterr().out
     assert command(["convert", "torchvision:alexnet"]) == 1
     assert "is refused: avgpool: it pools to" in capsys.readouterr().out
-    assert command(["convert", "resnet18"]) == 2 and command(["convert"]) == 2
+    assert command(["convert", "resnet18"]) == 2
+    with pytest.raises(SystemExit) as ended:
+        command(["convert"])
+    assert ended.value.code == 2 and "arguments are required: network" in capsys.readouterr().err
 
 
 @pytest.mark.slow
