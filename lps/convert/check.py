@@ -247,9 +247,10 @@ def _moves(y: Tensor, moved: Tensor, place: Map | None, shift: list[int], size: 
             y, moved = (part.unflatten(axis, [samples[a] for a in along]) for part in (y, moved))
     images = [axis for along in place.axes[1:] for axis in along or (None,)]
     axes = [i for i, axis in enumerate(images) if axis is not None]
-    # a map of another size moves by as much as its phases say: some whole number of samples
+    # a map of another size moves by as much as its phases say: some whole number of samples, mostly none or one more
     known = [int(by // s) for by, s in zip(shift, strides, strict=True)]
-    every = [known] if max(strides) <= 1 else product(*map(range, samples))
+    more = [(0,) * len(known)] if max(strides) <= 1 else sorted(product(*map(range, samples)), key=max)
+    every = ([by + n for by, n in zip(known, further, strict=True)] for further in more)
     return any(torch.equal(y.roll([by[cast(int, images[i])] for i in axes], axes), moved) for by in every)
 
 
