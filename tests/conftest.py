@@ -8,7 +8,6 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,10 +132,9 @@ class CommandLine:
     """
 
     def __init__(self, arguments: Sequence[str], every: float = 600) -> None:
-        from lps.experiments.jobs import PRELOADED
+        from lps.experiments.jobs import PRELOADED, forks
 
-        context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
-        context.set_forkserver_preload(PRELOADED)
+        context = forks(PRELOADED)
         self._said, its = context.Pipe(duplex=False)
         self.process = context.Process(target=run_command_line, args=(arguments, every, its))
         self.process.start()

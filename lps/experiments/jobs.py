@@ -22,6 +22,13 @@ PRELOADED = ["lps.experiments.batches", "lps.experiments.fit"]
 """What trains, with Lightning, takes seconds to import: once for all processes where they can be forked."""
 
 
+def forks(preloaded: Sequence[str]) -> Any:
+    """A context whose processes fork, on Linux, from one that has these modules imported; elsewhere they spawn."""
+    context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
+    context.set_forkserver_preload([*preloaded])
+    return context
+
+
 class Outcome(NamedTuple):
     """How an attempt at a run ended."""
 
@@ -150,8 +157,7 @@ def _one_by_one(turns: Sequence[Turn], data: DataCache, threads: int | None, sto
 
 def _abreast(turns: Sequence[Turn], root: Path | None, threads: int | None, jobs: int, stop: Stop) -> Ends:
     """``jobs`` runs at a time, each in a process with a pool of its own: where it is killed, the others are not."""
-    context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
-    context.set_forkserver_preload(PRELOADED)
+    context = forks(PRELOADED)
     resource_tracker.ensure_running()  # here, for it lets in the signals that are kept back below
     halt = context.RawValue("b", 0)  # without a lock, which a process that is killed may hold
     waiting, ends = iter(turns), Ends()

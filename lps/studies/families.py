@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatch
 from importlib.util import find_spec
 from itertools import product
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, get_args
@@ -25,7 +24,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..convert import ConvertError, Head, conversion_report, convert
 from ..convert.check import drawn
-from ..experiments.jobs import default_jobs
+from ..experiments.jobs import default_jobs, forks
 from ..experiments.records import code_version, is_current, now, write_json
 from ..machine import hardware, versions
 from ..polyphase import steps
@@ -196,8 +195,7 @@ def record_families(path: Path, pattern: str = "*") -> None:
 
 def _tried(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of networks, each of a process of its own: one that runs out of memory costs no other."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__, *(module for module in LIBRARIES.values() if find_spec(module))])
+    context = forks([__name__, *(module for module in LIBRARIES.values() if find_spec(module))])
 
     def apart(name: str) -> tuple[str, dict[str, Any]]:
         receives, sends = context.Pipe(duplex=False)
