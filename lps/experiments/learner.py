@@ -33,6 +33,10 @@ def learning_rate(train: Train, epoch: float) -> float:
     return peak * (train.epochs - epoch) / (train.epochs - train.warmup)
 
 
+LOWEST_TEMPERATURE = 1e-30
+"""Below it logits over tau leave float32, and the loss is nan."""
+
+
 def temperature(train: Train, epoch: float) -> float:
     """Temperature tau of the Gumbel-softmax at ``epoch`` (Sec. 4.1)."""
     if not train.tau_line:
@@ -105,6 +109,13 @@ class Learner(pl.LightningModule):
         self.recipe, self.engine, self.seed, self.ignored = experiment.train, experiment.engine, seed, ignored
         self.flips = isinstance(experiment.data, Small) and self.recipe.flip  # photographs are flipped as they are read
         self.temperatures = [layer for layer in network.modules() if isinstance(layer, LearnedPhase)]
+        last = temperature(self.recipe, self.recipe.epochs)
+        if self.temperatures and last < LOWEST_TEMPERATURE:
+            raise ValueError(
+                f"{self.recipe.epochs} epochs with train.tau_every {self.recipe.tau_every:g} lower the temperature of "
+                f"LPD to {last:.1g}, and below {LOWEST_TEMPERATURE:g} Eq. (17) divides by nothing; raise "
+                "train.tau_every with the epochs, or set train.tau_floor"
+            )
         self.history: list[dict[str, float]] = []
         self.kept: list[dict[str, Any]] = []
         self.log_history: Callable[[list[dict[str, float]]], None] = lambda history: None

@@ -114,6 +114,14 @@ def test_rows_of_the_photographs_tell_the_methods_apart(tmp_path: Path) -> None:
     assert metrics["c_cons"]["value"] < 100 and metrics["s_cons"]["value"] < 100
 
 
+def test_a_temperature_that_leaves_float32_is_told_before_training(tmp_path: Path) -> None:
+    long = {"train.epochs": "100", "data.train": "20", "data.test": "10"}
+    (run,) = plan(["table1/lps"], "smoke", [0], long, tmp_path, DataCache(None))
+    with pytest.raises(ValueError, match=r"train\.tau_every 0\.05 lower the temperature of LPD to 8e-142,"):
+        perform(run, DataCache(None))
+    assert not run.done
+
+
 @pytest.mark.parametrize("row", [row for row in TABLES["table5"] if row.labels[0] != "LPS"], ids=lambda row: row.name)
 def test_rows_of_the_masks_tell_the_methods_apart(row: Row, tmp_path: Path) -> None:
     run = run_of(row.name, tmp_path, data__train="20", data__test="4")
