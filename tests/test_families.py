@@ -87,8 +87,8 @@ def test_a_row_is_tried_in_a_process_of_its_own() -> None:
 
 def test_the_page_counts_by_kind_and_cause() -> None:
     shown = {line[0]: line[1:] for line in conversion.families(ROWS).rows}
-    assert shown[conversion.KINDS["torchvision"]] == ["2 of 22", "2, 1 with a pooled head", "2", "0"]
-    assert shown[conversion.KINDS["timm"]] == ["0 of 191", "0", "0", "0"]
+    assert shown[families.TITLES["torchvision"]] == ["2 of 22", "2, 1 with a pooled head", "2", "0"]
+    assert shown[families.TITLES["timm"]] == ["0 of 191", "0", "0", "0"]
     assert [line[:2] for line in conversion.refused(ROWS).rows] == [["it has 16 tokens of its own", "2"]]
 
 

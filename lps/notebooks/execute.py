@@ -30,7 +30,7 @@ from . import worker
 from .parameters import check_parameters, declared_parameters, parse_overrides, words
 from .worker import Job, files_hash
 
-SOURCES = ("lps/**/*.py", "lps/profiles/*.yml", "lps/report/*.mplstyle")
+SOURCES = ("lps/**/*.py", "lps/**/*.yml", "lps/report/*.mplstyle")
 RECORDED_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "matplotlib", "papermill")
 PRELOADED = ("papermill", "nbconvert", "ipykernel.kernelapp", "matplotlib.pyplot", "torch")
 """What every execution imports, which takes seconds: once. None of it starts a thread or a GPU, which no fork has."""

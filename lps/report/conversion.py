@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from ..studies.families import FAMILIES
+from ..studies.families import FAMILIES, TITLES
 from .frame import Record
 from .times import clock, in_a_cell, latest
 
@@ -21,22 +21,13 @@ class Shown(NamedTuple):
 
 # The survey of families
 
-KINDS = {
-    "timm": "timm without attention",
-    "torchvision": "torchvision, classification",
-    "video": "torchvision, video",
-    "segmentation": "segmentation_models_pytorch, torchvision and MONAI, segmentation",
-    "MONAI": "MONAI, classification",
-    "attention": "for comparison: attention, tokens",
-}
-
 Rows = Mapping[str, Mapping[str, Any]]
 
 
 def families(rows: Rows) -> Shown:
     """How many networks of each kind were tried, convert, and are exact."""
     lines = []
-    for kind, words in KINDS.items():
+    for kind, words in TITLES.items():
         tried = [
             rows[name] for name in FAMILIES[kind] if rows.get(name, {"outcome": "not tried"})["outcome"] in OUTCOMES
         ]
@@ -60,7 +51,7 @@ def refused(rows: Rows) -> Shown:
     """The networks that did not convert, or not exactly, by cause: of reasons that differ by numbers, the first."""
     causes = defaultdict[str, list[str]](list)
     first: dict[str, str] = {}
-    for name in (name for kind in KINDS for name in FAMILIES[kind] if name in rows):
+    for name in (name for names in FAMILIES.values() for name in names if name in rows):
         row = rows[name]
         if row["outcome"] == "refused":
             first.setdefault(cause := NUMBERS.sub("n", row["reason"]), row["reason"])

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatch
+from importlib.resources import files
 from importlib.util import find_spec
 from itertools import product
 from multiprocessing.connection import Connection
@@ -26,6 +27,7 @@ from ..convert import ConvertError, Head, conversion_report, convert
 from ..convert.check import drawn
 from ..experiments.jobs import default_jobs, forks
 from ..experiments.records import code_version, is_current, now, write_json
+from ..experiments.schema import read_yaml
 from ..machine import hardware, versions
 from ..polyphase import steps
 from ..watch import tensors
@@ -38,89 +40,10 @@ LIBRARIES = {
 }
 """Modules by the names that stand before a colon."""
 
-DECODERS = (
-    *("Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3", "DeepLabV3Plus"),
-    *("UPerNet", "Segformer"),
-)
-ENCODERS = ("resnet18", "mobilenet_v2", "efficientnet-b0")
-
-_SMALL: dict[str, Any] = {"channels": (8, 16, 32), "strides": (2, 2)}
-_CHANNELS: dict[str, Any] = {"in_channels": 1, "out_channels": 2}
-MONAI: Mapping[str, Mapping[str, Any]] = {
-    **{f"UNet {dims}d": {**_CHANNELS, **_SMALL, "num_res_units": 2, "spatial_dims": dims} for dims in (2, 3)},
-    **{f"BasicUNet {dims}d": {**_CHANNELS, "features": (8, 8, 16, 32, 64, 8), "spatial_dims": dims} for dims in (2, 3)},
-    "BasicUNetPlusPlus 2d": {**_CHANNELS, "features": (8, 8, 16, 32, 64, 8), "spatial_dims": 2},
-    **{f"SegResNet {dims}d": {**_CHANNELS, "spatial_dims": dims} for dims in (2, 3)},
-    "DynUNet 2d": {
-        **{**_CHANNELS, "spatial_dims": 2, "kernel_size": [3, 3, 3], "strides": [1, 2, 2]},
-        "upsample_kernel_size": [2, 2],
-    },
-    "VNet 2d": {**_CHANNELS, "spatial_dims": 2},
-    "AttentionUnet 2d": {**_CHANNELS, **_SMALL, "spatial_dims": 2},
-    "FlexibleUNet 2d": {**_CHANNELS, "backbone": "efficientnet-b0"},
-    "HighResNet 2d": {**_CHANNELS, "spatial_dims": 2},
-    "DenseNet121 2d": {**_CHANNELS, "spatial_dims": 2},
-    "SEResNet50 2d": {"spatial_dims": 2, "in_channels": 1},
-    "resnet18 3d": {"spatial_dims": 3, "n_input_channels": 1, "num_classes": 2},
-    "EfficientNetBN 2d": {"model_name": "efficientnet-b0", "pretrained": False},
-}
-"""Settings of the networks of MONAI, small ones, by class and number of axes."""
-
-_TIMM = """
-bat_resnext26ts convformer_s18 convmixer_1024_20_ks9_p14 convmixer_768_32 convnext_atto convnext_atto_ols
-convnext_atto_rms convnext_tiny convnext_tiny_hnf convnext_zepto_rms_ols convnextv2_atto convnextv2_tiny
-cs3darknet_focus_s cs3darknet_s cs3edgenet_x cs3sedarknet_l cs3sedarknet_xdw cspdarknet53 cspnext_tiny cspresnet50
-cspresnet50d cspresnext50 darknet17 darknetaa53 densenet121 densenetblur121d dla34 dla46_c dla46x_c dla60_res2net
-dla60_res2next dm_nfnet_f0 dpn48b dpn68 dpn92 eca_nfnet_l0 eca_resnet33ts eca_resnext26ts eca_vovnet39b ecaresnet26t
-ecaresnetlight ecaresnext26t_32x4d efficientnet_b0_g8_gn efficientnet_b0_gn efficientnet_blur_b0 efficientnet_cc_b0_4e
-efficientnet_es efficientnet_lite0 efficientnet_x_b3 efficientnetv2_rw_s efficientnetv2_rw_t efficientvim_m1
-ese_vovnet19b_slim ese_vovnet19b_slim_dw ese_vovnet39b_evos fasternet_t0 fasternet_t1 fasternet_t2 fastvit_t8
-fbnetc_100 fbnetv3_b focalnet_tiny_lrf focalnet_tiny_srf gc_efficientnetv2_rw_t gcresnet33ts gcresnet50t gcresnext26ts
-gernet_s ghostnet_050 ghostnetv2_100 ghostnetv3_050 hardcorenas_b hgnet_tiny hgnetv2_b0 hgnetv2_b4 hrnet_w18_small
-inception_next_atto inception_next_tiny inception_resnet_v2 inception_v3 inception_v4 lcnet_035 lcnetv2_small
-legacy_seresnet18 legacy_seresnet50 legacy_seresnext26_32x4d legacy_xception mambaout_femto mambaout_small_rw mixnet_m
-mixnet_s mnasnet_050 mnasnet_small mobilenet_edgetpu_100 mobilenet_edgetpu_v2_l mobilenet_edgetpu_v2_s
-mobilenet_edgetpu_v2_xs mobilenetv1_100 mobilenetv2_035 mobilenetv3_small_050 mobilenetv4_conv_aa_medium
-mobilenetv4_conv_blur_medium mobilenetv4_conv_medium mobilenetv4_conv_small_035 mobileone_s1 nasnetalarge
-nf_ecaresnet26 nf_regnet_b0 nf_resnet26 nf_seresnet26 nfnet_f0 pnasnet5large poolformer_s12 poolformerv2_s12
-rdnet_tiny regnetv_040 regnetx_002 regnety_002 regnety_040_sgn regnetz_005 regnetz_b16 regnetz_b16_evos regnetz_d8
-regnetz_d8_evos repghostnet_050 repvgg_a0 repvgg_b1g4 repvit_m1 res2net50_14w_8s res2net50d res2next50 resnest14d
-resnest50d_1s4x24d resnet10t resnet14t resnet18 resnet26 resnet32ts resnet50_clip_gap resnet50_gn resnet50_mlp
-resnet50c resnet51q resnetaa34d resnetaa50 resnetaa50d resnetblur18 resnetblur50 resnetblur50d resnetv2_18 resnetv2_18d
-resnetv2_50 resnetv2_50d_evos resnetv2_50d_frn resnetv2_50d_gn resnetv2_50t resnetv2_50x1_bit resnext26ts
-resnext50_32x4d resnext50d_32x4d rexnet_100 sedarknet21 selecsls42 seresnet18 seresnet33ts seresnet50 seresnet50t
-seresnetaa50d seresnext26t_32x4d seresnext26ts seresnext50_32x4d skresnet18 skresnet50 skresnext50_32x4d starnet_s050
-tf_efficientnet_b0 tf_efficientnet_cc_b0_4e tf_efficientnet_es tf_efficientnet_lite0 tf_efficientnetv2_b0 tf_mixnet_m
-tf_mixnet_s tf_mobilenetv3_small_075 tf_mobilenetv3_small_minimal_100 tinynet_e tresnet_m vgg11 vgg11_bn vovnet39a
-xception41 xception41p
-"""
-_TORCHVISION = """
-alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 mnasnet0_5
-mobilenet_v2 mobilenet_v3_large mobilenet_v3_small regnet_x_400mf regnet_y_400mf resnet18 resnet50 resnext50_32x4d
-shufflenet_v2_x0_5 squeezenet1_0 squeezenet1_1 vgg11 vgg11_bn wide_resnet50_2
-"""
-_MAPS = ("fcn_resnet50", "deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large")
-_OTHER_ENCODERS = ("densenet121", "vgg11_bn", "resnext50_32x4d", "se_resnet50", "tu-regnetx_002", "tu-convnext_atto")
-_OF_MAPS = 12
-
-FAMILIES: Mapping[str, Sequence[str]] = {
-    "video": tuple(f"torchvision:{name}" for name in ("r3d_18", "mc3_18", "r2plus1d_18", "s3d")),
-    "torchvision": tuple(f"torchvision:{name}" for name in _TORCHVISION.split()),
-    "segmentation": (
-        *(f"smp:{decoder}/{encoder}" for encoder in ENCODERS for decoder in DECODERS),
-        *(f"smp:Unet/{encoder}" for encoder in _OTHER_ENCODERS),
-        *(f"torchvision:{name}" for name in _MAPS),
-        *(f"monai:{name}" for name in list(MONAI)[:_OF_MAPS]),
-    ),
-    "MONAI": tuple(f"monai:{name}" for name in list(MONAI)[_OF_MAPS:]),
-    "timm": tuple(f"timm:{name}" for name in _TIMM.split()),
-    "attention": (
-        *("torchvision:vit_b_16", "torchvision:swin_t", "torchvision:maxvit_t", "timm:vit_tiny_patch16_224"),
-        *("timm:edgenext_xx_small", "timm:botnet26t_256", "timm:resmlp_12_224"),
-    ),
-}
-"""The networks tried, by what they are. Of those of timm that have no attention, by their layers' kinds, kernels and
-strides, the smallest of each architecture; a few of a hundred million weights and more are left out."""
+_LISTS = read_yaml(files("lps") / "studies" / "families.yml")
+TITLES: Mapping[str, str] = {kind: family["title"] for kind, family in _LISTS["families"].items()}
+FAMILIES: Mapping[str, Sequence[str]] = {kind: family["networks"] for kind, family in _LISTS["families"].items()}
+"""What each family is, in words, and its networks."""
 
 SHIFTS = 4
 
@@ -160,7 +83,7 @@ def _built(library: str, model: str) -> Any:
         return getattr(segmentation_models_pytorch, decoder)(encoder or "resnet18", encoder_weights=None)
     from monai.networks import nets
 
-    return getattr(nets, model.partition(" ")[0])(**MONAI[model])
+    return getattr(nets, model.partition(" ")[0])(**_LISTS["monai"][model])
 
 
 def record_families(path: Path, pattern: str = "*") -> None:
