@@ -23,6 +23,8 @@ from sphinx_proof import directive as proof_directive
 from sphinx_proof import domain, proof_type
 from sphinx_proof import nodes as proof_nodes
 
+from lps.notebooks.worker import files_hash
+
 logger = logging.getLogger(__name__)
 
 MATHJAX_FILES = (
@@ -81,6 +83,9 @@ def substitute_executed(app: Sphinx, docname: str, content: list[str]) -> None:
 def tagged(cell: dict[str, Any], *tags: str) -> bool:
     return not set(tags).isdisjoint(cell["metadata"].get("tags", []))
 
+
+WRITES_PAGES = ("book/_ext/*.py", "book/_ext/templates/*", "lps/report/*.py")
+"""What writes results on pages. Sphinx does not watch it, so its hash is a value of the configuration."""
 
 PARAMETERS = ("parameters", "injected-parameters")
 """Tags of the cell that declares a notebook's parameters, and of the one in which papermill sets some of them."""
@@ -162,6 +167,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     register_claim()
     app.setup_extension("sphinx_proof")
     app.add_config_value("lps_profile", os.environ.get("BOOK_PROFILE", "quick"), "env")
+    app.add_config_value("lps_writes_pages", files_hash(Path(__file__).resolve().parents[2], WRITES_PAGES), "env")
     app.connect("config-inited", link_repository, priority=100)
     app.connect("source-read", substitute_executed)
     app.connect("doctree-read", repeat_heads)

@@ -14,7 +14,7 @@ from ..paths import BUILD, ROOT
 from .execute import RECORDS, SOURCES
 from .worker import files_hash
 
-PAGES = ("_config.yml", "_toc.yml", "book/*.*", "book/_ext/*.py", "book/_static/*", "notebooks/*.ipynb")
+PAGES = ("_config.yml", "_toc.yml", "book/*.*", "book/_ext/**/*.*", "book/_static/*", "notebooks/*.ipynb")
 STAMP = BUILD / "book.json"
 HTML = BUILD / "_build" / "html"
 

@@ -21,8 +21,8 @@ MIN_SEEDS = 3
 class Effect:
     """The mean difference between two kinds of rows, over filters and then over ``n`` seeds, in one profile's runs.
 
-    ``pairs`` of the ``of`` filters asked for have runs; ``paper`` is the same mean of the paper's printed values, and
-    ``scale`` says which runs were compared.
+    ``pairs`` of the ``of`` filters asked for have runs, ``only`` names one that is alone; ``paper`` is the same mean of
+    the paper's printed values, and ``scale`` says which runs were compared.
     """
 
     id: str
@@ -36,6 +36,7 @@ class Effect:
     scale: str
     runs: list[str]
     full: bool
+    only: str = ""
 
     @property
     def outcome(self) -> Outcome:
@@ -47,12 +48,18 @@ class Effect:
 
     @property
     def size(self) -> str:
-        """The number of seeds, and of filters where some are missing."""
-        return f"n = {self.n}" + (f", {self.pairs} of {self.of} filters" if self.pairs < self.of else "")
+        """The number of seeds, and the filters where some are missing."""
+        filters = f"{self.only} alone" if self.only else f"{self.pairs} of {self.of} filters"
+        return f"n = {self.n}" + (f", {filters}" if self.pairs < self.of else "")
+
+    @property
+    def gap(self) -> str:
+        """The difference, with its interval where there is one."""
+        bounds = f" [{self.interval.low:+.2f}, {self.interval.high:+.2f}]" if self.n > 1 else ""
+        return f"{self.interval.value:+.2f}{bounds}"
 
     def __str__(self) -> str:
-        bounds = f" [{self.interval.low:+.2f}, {self.interval.high:+.2f}]" if self.n > 1 else ""
-        return f"{self.interval.value:+.2f}{bounds} ({self.size}; paper {self.paper:+.2f})"
+        return f"{self.gap} ({self.size}; paper {self.paper:+.2f})"
 
 
 def effects(made: pd.DataFrame) -> list[Effect]:
@@ -92,9 +99,11 @@ def _over(item: Mapping[str, Any], compared: Sequence[Pair], gaps: pd.Series, ma
     rows = {row for pair in compared for row in (pair.better, pair.worse)}
     behind = made[made["row"].isin(rows) & made["seed"].isin(gaps.index) & (made["metric"] == compared[0].metric)]
     paper = mean(value for pair in compared if (value := printed(pair)) is not None)
+    only = behind.loc[behind["row"] == compared[0].better, "antialias"].iloc[0] if len(compared) == 1 else ""
     return Effect(
         item["id"], item["statement"], mean_interval(gaps), len(gaps), len(compared), of, paper,
         behind["profile"].iloc[0], labels(behind).iloc[0], list(behind["id"].unique()), bool(behind["full"].all()),
+        "no filter" if only == "-" else only,
     )  # fmt: skip
 
 
@@ -173,15 +182,19 @@ def _consistent(made: pd.DataFrame) -> Answer:
     return Answer(question, "seen", f"{_counted(lines)}: none differs.{rest}", _runs(lines), page)
 
 
-def by_seeds(found: Sequence[Effect]) -> list[Effect]:
-    """The same effect at several scales, which come largest first: over enough seeds, then over fewer."""
-    return sorted(found, key=lambda effect: -min(effect.n, MIN_SEEDS))
+def most_first(found: Sequence[Effect]) -> list[Effect]:
+    """The same effect at several scales, which come largest first: over enough seeds, of these over the most filters,
+    as one filter says little of a mean over all; then over fewer seeds."""
+    return sorted(found, key=lambda effect: (-min(effect.n, MIN_SEEDS), -effect.pairs))
 
 
 def _told(found: Sequence[Effect]) -> str:
-    """The effect that is judged in words, and briefly those of other profiles."""
-    judged, *others = by_seeds(found)
-    rest = ", ".join(f"{e.interval.value:+.2f} in {e.profile} ({e.size})" for e in others)
+    """The effect that is judged in words, and briefly that of each other profile."""
+    by_profile: dict[str, Effect] = {}
+    for effect in most_first(found):
+        by_profile.setdefault(effect.profile, effect)
+    judged, *others = by_profile.values()
+    rest = ", ".join(f"{e.gap} in {e.profile} ({e.size})" for e in others)
     return f"{judged} in {judged.profile}; elsewhere {rest}" if rest else f"{judged}"
 
 
@@ -201,7 +214,7 @@ def _compared(question: str, found: Sequence[Effect], page: str) -> Answer:
         return Answer(question, "not tested", "No pair of runs on real images is recorded.", "", page)
     scale = _joined(effect.scale for effect in found)
     text = f"Accuracy of LPS less that of APS, mean over filters: {_told(found)}."
-    return Answer(question, by_seeds(found)[0].outcome, text, scale, page)
+    return Answer(question, most_first(found)[0].outcome, text, scale, page)
 
 
 def _price(known: Mapping[str, Sequence[Effect]]) -> Answer:
@@ -210,7 +223,7 @@ def _price(known: Mapping[str, Sequence[Effect]]) -> Answer:
     every = [effect for of in found.values() for effect in of]
     if not every:
         return Answer(question, "not tested", "No pair of runs on real images is recorded.", "", page)
-    judged: dict[str, Outcome] = {name: by_seeds(of)[0].outcome for name, of in found.items() if of}
+    judged: dict[str, Outcome] = {name: most_first(of)[0].outcome for name, of in found.items() if of}
     outcome: Outcome = next(iter(judged.values())) if len(set(judged.values())) == 1 else "not settled"
     words = ". ".join(f"{name} ({outcome}): {_told(found[name])}" for name, outcome in judged.items())
     text = f"Accuracy less that of the rows that keep phase 0, mean over filters. {words}."

@@ -18,7 +18,7 @@ from ..studies import trained as studies
 from . import answers, coverage, section53, statements
 from . import times as benchmarks
 from .answers import MIN_SEEDS
-from .frame import GROUP, Record, age, by_seed, drawn, groups, measured, one_per_seed, runs
+from .frame import GROUP, Record, age, by_seed, drawn, groups, labels, measured, one_per_seed, runs
 from .paper import TABLES, command, paper_table
 from .statements import Pair, agrees, listed, pairs, printed, select
 from .statistics import Interval, failure_bound, paired
@@ -116,7 +116,7 @@ def _cell(
         "cell",
         f"Table {name.removeprefix('table')}",
         f"{table.metrics[metric]} of {row['method']} {antialias}" + (f" on {row['model']}" if "model" in row else ""),
-        f"{printed} ± {deviation}" if deviation else printed or None,
+        f"{printed} ± {deviation}" if deviation else grouped(printed) or None,
         rule=EVERY_PAIR if exact else RULES.get(metric, tolerance),
         evidence=f"no record; needs {table.data}",
         command=command(row["row"]),
@@ -143,7 +143,8 @@ def _at_any_scale(entry: Entry, metric: str, every: pd.DataFrame) -> Entry:
     others = counted[~counted["id"].isin(entry.run)].drop_duplicates("id")
     if others.empty:
         return entry
-    words = f"nor does a pair differ in {len(others)} other runs ({', '.join(sorted(others['profile'].unique()))})"
+    where = ", ".join(sorted(others["profile"].unique()))
+    words = f"no pair differs in {len(others)} other {'run' if len(others) == 1 else 'runs'} ({where})"
     return replace(entry, evidence=f"{entry.evidence}; {words}")
 
 
@@ -196,8 +197,7 @@ def _measured(entry: Entry, row: Mapping[str, str], metric: str, found: pd.DataF
 def _scale(found: pd.DataFrame) -> str:
     if found["full"].all():
         return "at the paper's scale"
-    scales = {f"{data} in profile {profile}" for profile, data in zip(found["profile"], found["data"], strict=True)}
-    return f"at reduced scale, {', '.join(sorted(scales))}"
+    return f"at reduced scale, {', '.join(sorted(set(labels(found))))}"
 
 
 def _bound(metric: str, lines: pd.DataFrame) -> str:
@@ -213,12 +213,17 @@ def _bound(metric: str, lines: pd.DataFrame) -> str:
     return f"; of each network alone, on {total:,} pairs, a failure rate above {rate} is ruled out (95 %)"
 
 
+def grouped(number: str) -> str:
+    """A whole number with separators of thousands; others as they are printed."""
+    return f"{int(number):,}" if number.isdigit() else number
+
+
 def _counted(entry: Entry, row: Mapping[str, str], metric: str) -> Entry:
     ours = statements.table4_parameters(row["row"])[metric]
     digits = len(row[metric].partition(".")[2])
     return replace(
         entry,
-        ours=f"{ours:.3f}" if digits else str(int(ours)),
+        ours=f"{ours:.3f}" if digits else f"{int(ours):,}",
         verdict="holds" if abs(ours - float(row[metric])) < 10**-digits else "fails",
         evidence="counted on this machine; the paper's networks have 10 classes",
         command=HERE,
@@ -320,7 +325,7 @@ def _effect(item: Mapping[str, Any], found: Sequence[answers.Effect]) -> Entry:
     entry = Entry.of(item, "ordering", rule=rule, command=command(f"{item['compare'][0]['table']}/*"))
     if not found:
         return entry
-    most = answers.by_seeds(found)[0]
+    most = answers.most_first(found)[0]
     return replace(
         entry,
         paper=f"{most.paper:+.2f}",
@@ -347,7 +352,9 @@ def _consistency(item: Mapping[str, Any], groups: Sequence[pd.DataFrame], every:
     entry = Entry.of(
         item,
         "sentence",
-        paper="100 in every row" if exact else f"{min(values):g} to {max(values):g}",
+        paper="100 in every row"
+        if exact
+        else " to ".join(f"{value:g}" for value in sorted({min(values), max(values)})),
         rule=EVERY_PAIR if exact else "some pairs differ in every row",
         evidence=f"no record; needs {table.data}",
         command=command(f"{item['table']}/*"),

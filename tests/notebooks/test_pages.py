@@ -98,6 +98,15 @@ def test_a_page_that_teaches_has_an_exercise_with_an_answer_that_is_asserted(nam
     assert "hide-cell" in cells[n]["metadata"]["tags"]
 
 
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_what_is_drawn_is_a_numbered_figure_with_words(path: Path) -> None:
+    for cell in json.loads(path.read_text())["cells"]:
+        if cell["cell_type"] == "code" and "plt.show()" in "".join(cell["source"]):
+            shown = cell["metadata"].get("mystnb", {})
+            assert shown["figure"]["caption"] and shown["image"]["alt"], cell["source"][-1]
+            assert shown["figure"]["name"].startswith("fig-")
+
+
 # No result is typed by hand ----------------------------------------------------------------------------
 
 RESULT = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?=\s?(?:%|per cent|points\b|ms\b|[GM]B\b))|(?<![\w.])\d+\.\d+(?![\w.])")

@@ -10,7 +10,7 @@ from lps.experiments.profiles import load_profile
 from lps.experiments.records import read_records
 from lps.experiments.rows import ROWS, matching
 from lps.paths import SHIPPED
-from lps.report.answers import Effect, answers, effects
+from lps.report.answers import Effect, answers, effects, most_first
 from lps.report.frame import COLUMNS, frame, guaranteed
 from lps.report.statistics import Interval
 
@@ -67,6 +67,18 @@ def test_filters_with_one_seed_leave_the_others_their_three(shipped: list[Any]) 
     assert [(e.n, e.pairs, e.of, len(e.runs)) for e in found] == [(3, 1, 5, 6), (1, 5, 5, 10)]
     whole = [e for e in effects(frame(shipped)) if e.id == "lps-over-aps" and e.profile == "reduced"]
     assert [(e.n, e.pairs) for e in whole] == [(3, 5)]
+
+
+def test_an_effect_over_all_filters_is_judged_before_one_of_a_longer_training(shipped: list[Any]) -> None:
+    unfiltered = ("table1/baseline", "table1/aps", "table1/lps")
+    made = frame([r for r in shipped if r["profile"] == "reduced" or r["experiment"] in unfiltered])
+    found = [e for e in effects(made) if e.id == "lps-over-fixed"]
+    assert "n = 3, no filter alone" in {e.size for e in found if e.profile == "converged"}
+    first = most_first(found)[0]
+    assert (first.profile, first.n, first.pairs) == ("reduced", 3, 5)
+    (price,) = (a for a in answers(made, ENTRIES, [], [], []) if a.question == "Does the guarantee cost accuracy?")
+    assert price.outcome == "not settled"
+    assert price.text.count("in reduced; elsewhere") == 2  # of LPS and of APS
 
 
 ENTRIES = [

@@ -313,7 +313,7 @@ def test_both_protocols_are_in_the_evidence() -> None:
     entries = claims.cell_entries(frame([record("table1/baseline", "reduced", c_cons=8000)]))
     entry = next(entry for entry in entries if entry.id == "table1/baseline:c_cons")
     assert (
-        "8,000 of 10,000 at reduced scale, cifar10 in profile reduced; by the original code's protocol 8,000 of 10,000"
+        "8,000 of 10,000 at reduced scale, CIFAR-10, profile reduced; by the original code's protocol 8,000 of 10,000"
         in entry.evidence
     )
 
