@@ -248,7 +248,7 @@ def costs(page: Result) -> Nodes:
     runs = defaultdict(list)
     for record in page.records().values():
         if seconds := record["seconds"]["training"]:
-            runs[record["profile"], record["data"]["name"], frame.machine(record["hardware"])].append(seconds)
+            runs[record["profile"], frame.images(record["data"]), frame.machine(record["hardware"])].append(seconds)
     rows = [
         [*key, str(len(s)), " to ".join(dict.fromkeys(map(duration, (min(s), max(s))))), duration(sum(s))]
         for key, s in sorted(runs.items())

@@ -109,13 +109,15 @@ def _over(item: Mapping[str, Any], compared: Sequence[Pair], gaps: pd.Series, ma
 
 @dataclass(frozen=True)
 class Answer:
-    """A question of the front page, its answer in a line, the scale of what it rests on, and the page behind it."""
+    """A question of the front page, its answer in a line, the scale of what it rests on, the page behind it, and what
+    was found at other scales."""
 
     question: str
     outcome: Outcome
     text: str
     scale: str
     page: str
+    elsewhere: str = ""
 
 
 def answers(
@@ -188,14 +190,14 @@ def most_first(found: Sequence[Effect]) -> list[Effect]:
     return sorted(found, key=lambda effect: (-min(effect.n, MIN_SEEDS), -effect.pairs))
 
 
-def _told(found: Sequence[Effect]) -> str:
-    """The effect that is judged in words, and briefly that of each other profile."""
-    by_profile: dict[str, Effect] = {}
-    for effect in most_first(found):
-        by_profile.setdefault(effect.profile, effect)
-    judged, *others = by_profile.values()
-    rest = ", ".join(f"{e.gap} in {e.profile} ({e.size})" for e in others)
-    return f"{judged} in {judged.profile}; elsewhere {rest}" if rest else f"{judged}"
+def _elsewhere(found: Sequence[Effect]) -> str:
+    """Briefly the effect in each profile but that of the one that is judged."""
+    others: dict[str, Effect] = {}
+    judged, *rest = most_first(found)
+    for effect in rest:
+        if effect.profile != judged.profile:
+            others.setdefault(effect.profile, effect)
+    return ", ".join(f"{effect.gap} in {effect.profile} ({effect.size})" for effect in others.values())
 
 
 def _joined(scales: Iterable[str]) -> str:
@@ -212,22 +214,23 @@ def _joined(scales: Iterable[str]) -> str:
 def _compared(question: str, found: Sequence[Effect], page: str) -> Answer:
     if not found:
         return Answer(question, "not tested", "No pair of runs on real images is recorded.", "", page)
-    scale = _joined(effect.scale for effect in found)
-    text = f"Accuracy of LPS less that of APS, mean over filters: {_told(found)}."
-    return Answer(question, most_first(found)[0].outcome, text, scale, page)
+    judged = most_first(found)[0]
+    text = f"Accuracy of LPS less that of APS, mean over filters: {judged}."
+    return Answer(question, judged.outcome, text, judged.scale, page, _elsewhere(found))
 
 
 def _price(known: Mapping[str, Sequence[Effect]]) -> Answer:
     question, page = "Does the guarantee cost accuracy?", "notebooks/table1"
-    found = {name: known.get(key, []) for name, key in (("LPS", "lps-over-fixed"), ("APS", "aps-over-fixed"))}
-    every = [effect for of in found.values() for effect in of]
-    if not every:
+    found = {name: known.get(f"{name.lower()}-over-fixed", []) for name in ("LPS", "APS")}
+    judged = {name: most_first(effects)[0] for name, effects in found.items() if effects}
+    if not judged:
         return Answer(question, "not tested", "No pair of runs on real images is recorded.", "", page)
-    judged: dict[str, Outcome] = {name: most_first(of)[0].outcome for name, of in found.items() if of}
-    outcome: Outcome = next(iter(judged.values())) if len(set(judged.values())) == 1 else "not settled"
-    words = ". ".join(f"{name} ({outcome}): {_told(found[name])}" for name, outcome in judged.items())
-    text = f"Accuracy less that of the rows that keep phase 0, mean over filters. {words}."
-    return Answer(question, outcome, text, _joined(effect.scale for effect in every), page)
+    outcomes = [effect.outcome for effect in judged.values()]
+    outcome: Outcome = outcomes[0] if len(set(outcomes)) == 1 else "not settled"
+    words = "; ".join(f"{name} {effect}, {effect.outcome}" for name, effect in judged.items())
+    text = f"Accuracy less that of the rows that keep phase 0, mean over filters: {words}."
+    elsewhere = "; ".join(f"{name} {rest}" for name in judged if (rest := _elsewhere(found[name])))
+    return Answer(question, outcome, text, _joined(effect.scale for effect in judged.values()), page, elsewhere)
 
 
 def _learned(studied: Sequence[Record], controls: Sequence[Record]) -> Answer:
@@ -270,7 +273,9 @@ def _segmentation(made: pd.DataFrame, known: Mapping[str, Sequence[Effect]]) -> 
     lines = lines if (lines["agree"] < lines["total"]).any() else _real_first(lines)
     agree, total = lines["agree"].sum(), lines["total"].sum()
     kept = (
-        "in each every pixel keeps its label" if agree == total else f"{total - agree:,.0f} pixels change their label"
+        "in each every pixel keeps its label under every shift tried"
+        if agree == total
+        else f"{total - agree:,.0f} pixels change their label"
     )
     text = f"{lines['run'].nunique()} networks with LPD and LPU: {kept}."
     if against := [e for key in SEGMENTATION for e in known.get(key, []) if e.outcome == "the other way round"]:

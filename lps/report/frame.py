@@ -147,6 +147,7 @@ SHOWN_DATA = {
     "cifar10": "CIFAR-10",
     "cifar10-parity": "CIFAR-10 at random parities",
     "drawn": "drawn data",
+    "drawn-masks": "drawn data with masks",
     "camvid-voc": "CamVid",
 }
 """Names of data in words."""

@@ -78,7 +78,8 @@ def test_an_effect_over_all_filters_is_judged_before_one_of_a_longer_training(sh
     assert (first.profile, first.n, first.pairs) == ("reduced", 3, 5)
     (price,) = (a for a in answers(made, ENTRIES, [], [], []) if a.question == "Does the guarantee cost accuracy?")
     assert price.outcome == "not settled"
-    assert price.text.count("in reduced; elsewhere") == 2  # of LPS and of APS
+    assert price.scale.endswith("profile reduced")
+    assert price.elsewhere.count("in converged (n = 3, no filter alone)") == 2  # of LPS and of APS
 
 
 ENTRIES = [

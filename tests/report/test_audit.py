@@ -20,7 +20,7 @@ def test_it_recomputes_and_finds_what_does_not_agree() -> None:
     lines = [line for part in ("counts", "times", "sentences", "orderings") for line in found[part]]
     verdicts = {statement: verdict for _, statement, _, _, verdict, _ in lines}
     assert verdicts["LPD increases the time over LPF by"] == "holds"
-    assert verdicts["lps-adapt-3: relative over default"] == "fails"  # 5.245 % is printed as 5.24 %
+    assert verdicts["LPD, Adapt-3: relative over default"] == "fails"  # 5.245 % is printed as 5.24 %
     assert verdicts["How many classes the counted networks have"] == "remark"  # the paper states none
     assert sum(where == "Sec. 5.1, ImageNet results" for where, *_ in lines) == 1
     assert len(found["orderings"]) == len(statements.listed("orderings"))
