@@ -62,19 +62,11 @@ class Effect:
         return f"{self.gap} ({self.size}; paper {self.paper:+.2f})"
 
 
-def effects(made: pd.DataFrame) -> list[Effect]:
-    """The effects of ``claims.yml`` in every group of runs on real images that holds a seed of all their pairs."""
-    real = made[~drawn(made) & made["as_profile"]]
-    found = [one_per_seed(members) for members in groups(real)]
-    return [effect for item in listed("effects") for members in found for effect in _effect(item, members)]
-
-
-def by_id(made: pd.DataFrame) -> dict[str, list[Effect]]:
-    """:func:`effects` under their ids."""
-    found: dict[str, list[Effect]] = {}
-    for effect in effects(made):
-        found.setdefault(effect.id, []).append(effect)
-    return found
+def effects(made: pd.DataFrame) -> dict[str, list[Effect]]:
+    """The effects of ``claims.yml`` by their ids, in every group of runs on real images that holds a seed of all their
+    pairs."""
+    found = [one_per_seed(members) for members in groups(made[~drawn(made) & made["as_profile"]])]
+    return {item["id"]: [e for members in found for e in _effect(item, members)] for item in listed("effects")}
 
 
 def _effect(item: Mapping[str, Any], made: pd.DataFrame) -> list[Effect]:
@@ -129,11 +121,11 @@ def answers(
 ) -> list[Answer]:
     """The eight questions in the order of the front page, from runs, the ledger, the studies of Sec. 5.3, their
     controls, and benchmarks."""
-    found = by_id(made)
+    found = effects(made)
     return [
         _theory(entries),
         _consistent(made),
-        _compared("Is LPS better than APS?", found.get("lps-over-aps", []), "notebooks/statistics"),
+        _compared("Is LPS better than APS?", found["lps-over-aps"], "notebooks/statistics"),
         _price(found),
         _learned(studied, controls),
         _segmentation(made, found),
@@ -221,7 +213,7 @@ def _compared(question: str, found: Sequence[Effect], page: str) -> Answer:
 
 def _price(known: Mapping[str, Sequence[Effect]]) -> Answer:
     question, page = "Does the guarantee cost accuracy?", "notebooks/table1"
-    found = {name: known.get(f"{name.lower()}-over-fixed", []) for name in ("LPS", "APS")}
+    found = {"LPS": known["lps-over-fixed"], "APS": known["aps-over-fixed"]}
     judged = {name: most_first(effects)[0] for name, effects in found.items() if effects}
     if not judged:
         return Answer(question, "not tested", "No pair of runs on real images is recorded.", "", page)
@@ -278,7 +270,7 @@ def _segmentation(made: pd.DataFrame, known: Mapping[str, Sequence[Effect]]) -> 
         else f"{total - agree:,.0f} pixels change their label"
     )
     text = f"{lines['run'].nunique()} networks with LPD and LPU: {kept}."
-    if against := [e for key in SEGMENTATION for e in known.get(key, []) if e.outcome == "the other way round"]:
+    if against := [e for key in SEGMENTATION for e in known[key] if e.outcome == "the other way round"]:
         words = "; ".join(f"{SEGMENTATION[e.id]}, {e}" for e in against)
         text += f" The other way round than in the paper: {words}."
     return Answer(question, "seen" if agree == total else "the other way round", text, _runs(lines), page)

@@ -19,7 +19,7 @@ from .figures import style as style
 from .frame import Record
 from .paper import TABLES
 from .statistics import Interval
-from .tables import table
+from .tables import by_place, table
 
 MARKERS = {"-": "o", "Rect-2": "s", "Tri-3": "^", "Bin-5": "p", "Adapt-3": "D"}
 
@@ -62,7 +62,7 @@ def interval(ax: Axes, value: Interval, place: float, upright: bool = False, **s
 
 def rows_of_a_table(name: str) -> Figure:
     """The metrics of a table, a line for each row: the paper's values, and those of each group of runs."""
-    content = table(name)
+    content = table(name, by_place())
     groups = [group for group in content["groups"] if any(row["ours"] for row in group["rows"])]
     lines = content["groups"][0]["rows"]
     rows = [matching([line["row"]])[0] for line in lines]

@@ -1,9 +1,10 @@
 """The ledger: every checkable statement of the paper with its verdict on this machine."""
 
 import argparse
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -241,11 +242,18 @@ RELATIONS = {
 
 def ordering_entries(made: pd.DataFrame, timed: Sequence[Record] = ()) -> list[Entry]:
     """Statements that one method beats another: paired over seeds, never from one seed; times, in a benchmark."""
-    found = [*comparable(made), made.head(0)]
+    found = [
+        defaultdict(partial(lines.head, 0), iter(lines.groupby(["row", "metric"])))
+        for lines in (*comparable(made), made.head(0))
+    ]
     return [_ordering(item, found, timed) for item in listed("orderings")]
 
 
-def _ordering(item: Mapping[str, Any], found: Sequence[pd.DataFrame], timed: Sequence[Record]) -> Entry:
+Measured = Mapping[tuple[str, str], pd.DataFrame]
+"""Lines of a group of runs by row and metric."""
+
+
+def _ordering(item: Mapping[str, Any], found: Sequence[Measured], timed: Sequence[Record]) -> Entry:
     compared, relation = list(pairs(item)), item.get("relation", "above")
     tables = sorted({pair.better.split("/")[0] for pair in compared})
     gaps = [gap for pair in compared if (gap := printed(pair)) is not None]
@@ -295,12 +303,11 @@ class Compared(NamedTuple):
         return bool(self.behind["full"].all())
 
 
-def _compare(pair: Pair, relation: statements.Relation, groups: Iterable[pd.DataFrame]) -> Compared:
+def _compare(pair: Pair, relation: statements.Relation, groups: Iterable[Measured]) -> Compared:
     """A pair within the group that contradicts it at full scale, else that compares it over enough seeds."""
 
-    def within(found: pd.DataFrame) -> Compared:
-        lines = found[found["metric"] == pair.metric]
-        better, worse = (lines[lines["row"] == row] for row in (pair.better, pair.worse))
+    def within(found: Measured) -> Compared:
+        better, worse = (found[row, pair.metric] for row in (pair.better, pair.worse))
         interval, n = paired(by_seed(better), by_seed(worse))
         return Compared(interval, n, agrees(relation, interval.low, interval.high), pd.concat([better, worse]))
 
@@ -313,8 +320,8 @@ def _compare(pair: Pair, relation: statements.Relation, groups: Iterable[pd.Data
 
 def effect_entries(made: pd.DataFrame) -> list[Entry]:
     """Mean differences over filters, paired by seed, of the largest profile with enough seeds."""
-    found = answers.by_id(made)
-    return [_effect(item, found.get(item["id"], [])) for item in listed("effects")]
+    found = answers.effects(made)
+    return [_effect(item, found[item["id"]]) for item in listed("effects")]
 
 
 def _effect(item: Mapping[str, Any], found: Sequence[answers.Effect]) -> Entry:

@@ -3,7 +3,6 @@
 import csv
 import shlex
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from ..experiments.schema import read_yaml
@@ -23,11 +22,12 @@ class Table:
     data: str
 
 
-@cache
+_CLAIMS: dict[str, list[dict[str, Any]]] = read_yaml(PAPER / "claims.yml")
+
+
 def listed(section: str) -> list[dict[str, Any]]:
     """A section of ``claims.yml``: tables, theorems, orderings, effects, consistencies or sentences."""
-    sections: dict[str, list[dict[str, Any]]] = read_yaml(PAPER / "claims.yml")
-    return sections[section]
+    return _CLAIMS[section]
 
 
 TABLES = {f"table{number}": Table(**item) for number, item in enumerate(listed("tables"), 1)}

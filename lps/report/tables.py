@@ -88,12 +88,14 @@ def _paper_value(row: Mapping[str, str], metric: str) -> dict[str, Any]:
     }
 
 
-def table(name: str) -> dict[str, Any]:
-    """A table of the paper beside the shipped runs and the reader's own; one empty group where there is neither."""
-    groups = [
-        *table_groups(name, runs(SHIPPED), "shipped"),
-        *table_groups(name, runs(LOCAL), "made on this machine"),
-    ]
+def by_place() -> dict[str, pd.DataFrame]:
+    """The shipped runs and the reader's own."""
+    return {"shipped": runs(SHIPPED), "made on this machine": runs(LOCAL)}
+
+
+def table(name: str, found: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """A table of the paper beside runs :func:`by_place`; one empty group where there are none."""
+    groups = [group for place, made in found.items() for group in table_groups(name, made, place)]
     if not groups:
         rows = [_row(name, row, frame([])) for row in paper_table(name)]
         groups = [{"label": "not run here", "profile": None, "data": None, "differs": [], "rows": rows}]
@@ -148,8 +150,9 @@ MEASURED = ("table1", "table2", "table3", "table5", "table6")
 
 def write_tables(entries: Sequence[Mapping[str, Any]], folder: Path = BUILD / "tables") -> None:
     """Write every table, the paper beside ours, as JSON, CSV and LaTeX for the book and for the reader."""
+    found = by_place()
     for name in MEASURED:
-        content = table(name)
+        content = table(name, found)
         cells = [
             {
                 "group": group["label"],

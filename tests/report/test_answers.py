@@ -54,7 +54,7 @@ def test_lps_over_aps_is_the_mean_over_filters_paired_by_seed(shipped: list[Any]
         mean(reduced[f"table1/lps{tail}", seed] - reduced[f"table1/aps{tail}", seed] for tail in tails)
         for seed in range(3)
     ]
-    (found,) = (e for e in effects(frame(shipped)) if e.id == "lps-over-aps" and e.profile == "reduced")
+    (found,) = (e for e in effects(frame(shipped))["lps-over-aps"] if e.profile == "reduced")
     half = STUDENT * stdev(gaps) / 3**0.5
     assert found.interval == pytest.approx((mean(gaps), mean(gaps) - half, mean(gaps) + half))
     assert (found.n, found.pairs, found.of, found.size) == (3, 5, 5, "n = 3")
@@ -63,9 +63,9 @@ def test_lps_over_aps_is_the_mean_over_filters_paired_by_seed(shipped: list[Any]
 def test_filters_with_one_seed_leave_the_others_their_three(shipped: list[Any]) -> None:
     later = ("rect-2", "tri-3", "bin-5", "adapt-3")
     made = frame([r for r in shipped if r["seed"] == 0 or not r["experiment"].endswith(later)])
-    found = [e for e in effects(made) if e.id == "lps-over-aps" and e.profile == "reduced"]
+    found = [e for e in effects(made)["lps-over-aps"] if e.profile == "reduced"]
     assert [(e.n, e.pairs, e.of, len(e.runs)) for e in found] == [(3, 1, 5, 6), (1, 5, 5, 10)]
-    whole = [e for e in effects(frame(shipped)) if e.id == "lps-over-aps" and e.profile == "reduced"]
+    whole = [e for e in effects(frame(shipped))["lps-over-aps"] if e.profile == "reduced"]
     assert [(e.n, e.pairs) for e in whole] == [(3, 5)]
 
 
