@@ -347,24 +347,11 @@ def api() -> Figure:
     return fig
 
 
-PICTURES: dict[str, Callable[[], Figure]] = {
-    "hero": hero,
-    "experiments": experiments,
-    "convert": convert,
-    "questions": questions,
-    "status": status,
-    "reproduce": reproduce,
-    "records": records,
-    "map": map_,
-    "data": data,
-    "scale": scale,
-    "original-checkpoints": original_checkpoints,
-    "new-row": new_row,
-    "deviations": deviations,
-    "original-code": original_code,
-    "notation": notation,
-    "api": api,
-}
+DRAWN = (
+    *(hero, experiments, convert, questions, status, reproduce, records, map_, data, scale),
+    *(original_checkpoints, new_row, deviations, original_code, notation, api),
+)
+PICTURES = {draw.__name__.rstrip("_").replace("_", "-"): draw for draw in DRAWN}
 """By the page that each stands on; the landing page's is ``hero``."""
 
 
