@@ -132,7 +132,8 @@ class CommandLine:
     """
 
     def __init__(self, arguments: Sequence[str], every: float = 600) -> None:
-        from lps.experiments.jobs import PRELOADED, forks
+        from lps.experiments.jobs import PRELOADED
+        from lps.processes import forks
 
         context = forks(PRELOADED)
         self._said, its = context.Pipe(duplex=False)

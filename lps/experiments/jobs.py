@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing import parent_process, resource_tracker
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any, Literal, NamedTuple
@@ -15,18 +15,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from tqdm import tqdm
 
+from ..processes import forks
 from .run import DataCache, Run, leads, perform
 from .signals import ALONE, Session, Stop, any_stops, kept_back, stop_on_signal
 
 PRELOADED = ["lps.experiments.batches", "lps.experiments.fit"]
 """What trains, with Lightning, takes seconds to import: once for all processes where they can be forked."""
-
-
-def forks(preloaded: Sequence[str]) -> Any:
-    """A context whose processes fork, on Linux, from one that has these modules imported; elsewhere they spawn."""
-    context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
-    context.set_forkserver_preload([*preloaded])
-    return context
 
 
 class Outcome(NamedTuple):

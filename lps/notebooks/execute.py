@@ -18,14 +18,15 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
+from multiprocessing import active_children
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from ..machine import hardware, versions
 from ..paths import ROOT
+from ..processes import apart, forks
 from . import worker
 from .parameters import check_parameters, declared_parameters, parse_overrides, words
 from .worker import Job, files_hash
@@ -127,45 +128,37 @@ def run_jobs(requested: Sequence[Job], jobs: int) -> list[Failure]:
     """Run every outstanding job in a process of its own, on its share of the cores, `jobs` at a time."""
     from tqdm import tqdm
 
-    outstanding = [job for job in requested if not job.is_current()]
-    late = [job for job in requested if outstanding and job.records == [*RECORDS]]  # behind those that make records
-    outstanding = sorted((job for job in outstanding if job not in late), key=lambda job: not job.first) + late
-    context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
-    context.set_forkserver_preload([*PRELOADED, *(PRELOADED_FOR_MANY if len(outstanding) > 2 * jobs else ())])
-    share = max(1, (os.cpu_count() or 1) // jobs)
+    late = [job for job in requested if job.records == [*RECORDS]]  # behind those that make records
+    early = [job for job in requested if job not in late and not job.is_current()]
+    early.sort(key=lambda job: not job.first)
+    context = forks([*PRELOADED, *(PRELOADED_FOR_MANY if len(early + late) > 2 * jobs else ())])
+    share, running = max(1, (os.cpu_count() or 1) // jobs), list[str]()
     machine = {"versions": versions(RECORDED_PACKAGES), "hardware": hardware()}
-    waiting = list(reversed(outstanding))
-    running: dict[int, tuple[Job, Any, Connection, float]] = {}
-    failures = []
     # Without a terminal the bar would be a line each time: the lines that it leaves behind say enough there.
-    bar = tqdm(total=len(outstanding), unit="notebook", disable=not sys.stderr.isatty(), leave=False)
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs and not (running and waiting[-1] in late):
-                job = waiting.pop()
-                if job.is_current():
-                    bar.update()
-                    continue
-                Path(job.log).parent.mkdir(parents=True, exist_ok=True)
-                ours, its = context.Pipe(duplex=False)
-                process = context.Process(target=worker.perform, args=(job, machine, share, its))
-                process.start()
-                running[process.sentinel] = job, process, ours, time.monotonic()
-            bar.set_postfix_str(", ".join(job.name for job, *_ in running.values()))
-            for ended in wait(running) if running else ():
-                job, process, answer, started = running.pop(cast(int, ended))
-                process.join()
-                died = {"cell": "", "error": f"the process ended with code {process.exitcode}; out of memory, perhaps?"}
-                if said := died if process.exitcode else answer.recv():
-                    failures.append(Failure(job.name, log=Path(job.log).relative_to(job.root).as_posix(), **said))
-                how = "FAILED after" if said else "executed in"
-                bar.write(f"{job.name}: {how} {time.monotonic() - started:.0f} s")
-                bar.update()
-    finally:
-        for _, process, *_ in running.values():
-            process.kill()
-        bar.close()
-    return failures
+    options: Any = {"unit": "notebook", "disable": not sys.stderr.isatty(), "leave": False}
+
+    def perform(job: Job) -> Failure | None:
+        said, started = None, time.monotonic()
+        if not job.is_current():
+            Path(job.log).parent.mkdir(parents=True, exist_ok=True)
+            running.append(job.name)
+            bar.set_postfix_str(", ".join(running))
+            try:
+                said = apart(context, worker.perform, job, machine, share)
+            except ChildProcessError as error:
+                said = {"cell": "", "error": f"{error}; out of memory, perhaps?"}
+            running.remove(job.name)
+            bar.write(f"{job.name}: {'FAILED after' if said else 'executed in'} {time.monotonic() - started:.0f} s")
+        bar.update()
+        return Failure(job.name, log=Path(job.log).relative_to(job.root).as_posix(), **said) if said else None
+
+    with tqdm(total=len(early + late), **options) as bar, ThreadPoolExecutor(jobs) as threads:
+        try:
+            return [failure for part in (early, late) for failure in threads.map(perform, part) if failure]
+        except BaseException:  # what runs ends with this
+            for process in active_children():
+                process.kill()
+            raise
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

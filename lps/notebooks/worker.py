@@ -17,7 +17,6 @@ from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import parent_process
-from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from threading import Thread
@@ -213,8 +212,8 @@ def serve_kernel(arguments: Sequence[str], parent: int) -> None:
     IPKernelApp.launch_instance([*arguments, f"--IPKernelApp.parent_handle={parent}"])
 
 
-def perform(job: Job, machine: Mapping[str, Any], share: int, answer: Connection) -> None:
-    """:func:`work` in a process of its own, on a `share` of the cores: the answer is what failed, or None."""
+def perform(job: Job, machine: Mapping[str, Any], share: int) -> dict[str, str] | None:
+    """:func:`work` in a process of its own, on a `share` of the cores."""
     parent = cast(Any, parent_process())
     os.setsid()  # Ctrl-C reaches the parent alone, which ends this process
     Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
@@ -228,4 +227,4 @@ def perform(job: Job, machine: Mapping[str, Any], share: int, answer: Connection
         from jupyter_client.provisioning import local_provisioner
 
         local_provisioner.launch_kernel = KernelProcess  # type: ignore[assignment]
-    answer.send(work(job, machine))
+    return work(job, machine)

@@ -15,7 +15,6 @@ from fnmatch import fnmatch
 from importlib.resources import files
 from importlib.util import find_spec
 from itertools import product
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,11 +24,12 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..convert import ConvertError, Head, conversion_report, convert
 from ..convert.check import drawn
-from ..experiments.jobs import default_jobs, forks
+from ..experiments.jobs import default_jobs
 from ..experiments.records import code_version, is_current, now, write_json
 from ..experiments.schema import read_yaml
 from ..machine import hardware, versions
 from ..polyphase import steps
+from ..processes import apart, forks
 from ..watch import tensors
 
 LIBRARIES = {
@@ -120,23 +120,14 @@ def _tried(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of networks, each of a process of its own: one that runs out of memory costs no other."""
     context = forks([__name__, *(module for module in LIBRARIES.values() if find_spec(module))])
 
-    def apart(name: str) -> tuple[str, dict[str, Any]]:
-        receives, sends = context.Pipe(duplex=False)
-        process = context.Process(target=_send_row, args=(name, sends))
-        process.start()
-        sends.close()
+    def tried(name: str) -> tuple[str, dict[str, Any]]:
         try:
-            return name, receives.recv()
-        except EOFError:
-            process.join()
-            return name, {"outcome": "not tried", "reason": f"its process ended with {process.exitcode}"}
+            return name, apart(context, row, name)
+        except ChildProcessError as error:
+            return name, {"outcome": "not tried", "reason": str(error)}
 
     with ThreadPoolExecutor(default_jobs()) as threads:
-        yield from (done.result() for done in as_completed([threads.submit(apart, name) for name in names]))
-
-
-def _send_row(name: str, sends: Connection) -> None:
-    sends.send(row(name))
+        yield from (done.result() for done in as_completed([threads.submit(tried, name) for name in names]))
 
 
 def row(name: str) -> dict[str, Any]:
