@@ -303,7 +303,7 @@ class Compared(NamedTuple):
         return bool(self.behind["full"].all())
 
 
-def _compare(pair: Pair, relation: statements.Relation, groups: Iterable[Measured]) -> Compared:
+def _compare(pair: Pair, relation: statements.Relation, groups: Sequence[Measured]) -> Compared:
     """A pair within the group that contradicts it at full scale, else that compares it over enough seeds."""
 
     def within(found: Measured) -> Compared:
@@ -311,11 +311,11 @@ def _compare(pair: Pair, relation: statements.Relation, groups: Iterable[Measure
         interval, n = paired(by_seed(better), by_seed(worse))
         return Compared(interval, n, agrees(relation, interval.low, interval.high), pd.concat([better, worse]))
 
-    def weight(made: Compared) -> tuple[bool, int, bool]:
-        enough = made.n >= MIN_SEEDS
-        return enough and made.agrees is False and made.full, min(made.n, MIN_SEEDS), not made.behind.empty
+    def weight(made: Compared) -> tuple[bool, int]:
+        return made.n >= MIN_SEEDS and made.agrees is False and made.full, min(made.n, MIN_SEEDS)
 
-    return max(map(within, groups), key=weight)
+    rows = {(pair.better, pair.metric), (pair.worse, pair.metric)}
+    return max(map(within, [found for found in groups if rows & found.keys()] or groups[-1:]), key=weight)
 
 
 def effect_entries(made: pd.DataFrame) -> list[Entry]:
