@@ -41,6 +41,11 @@ class Range:
 
 def conform(value: Any, shape: Any, where: str = "") -> None:
     """Raise ``ValueError``, with the place below ``where``, for a value of another shape."""
+    if isinstance(shape, type):
+        if type(value) is not shape and not (shape is float and type(value) is int):
+            shown = repr(value) if isinstance(value, str | int | float | None) else f"of type {type(value).__name__}"
+            raise ValueError(f"{where or 'the whole'} is {shown:.60}; expected {_WORDS[shape]}")
+        return
     kind: Any = get_origin(shape)
     parts = get_args(shape)
     if kind is Annotated:
@@ -69,11 +74,8 @@ def conform(value: Any, shape: Any, where: str = "") -> None:
             raise ValueError(f"{where} has {len(value)} entries; expected {len(shape)}")
         for place, inner in enumerate(value):
             conform(inner, shape[0], f"{where}[{place}]")
-    elif not isinstance(shape, type):
+    else:
         shape(value, where)
-    elif type(value) is not shape and not (shape is float and type(value) is int):
-        shown = repr(value) if isinstance(value, str | int | float | None) else f"of type {type(value).__name__}"
-        raise ValueError(f"{where or 'the whole'} is {shown:.60}; expected {_WORDS[shape]}")
 
 
 def among(known: Callable[[], Collection[str]]) -> Shape:
