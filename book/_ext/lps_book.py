@@ -1,4 +1,4 @@
-"""Sphinx extension of this book: executed notebooks, results, claims and proofs, pages that read offline.
+"""Sphinx extension of this book: executed notebooks, results, claims and proofs.
 
 The table of contents names the editable notebooks, ``notebooks/<name>``. While Sphinx reads one, this
 extension hands it the executed copy ``build/notebooks/<profile>/<name>.ipynb`` instead. So the page shows
@@ -8,9 +8,7 @@ outputs, and the launch, edit and download buttons point at the source. ``BOOK_P
 import json
 import os
 import re
-import shutil
 import sys
-from importlib.metadata import files
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +24,6 @@ from sphinx_proof import nodes as proof_nodes
 from lps.notebooks.worker import files_hash
 
 logger = logging.getLogger(__name__)
-
-MATHJAX_FILES = (
-    "static/mathjax/tex-chtml.js",
-    "static/mathjax/input/tex/extensions/",
-    "static/mathjax/output/chtml/fonts/woff-v2/",
-)
 
 
 class claim_node(nodes.Admonition, nodes.Element):
@@ -138,19 +130,6 @@ def set_theme_mode(app: Sphinx, page: str, template: str, context: dict[str, Any
     context["default_mode"] = "auto"
 
 
-def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
-    """On ``build-finished``: put MathJax and its fonts into the book, so that it needs no network."""
-    if error is not None or app.builder.format != "html":
-        return
-    for packaged in files("sphinx-mathjax-offline") or []:
-        inside = str(packaged).partition("/")[2]
-        if inside.startswith(MATHJAX_FILES):
-            target = Path(app.outdir, "_static", inside.removeprefix("static/"))
-            if not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(str(packaged.locate()), target)
-
-
 def forget_failed_build(app: Sphinx, error: Exception | None) -> None:
     """On ``build-finished``: an unchanged page would not warn again and pass next time; read all anew."""
     if app.statuscode:
@@ -174,7 +153,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-skip-member", own_members)
     app.connect("html-page-context", set_theme_mode, priority=900)
     app.connect("viewcode-follow-imported", own_module)
-    app.connect("build-finished", copy_mathjax)
     app.connect("build-finished", forget_failed_build, priority=900)
     lps_results.setup(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
