@@ -10,6 +10,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -124,14 +125,19 @@ class Result(SphinxDirective):
             folder = root / part
             for path in sorted([*folder.glob("table*/*/*.json"), *folder.glob("*/table*/*/*.json")]):
                 self.env.note_dependency(str(path))
-                try:
-                    record = (read_study if path.parents[2].name in STUDIES else read_record)(path)
-                except ValueError as error:
-                    raise ExtensionError(str(error)) from error
                 identity = path.relative_to(folder).with_suffix("").as_posix()
-                record["path"] = path.relative_to(root.parent).as_posix()
+                record = {**read(path), "path": path.relative_to(root.parent).as_posix()}
                 records[f"{part}/{identity}" if identity in records else identity] = record
         return records
+
+
+@cache
+def read(path: Path) -> Record:
+    """A record, read once for all pages."""
+    try:
+        return (read_study if path.parents[2].name in STUDIES else read_record)(path)
+    except ValueError as error:
+        raise ExtensionError(str(error)) from error
 
 
 DIRECTIVES: dict[str, type[Result]] = {}
