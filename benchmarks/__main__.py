@@ -28,20 +28,15 @@ from .measure import OutOfTime, measure
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "patterns",
-        nargs="*",
-        metavar="group",
-        help="'resnet101*'; default: all but '*threads*' and 'converted*', ten and six minutes",
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument(
-        "--budget", type=seconds, help="time for all groups (s, m, h); default: 5m, on a GPU 10m", metavar="5m"
-    )
-    parser.add_argument("--batch", type=int, help="images of a step; default: 2 (CIFAR-10: 16), on a GPU 32 (128)")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's")
-    parser.add_argument("--results", type=Path, default=LOCAL / "benchmarks", help="where records are written")
-    parser.add_argument("--list", action="store_true", help="only name the groups, in their order")
+    add, time_for_all = parser.add_argument, "time for all groups (s, m, h); default: 5m, on a GPU 10m"
+    default = "all but '*threads*' and 'converted*', ten and six minutes"
+    add("patterns", nargs="*", metavar="group", help=f"'resnet101*'; default: {default}")
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--budget", type=seconds, metavar="5m", help=time_for_all)
+    add("--batch", type=int, help="images of a step; default: 2 (CIFAR-10: 16), on a GPU 32 (128)")
+    add("--threads", type=int, help="CPU threads; default: torch's")
+    add("--results", type=Path, default=LOCAL / "benchmarks", help="where records are written")
+    add("--list", action="store_true", help="only name the groups, in their order")
     return parser
 
 

@@ -66,20 +66,18 @@ def canvas(height: float) -> tuple[Figure, Axes]:
     return fig, ax
 
 
-def box(ax: Axes, x: float, y: float, width: float, height: float, words: str, color: str = figures.INK) -> None:
+def box(ax: Axes, x: float, y: float, width: float, height: float, words: str) -> None:
     """A box around its words; those behind a line break are smaller."""
     shape = "round,pad=0,rounding_size=0.06"
-    ax.add_patch(FancyBboxPatch((x, y), width, height, shape, facecolor=WASH, edgecolor=color, linewidth=1.2))
+    ax.add_patch(FancyBboxPatch((x, y), width, height, shape, facecolor=WASH, edgecolor=figures.INK, linewidth=1.2))
     head, _, more = words.partition("\n")
     middle = x + width / 2, y + height / 2
-    ax.text(middle[0], middle[1] + (0.12 if more else 0), head, ha="center", va="center", color=color, weight="bold")
+    ax.text(middle[0], middle[1] + (0.12 if more else 0), head, ha="center", va="center", weight="bold")
     ax.text(middle[0], middle[1] - 0.12, more, ha="center", va="center", color=figures.MUTED, fontsize=8.5)
 
 
-def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], words: str = "") -> None:
+def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
     ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": figures.MUTED, "shrinkA": 1, "shrinkB": 1})
-    if words:
-        ax.text((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 0.07, words, ha="center", color=figures.MUTED)
 
 
 def chain(*steps: str, below: str = "") -> Figure:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -71,13 +71,8 @@ class Tally:
     def __post_init__(self) -> None:
         self._until = time.perf_counter(), time.process_time()
 
-    @classmethod
-    def kept(cls, values: dict[str, Any], device: torch.device) -> Self:
-        """Of an epoch that goes on, from :meth:`values`."""
-        return cls(**move_data_to_device(values, device))
-
     def values(self) -> dict[str, Any]:
-        """For a checkpoint within the epoch: on the CPU."""
+        """For a checkpoint within the epoch: on the CPU, and what makes the tally again on a device."""
         self.lap()
         kept: dict[str, Any] = move_data_to_device(asdict(self), "cpu")
         return kept
@@ -236,7 +231,7 @@ class Learner(pl.LightningModule):
         if not self.kept:
             return
         mine = self.kept[self.global_rank]
-        self.tally = Tally.kept(mine["tally"], self.device)
+        self.tally = Tally(**move_data_to_device(mine["tally"], self.device))
         torch.set_rng_state(mine["random"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(mine["random_cuda"], self.device)

@@ -194,17 +194,17 @@ def _side_by_side(lines: pd.DataFrame, metrics: Mapping[str, str]) -> pd.DataFra
 
 def _table4(entries: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
     """Table 4 from the cells of the ledger."""
-    kept = ("paper", "ours", "verdict", "evidence", "command")
+    rows = {row["row"]: row for row in paper_table("table4")}
     cells = [
         {
-            **{key: row[key] for key in ("row", "method", "antialias")},
-            "column": TABLES["table4"].metrics[entry["id"].rpartition(":")[2]],
-            **{key: entry[key] for key in kept},
+            **{key: rows[row][key] for key in ("row", "method", "antialias")},
+            "column": TABLES["table4"].metrics[metric],
+            **{key: entry[key] for key in ("paper", "ours", "verdict", "evidence", "command")},
             "runs": " ".join(entry["run"]),
         }
         for entry in entries
-        for row in paper_table("table4")
-        if entry["id"].startswith(f"{row['row']}:")
+        for row, _, metric in [entry["id"].partition(":")]
+        if row in rows
     ]
     lines = pd.DataFrame(cells)
     shown = (
