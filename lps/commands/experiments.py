@@ -16,7 +16,7 @@ from ..experiments.config import Experiment, parse_changes
 from ..experiments.jobs import RunsFailed, run_all
 from ..experiments.profiles import PAPER, load_profile, profile_names
 from ..experiments.records import is_current, read_record, read_records
-from ..experiments.rows import ROWS, matching, named
+from ..experiments.rows import BY_NAME, ROWS, matching, named
 from ..experiments.run import DataCache, leads, measure_again, plan
 from ..experiments.training import Trained
 from ..experiments.weights import about
@@ -80,9 +80,8 @@ def list_main(options: argparse.Namespace) -> int:
     for label, folder in (("local", LOCAL), ("shipped", SHIPPED)):
         records[label] = read_records(folder) + read_records(folder, rows="mine")
     like = {r["experiment"]: r["own"]["like"] for found in records.values() for r in found if "own" in r}
-    for name in named(options.row, [*(row.name for row in ROWS), *sorted(like)]):
-        (row,) = matching([like.get(name, name)])
-        task = profile.row(row).task
+    for name in named(options.row, [*BY_NAME, *sorted(like)]):
+        task = profile.row(BY_NAME[like.get(name, name)]).task
         cells = []
         for label, found in records.items():
             seeds = [

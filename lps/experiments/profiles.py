@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from .config import Experiment, Own, build
-from .rows import ROWS, Row, matching
+from .rows import BY_NAME, Row
 from .schema import read_yaml
 
 PAPER = "full"
@@ -60,8 +60,7 @@ def load_profile(name: str) -> Profile:
 @cache
 def experiment_of(row: str, profile: str) -> Experiment:
     """The experiment of a row, by its name, at the size of a profile."""
-    (found,) = matching([row])
-    return load_profile(profile).row(found)
+    return load_profile(profile).row(BY_NAME[row])
 
 
 def _tables(blocks: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +90,7 @@ def recorded(
     A section that the record does not have is the profile's. A setting may be missing only where it has a default.
     One of a reader's ``own`` is made like another row.
     """
-    (found,) = (known for known in ROWS if known.name == (own["like"] if own else row))
+    found = BY_NAME[own["like"] if own else row]
     made = Own(own["like"], own["source"]) if own else None
     parts = build(found.table, config, "config")
     return replace(load_profile(profile).row(found), name=row, own=made, **parts)

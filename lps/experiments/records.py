@@ -16,7 +16,7 @@ from ..paths import write_whole
 from ..segmentation import Confusion
 from .config import SECTIONS, Experiment, Task
 from .profiles import profile_names, recorded
-from .rows import ROWS, own_name
+from .rows import BY_NAME, own_name
 from .schema import COUNT, PERCENT, POSITIVE, REAL, SOME, Shape, among, conform, moment
 
 Subject = Task | Literal["layers", "convert"]
@@ -111,7 +111,7 @@ MADE_WITH: Shape = {
 """What every record says of how it was made."""
 
 STUDY: Shape = {
-    "experiment": among(lambda: [row.name for row in ROWS]),
+    "experiment": among(lambda: BY_NAME),
     "profile": among(profile_names),
     "seed": COUNT,
     "config": {"data": dict, "model": dict, "train": dict},
@@ -136,7 +136,7 @@ RUN: Shape = STUDY | {
 
 OWN: Shape = RUN | {
     "experiment": own_name,
-    "own": {"like": among(lambda: [row.name for row in ROWS]), "source": str},
+    "own": {"like": among(lambda: BY_NAME), "source": str},
 }
 """A run of a reader's own."""
 

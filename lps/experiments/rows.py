@@ -61,6 +61,7 @@ def _row(name: str, settings: Mapping[str, Any] | None) -> Row:
 ROWS = tuple(_row(*entry) for entry in read_yaml(files("lps") / "profiles" / "full.yml")["rows"].items())
 """In the order of the tables."""
 
+BY_NAME = {row.name: row for row in ROWS}
 TABLE1 = tuple(row for row in ROWS if row.name.startswith("table1/"))
 _FIRST = ("baseline", "lps", "aps", "lpf-tri-3", "lps-tri-3", "aps-tri-3")
 
@@ -85,8 +86,7 @@ def named(patterns: Iterable[str], known: Sequence[str]) -> list[str]:
 
 def matching(patterns: Iterable[str]) -> tuple[Row, ...]:
     """Rows whose names match any of the patterns, in the order of the tables."""
-    names = named(patterns, [row.name for row in ROWS])
-    return tuple(row for row in ROWS if row.name in names)
+    return tuple(BY_NAME[name] for name in named(patterns, [*BY_NAME]))
 
 
 def own_name(name: str, where: str = "the name of a row of your own") -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
-from ..experiments.rows import SHOWN, Row, matching
+from ..experiments.rows import BY_NAME, SHOWN, Row
 from .figures import COLORS, MUTED, PHASES
 from .figures import INK as INK
 from .figures import RULE as RULE
@@ -26,8 +26,7 @@ MARKERS = {"-": "o", "Rect-2": "s", "Tri-3": "^", "Bin-5": "p", "Adapt-3": "D"}
 
 def row_of(record: Record) -> Row:
     """The row that a run belongs to."""
-    (row,) = matching([record["experiment"]])
-    return row
+    return BY_NAME[record["experiment"]]
 
 
 def title_of(row: Row) -> str:
@@ -65,7 +64,7 @@ def rows_of_a_table(name: str) -> Figure:
     content = table(name, by_place())
     groups = [group for group in content["groups"] if any(row["ours"] for row in group["rows"])]
     lines = content["groups"][0]["rows"]
-    rows = [matching([line["row"]])[0] for line in lines]
+    rows = [BY_NAME[line["row"]] for line in lines]
     metrics = TABLES[name].metrics
     shape = (1 + len(groups), len(metrics))
     size = (8.5, (0.7 + 0.27 * len(lines)) * shape[0])

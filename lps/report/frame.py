@@ -1,7 +1,6 @@
 """All records of runs as one data frame: tables, ledger, comparison and retrospective are views of it."""
 
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pandas as pd
 from ..data import Size, other_size
 from ..experiments.profiles import changed, experiment_of, profile_names
 from ..experiments.records import is_current, read_records
-from ..experiments.rows import Row, matching
+from ..experiments.rows import BY_NAME
 from ..paths import LOCAL, SHIPPED
 
 Record = Mapping[str, Any]
@@ -45,7 +44,7 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def _about(record: Record) -> dict[str, Any]:
-    method, antialias = _row(record["experiment"]).labels
+    method, antialias = BY_NAME[record["experiment"]].labels
     model = record["config"].get("model", {})
     return {
         "id": record["id"],
@@ -72,12 +71,6 @@ def guaranteed(model: Mapping[str, Any]) -> bool:
     taken put back, and circular borders everywhere: those of Tables 3 and 6 are zeros."""
     borders = {model.get("padding", "circular"), model.get("head_padding", "circular")}
     return model.get("method") in ("aps", "lps") and model.get("unpool", True) and borders == {"circular"}
-
-
-@cache
-def _row(name: str) -> Row:
-    (row,) = matching([name])
-    return row
 
 
 def machine(hardware: Mapping[str, Any]) -> str:
