@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from functools import cache
 from math import inf
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_type_hints
 
@@ -31,7 +30,6 @@ Positive = Annotated[float, Range(0, above=True)]
 NotNegative = Annotated[float, Range(0)]
 
 
-@cache
 def shapes(section: type) -> dict[str, Shape]:
     """The shape of each setting of a section, as its annotation has it."""
     hints = get_type_hints(section, include_extras=True)

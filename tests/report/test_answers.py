@@ -72,7 +72,7 @@ def test_filters_with_one_seed_leave_the_others_their_three(shipped: list[Any]) 
 def test_an_effect_over_all_filters_is_judged_before_one_of_a_longer_training(shipped: list[Any]) -> None:
     unfiltered = ("table1/baseline", "table1/aps", "table1/lps")
     made = frame([r for r in shipped if r["profile"] == "reduced" or r["experiment"] in unfiltered])
-    found = [e for e in effects(made) if e.id == "lps-over-fixed"]
+    found = effects(made)["lps-over-fixed"]
     assert "n = 3, no filter alone" in {e.size for e in found if e.profile == "converged"}
     first = most_first(found)[0]
     assert (first.profile, first.n, first.pairs) == ("reduced", 3, 5)
