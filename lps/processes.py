@@ -2,8 +2,9 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 
@@ -20,11 +21,12 @@ def apart(context: Any, function: Callable[..., Any], *given: Any) -> Any:
     process = context.Process(target=_answer, args=(sends, function, *given))
     process.start()
     sends.close()
-    try:
-        return receives.recv()
-    except EOFError:
-        process.join()
-        raise ChildProcessError(f"its process ended with code {process.exitcode}") from None
+    wait([receives, process.sentinel])  # its own processes may hold the other end of the pipe for longer
+    with suppress(EOFError):
+        if receives.poll():
+            return receives.recv()
+    process.join()
+    raise ChildProcessError(f"its process ended with code {process.exitcode}")
 
 
 def _answer(sends: Connection, function: Callable[..., Any], *given: Any) -> None:

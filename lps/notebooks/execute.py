@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing import active_children
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 from ..machine import hardware, versions
@@ -132,7 +133,7 @@ def run_jobs(requested: Sequence[Job], jobs: int) -> list[Failure]:
     early = [job for job in requested if job not in late and not job.is_current()]
     early.sort(key=lambda job: not job.first)
     context = forks([*PRELOADED, *(PRELOADED_FOR_MANY if len(early + late) > 2 * jobs else ())])
-    share, running = max(1, (os.cpu_count() or 1) // jobs), list[str]()
+    share, running, interrupted = max(1, (os.cpu_count() or 1) // jobs), list[str](), Event()
     machine = {"versions": versions(RECORDED_PACKAGES), "hardware": hardware()}
     # Without a terminal the bar would be a line each time: the lines that it leaves behind say enough there.
     options: Any = {"unit": "notebook", "disable": not sys.stderr.isatty(), "leave": False}
@@ -146,6 +147,8 @@ def run_jobs(requested: Sequence[Job], jobs: int) -> list[Failure]:
             try:
                 said = apart(context, worker.perform, job, machine, share)
             except ChildProcessError as error:
+                if interrupted.is_set():
+                    return None
                 said = {"cell": "", "error": f"{error}; out of memory, perhaps?"}
             running.remove(job.name)
             bar.write(f"{job.name}: {'FAILED after' if said else 'executed in'} {time.monotonic() - started:.0f} s")
@@ -155,7 +158,8 @@ def run_jobs(requested: Sequence[Job], jobs: int) -> list[Failure]:
     with tqdm(total=len(early + late), **options) as bar, ThreadPoolExecutor(jobs) as threads:
         try:
             return [failure for part in (early, late) for failure in threads.map(perform, part) if failure]
-        except BaseException:  # what runs ends with this
+        except BaseException:
+            interrupted.set()
             for process in active_children():
                 process.kill()
             raise
