@@ -1,7 +1,6 @@
 """The verb ``survey``: the records of what converted networks do, which the book's pages show."""
 
 import argparse
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +14,9 @@ from ..convert import convert
 from ..convert.check import drawn
 from ..experiments.profiles import load_profile
 from ..experiments.records import made_with, write_json
+from ..notebooks.cells import read, run
 from ..notebooks.parameters import declared_parameters
-from ..paths import ROOT, SHIPPED
+from ..paths import SHIPPED
 from ..polyphase import circular_shift
 from ..studies.families import named, record_families
 
@@ -99,14 +99,14 @@ def borders() -> dict[str, dict[str, float]]:
 def from_notebook(record: str) -> dict[str, Any]:
     """A record of :data:`NOTEBOOKS`: the notebook's own code runs here, cell by cell, until the result is whole."""
     (page, result, changes), profile = NOTEBOOKS[record], "reduced"
-    notebook = json.loads((ROOT / "notebooks" / f"{page}.ipynb").read_text(encoding="utf-8"))
+    notebook = read(page)
     parameters = declared_parameters(notebook) | load_profile(profile).notebooks.get(page, {}) | dict(changes)
-    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    last = max(number for number, source in enumerate(code) if re.search(rf"^{result}\b|^    {result}\[", source, re.M))
+    _, *code = (cell for cell in notebook["cells"] if cell["cell_type"] == "code")
+    sets = re.compile(rf"^{result}\b|^    {result}\[", re.MULTILINE)
+    last = max(number for number, cell in enumerate(code) if sets.search("".join(cell["source"])))
     made_by, began = about(), perf_counter()
     names: dict[str, Any] = dict(parameters)
-    for source in code[1 : last + 1]:
-        exec(source, names)
+    run(page, {"cells": code[: last + 1]}, names)
     images, found = names["images"], names[result]
     if record == "finetuning":  # of each network accuracy and consistency after each epoch
         for name, curve in found.items():
