@@ -67,9 +67,9 @@ def convert(
     strides, whose maps are wide and whose weights are few. ``"aps"`` has no parameters and needs none. ``antialias``
     filters each map before it is sampled, but for averages, blurs and the convolution that reads the images, and
     ``select_from`` says whether the choice sees the filtered map. ``placement="behind"`` samples behind a convolution,
-    its norm and its activation, as the paper does, and so convolves at every position. ``"before"`` filters the map
-    that a convolution reads and shifts it by the chosen phase, and the convolution strides as it did, at about the cost
-    of the original. ``head="pool"`` puts global pooling in front of a head that reads flattened maps. ``example`` are
+    its norm and its activation, as the original code does, and so convolves at every position. ``"before"`` filters the
+    map that a convolution reads and shifts it by the chosen phase, and the convolution strides as it did.
+    ``head="pool"`` puts global pooling in front of a head that reads flattened maps. ``example`` are
     images to follow the network's code with; by default they are 224 samples wide, or of a size and channels that fit.
     Wrappers such as ``DataParallel`` are taken off. With a ``padding`` other than ``"circular"`` the network is
     converted alike, but no invariance is guaranteed; with ``"zeros"`` each layer sees the border that it had.
