@@ -186,7 +186,7 @@ def _measured(entry: Entry, row: Mapping[str, str], metric: str, found: pd.DataF
     apart = (others[GROUP[1:]] != data).any(axis=1).sum()
     return replace(
         entry,
-        ours=f"{ours['mean']:.2f} (n = {ours['n']}, {scale})",
+        ours=f"{ours['mean']:.2f} (n = {ours['n']}, {scale.removeprefix('at reduced scale, ')})",
         verdict=judge(metric, paper, lines),
         evidence=evidence
         + age(found)
@@ -287,7 +287,15 @@ def _ordering(item: Mapping[str, Any], found: Sequence[Measured], timed: Sequenc
         for pair, r in known.items()
     )
     behind = pd.concat([result.behind for result in results.values()]).drop_duplicates("id")
-    return replace(entry, verdict=verdict, evidence=f"{needed}{age(behind)}. {words}".strip(), run=list(behind["id"]))
+    evidence = f"{needed}{age(behind)}. {words}".strip()
+    return replace(entry, ours=_directions(known.values()), verdict=verdict, evidence=evidence, run=list(behind["id"]))
+
+
+def _directions(compared: Iterable["Compared"]) -> str | None:
+    """How many comparisons have the direction of a sentence, the other one, or an interval with both."""
+    counts = Counter({True: "seen", False: "against", None: "open"}[result.agrees] for result in compared)
+    found = ", ".join(f"{counts[name]} {name}" for name in ("seen", "against", "open") if counts[name])
+    return f"of {counts.total()}: {found}" if found else None
 
 
 class Compared(NamedTuple):

@@ -175,7 +175,8 @@ def test_records_of_other_data_or_another_scale_are_no_pair() -> None:
         return on_other_data(here(name, seed, acc))
 
     together = [*rows("lps", here, 100), *rows("aps", here)]
-    assert verdict(together).verdict == "direction only"
+    assert (verdict(together).verdict, verdict(together).ours) == ("direction only", "of 10: 10 seen")
+    assert verdict([*rows("lps", here), *rows("aps", here, 100)]).ours == "of 10: 10 against"
     apart = verdict([*rows("lps", here, 100), *rows("aps", there)])
     assert apart.verdict == "not run" and "0 of" in apart.evidence
     full = verdict([*rows("lps", lambda *run: record(run[0], "full", *run[1:]), 100), *rows("aps", here)])
