@@ -1,5 +1,8 @@
 """Exact means exact: equal bits under every shift, alone or in a batch, on any threads, in any layout, or a refusal."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,7 +16,7 @@ import lps
 from lps.convert import check
 from lps.convert.layers import Border, Linear, Pad, ahead, convolve
 from lps.convert.pointwise import Elementwise, Pointwise
-from lps.exact import convolution
+from lps.exact import convolution, cpu
 
 Function = Callable[[Tensor], Tensor]
 THREADS = pytest.mark.parametrize("threads", [1, 2, 4], indirect=True)
@@ -49,7 +52,7 @@ class Opaque(nn.Module):
         if x.device.type == "meta" or not self.when(x if self.weight is None else self.weight):
             return x
         x = x.clone()
-        x[..., 0] += 1
+        x[..., 0] *= 2
         return x
 
 
@@ -203,6 +206,70 @@ def test_a_path_that_is_taken_is_left_to_its_layer() -> None:
     f.pow = nn.Parameter(torch.zeros(()))
     network = classifier(nn.ReLU(), Do(lambda x: x.permute(0, 2, 3, 1)), f, Do(lambda x: x.permute(0, 3, 1, 2)))
     require_exact(lps.convert(network, "aps"), (12, 20))
+
+
+# Processors
+
+OTHERS = {"AVX2": ("avx2", "AVX2", "AVX2"), "SSE": ("default", "SSE41", "SSE4_2")}
+"""What torch, oneDNN and MKL take an older processor for; MKL listens on those of its maker alone."""
+
+ALIKE = """
+import torch, lps
+torch.manual_seed(0)
+torch.set_num_threads(1)
+for method, antialias, size in (("lps", "tri-3", 40), ("aps", "none", 56)):
+    sampling = lps.Sampling.named(method, antialias)
+    network = lps.ResNet(18, classes=10, sampling=sampling, stem="cifar", width=24).eval()
+    x = torch.randn(5, 3, size, size)
+    with torch.inference_mode():
+        y = network(x)
+        for shift in ((1, 0), (5, 11), (17, 30)):
+            assert torch.equal(network(x.roll(shift, (2, 3))), y), (method, shift)
+        y = network(torch.cat([x[:1].roll((i, 2 * i), (2, 3)) for i in range(5)]))
+        assert torch.equal(y, y[:1].expand_as(y)), method
+"""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_older_processors_are_exact(name: str) -> None:
+    taken_for = dict(
+        zip(("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"), OTHERS[name], strict=True)
+    )
+    ended = subprocess.run([sys.executable, "-c", ALIKE], env=os.environ | taken_for, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # the switch sets others, too
+@pytest.mark.parametrize(("needed", "found"), [(0, 0), (5, 5), (1000, 2)])
+def test_positions_are_added_until_all_round_alike(needed: int, found: int) -> None:
+    """As many as it takes, at least 2 where at least 2 are known to help, and those alone where nothing does."""
+    tries: list[int] = []
+
+    def product(x: Tensor, weight: Tensor, missing: int) -> Tensor:
+        tries.append(missing)
+        y = F.conv1d(x, weight)
+        y[..., -1] += float(missing < needed)
+        return y
+
+    x, weight = images(2, 3, 7), images(64, 3, 1)
+    least = min(needed, 2)
+    assert [cpu.tried(product, x, weight, least, needed) for _ in range(3)] == [found] * 3
+    assert len(tries) == len({*tries}), "once for the same sizes"
+    with torch.backends.mkldnn.flags(enabled=False):
+        cpu.tried(product, x, weight, least, needed)
+    assert len(tries) > len({*tries}), "and again without oneDNN"
+
+
+def test_sums_of_few_terms_are_tried_often_enough() -> None:
+    """Three terms add up to the same bits in another order in about half of all cases."""
+
+    def product(x: Tensor, weight: Tensor, missing: int) -> Tensor:
+        terms = (weight[None] * x[:, None]).unbind(2)
+        y = terms[0] + terms[1] + terms[2]
+        y[..., -1:] = (terms[2] + terms[1] + terms[0])[..., -1:] if missing < 4 else y[..., -1:]
+        return y
+
+    assert [cpu.tried(product, images(1, 3, 5), images(n, 3, 1), 0, "few") for n in range(1, 9)] == [4] * 8
 
 
 # Products

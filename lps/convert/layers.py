@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..exact.convolution import CONVOLVE, Padding, linear_rows, max_pool, pad
-from ..exact.cpu import evened, runs, widened
+from ..exact.convolution import Padding, convolve_alike, crop, linear_rows, max_pool, pad
+from ..exact.cpu import runs
 from ..exact.fused import Filtered, moved_and_padded
 from ..exact.mean import exact_mean
 from ..exact.sums import EXACT, exact_einsum, softmax
@@ -134,12 +134,7 @@ def convolve(
         x, space = border.windows(x, reach, padding, stride)
     if groups == 1 and x.device.type == "cpu" and known(space) and {*x.shape[2:], *weight.shape[2:]} == {1}:
         return linear_rows(x.flatten(1), weight.flatten(1), bias).view(-1, weight.shape[0], *space)
-    outputs = weight.shape[0]
-    x, weight, bias = evened(widened(x, space, stride[-1]), weight, bias, groups)
-    y = CONVOLVE[len(space)](x, weight, bias, stride=stride, dilation=dilation, groups=groups)
-    if y.shape[1] > outputs:
-        y = y.unflatten(1, (groups, -1))[:, :, : outputs // groups].flatten(1, 2)
-    return crop(y, space)
+    return convolve_alike(x, weight, bias, space, stride, dilation, groups)
 
 
 def reaches(kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
@@ -150,13 +145,6 @@ def reaches(kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
 def beyond(before: Sequence[int], reach: Sequence[int], stride: Sequence[int]) -> list[int]:
     """How far the last window goes beyond a map whose size is a multiple of ``stride``."""
     return [max(r + 1 - s - b, 0) for b, r, s in zip(before, reach, stride, strict=True)]
-
-
-def crop(y: Tensor, space: Sequence[int]) -> Tensor:
-    """The first samples of each spatial axis, in memory as a map of that size."""
-    for axis, size in enumerate(space, 2):
-        y = y if y.shape[axis] == size else y.narrow(axis, 0, size)
-    return y.contiguous()
 
 
 @dataclass_transform(eq_default=False)

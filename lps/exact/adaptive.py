@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 
 from ..polyphase import Stride, steps
-from .convolution import CONVOLVE
-from .cpu import by_pieces, images_of_a_piece, widened
+from .convolution import CONVOLVE, convolve_alike
+from .cpu import by_pieces, images_of_a_piece
 
 
 def convolve_strided(x: Tensor, weight: Tensor, stride: Stride, exact: bool) -> Tensor:
     """A strided convolution of a padded map ``x`` ``(N, C, *space)``; where ``exact``, each position rounds alike."""
     each = steps(stride, x.dim() - 2)
-    columns = (x.shape[-1] - weight.shape[-1]) // each[-1] + 1
-    wide = widened(x, [columns], each[-1]) if exact and x.shape[0] == 1 else x
-    return CONVOLVE[x.dim() - 2](wide, weight, stride=each)[..., :columns].contiguous()
+    if not exact:
+        return CONVOLVE[x.dim() - 2](x, weight, stride=each)
+    space = [(n - k) // s + 1 for n, k, s in zip(x.shape[2:], weight.shape[2:], each, strict=True)]
+    return convolve_alike(x, weight, None, space, each, (1,) * len(space))
 
 
 def softmax_of_channels(x: Tensor, exact: bool) -> Tensor:

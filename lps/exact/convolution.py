@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..polyphase import Stride, known, steps
-from .cpu import LANES, ConvolveCircular, evened, in_full, widened
+from .cpu import LANES, PIECE, ConvolveCircular, evened, in_full, lacking, runs, tried
 
 Padding = Literal["circular", "zeros", "reflect"]
 
@@ -126,6 +126,56 @@ def pad_to_multiple(x: Tensor, multiple: Stride, padding: Padding = "circular") 
     return x
 
 
+def convolve_alike(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    space: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    groups: int = 1,
+) -> Tensor:
+    """The first ``(N, O, *space)`` of a convolution of ``x`` ``(N, C, *size)``, each position and image rounded alike.
+
+    A CPU gets zeros at the right where it would round the last positions otherwise.
+    """
+    outputs, settings = weight.shape[0], (stride, dilation, groups)
+    x, weight, bias = evened(x, weight, bias, groups)
+    if x.device.type == "cpu" and (missing := _missing(x, weight, bias is not None, space, *settings)):
+        if runs(x) and len(space) > 1 and {*weight.shape[2:], *stride} == {1}:  # positions are a row: it takes fewer
+            y = convolve_alike(x.flatten(2), weight.flatten(2), bias, [x.shape[2:].numel()], (1,), (1,), groups)
+            return crop(y[:, :outputs].unflatten(2, x.shape[2:]), space)
+        x = F.pad(x, (0, missing * stride[-1]))
+    y = _convolve(x, weight, bias, *settings)
+    if y.shape[1] > outputs:
+        y = y.unflatten(1, (groups, -1))[:, :, : outputs // groups].flatten(1, 2)
+    return crop(y, space)
+
+
+def _convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], dilation: Sequence[int], groups: int
+) -> Tensor:
+    return CONVOLVE[x.dim() - 2](x, weight, bias, stride=tuple(stride), dilation=tuple(dilation), groups=groups)
+
+
+def _missing(x: Tensor, weight: Tensor, biased: bool, space: Sequence[int], *settings: Any) -> int:
+    """Positions to append to the rows of a convolution's result."""
+    (*_, step), *_ = settings
+
+    def compute(x: Tensor, weight: Tensor, missing: int) -> Tensor:
+        bias = weight.flatten(1)[:, 0] if biased else None
+        return _convolve(F.pad(x, (0, missing * step)), weight, bias, *settings)[..., : space[-1]]
+
+    return tried(compute, x, weight, lacking(x.shape[0], space, step), biased, tuple(space), *map(str, settings))
+
+
+def crop(y: Tensor, space: Sequence[int]) -> Tensor:
+    """The first samples of each spatial axis, in memory as a map of that size."""
+    for axis, size in enumerate(space, 2):
+        y = y if y.shape[axis] == size else y.narrow(axis, 0, size)
+    return y.contiguous()
+
+
 def convolve_circular(x: Tensor, weight: Tensor, dilation: Sequence[int]) -> Tensor:
     """Circular convolution of ``x`` ``(N, C, *space)`` with ``weight`` ``(O, C, 3, ..., 3)``: ``(N, O, *space)``.
 
@@ -173,11 +223,17 @@ class MaxPool(nn.Module):
 
 
 def linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A linear layer of vectors ``(N, C)`` in which each row of the batch is a product of its own.
+    """A linear layer of vectors ``(N, C)`` in which all rows of the batch round alike.
 
     In the product of a whole batch the order of a row's sums may depend on which row it is; of a single row, on where
-    it begins in memory, unless all begin at a whole vector.
+    it begins in memory, unless all begin at a whole vector. A CPU takes large batches as the positions of one map.
     """
+    if runs(x) and x.shape[0] > 1 and x.shape[0] * weight.numel() > PIECE:
+        return (
+            convolve_alike(x.t().contiguous()[None], weight[..., None], bias, [x.shape[0]], (1,), (1,))[0]
+            .t()
+            .contiguous()
+        )
     if x.device.type == "cpu" and known(x.shape[1:]) and (missing := -x.shape[1] % LANES):
         x, weight = F.pad(x, (0, missing)), F.pad(weight, (0, missing))
     y = torch.bmm(x[:, None], weight.t().expand(x.shape[0], -1, -1))[:, 0]
@@ -213,10 +269,7 @@ class Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         reach = self.dilation[0] * (self.kernel_size[0] // 2)
         x = pad(x, reach, reach, cast(Padding, self.padding_mode))
-        rows, columns = ((size - 2 * reach - 1) // self.stride[0] + 1 for size in x.shape[2:])
-        weight: Tensor = self.weight
-        bias = self.bias
-        if not self.training:
-            x, weight, bias = evened(widened(x, [rows, columns], self.stride[0]), weight, bias)
-        y = F.conv2d(x, weight, bias, self.stride, dilation=self.dilation)[:, : self.out_channels, :, :columns]
-        return y.contiguous() if x.shape[0] == 1 else y
+        if self.training:
+            return F.conv2d(x, self.weight, self.bias, self.stride, dilation=self.dilation)
+        space = [(size - 2 * reach - 1) // self.stride[0] + 1 for size in x.shape[2:]]
+        return convolve_alike(x, self.weight, self.bias, space, self.stride, self.dilation)

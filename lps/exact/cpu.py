@@ -1,10 +1,10 @@
 """A CPU's convolutions: where they would round by position, and a circular one that suits the caches.
 
 A CPU cuts a sum into vectors, tiles and threads, and works off what is left over in another order. The constants below
-were found by trying every size; ``tests/test_exact_networks.py`` tries them again.
+were found by trying every size on a few processors; :func:`tried` tries the sizes of a network on the one that runs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -32,6 +32,12 @@ PIECE = 1 << 19
 
 LARGE = 1 << 21
 """Samples of an image's products above which the images of a batch take turns in the same memory."""
+
+MOST = 48
+"""So many positions more are tried at most: twice what the products of an AVX2 processor take at a time."""
+
+DOUBT = 64
+"""Sums in another order may be the same by chance: so many are compared at least."""
 
 VECTORS = 256
 """A multiple of what torch's loops over single samples take at a time, in any precision."""
@@ -99,20 +105,53 @@ def one_dnn() -> bool:
     return torch.compiler.is_compiling() or bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
 
 
-def widened(x: Tensor, space: Sequence[int], stride: int = 1) -> Tensor:
-    """``x`` with zeros at the right where a CPU would round the last positions of ``space``, that of a convolution's
-    result, otherwise than the rest.
+def lacking(count: int, space: Sequence[int], stride: int = 1) -> int:
+    """Positions that a result of ``count`` maps of size ``space`` has to have more on the right, at the least, so that
+    a CPU rounds the last ones like the rest.
 
     Where an exported network leaves its sizes open nothing is added, as it depends on them.
     """
-    if x.device.type != "cpu" or not known(space):
-        return x
-    if x.shape[0] == 1 or not one_dnn():
-        missing = -space[-1] % LANES
-    else:  # a column that is left of a stride reads what no one wrote, in bfloat16
-        lone = stride > 1 and space[-1] == 1
-        missing = POSITIONS if lone or torch.Size(space).numel() < POSITIONS else 0
-    return F.pad(x, (0, missing * stride)) if missing else x
+    if not known(space):
+        return 0
+    if count == 1 or not one_dnn():
+        return -space[-1] % LANES
+    lone = stride > 1 and space[-1] == 1  # a column that is left of a stride reads what no one wrote, in bfloat16
+    return POSITIONS if lone or torch.Size(space).numel() < POSITIONS else 0
+
+
+_TRIED: dict[Hashable, int] = {}
+
+
+def tried(compute: Callable[[Tensor, Tensor, int], Tensor], x: Tensor, weight: Tensor, least: int, *about: Any) -> int:
+    """How many more positions ``compute`` has to have so that all of them, in every map of ``x``, round alike.
+
+    Makers of processors and of their libraries cut sums in other ways. So it is tried, once for sizes, strides and
+    settings (``about``): where a map is the same everywhere, its result has to be. At least ``least``, which is also
+    the answer where nothing helps. ``compute`` gets such a map, weights, and the number; its results are
+    ``(N, O, *space)``.
+    """
+    if not runs(x) or not known(x.shape):
+        return least
+    layout = (x.shape, x.stride(), x.dtype, weight.shape, weight.stride(), weight.dtype)
+    key = *layout, *about, least, torch.get_num_threads(), one_dnn(), torch.is_autocast_enabled("cpu")
+    if key not in _TRIED:
+        draw = torch.Generator().manual_seed(0)
+        same, weights = (torch.empty_like(t, requires_grad=False) for t in (x, weight))
+
+        def alike(missing: int) -> bool:
+            compared = 0
+            while compared < DOUBT:
+                same.copy_(torch.randn(1, x.shape[1], *(1,) * (x.dim() - 2), generator=draw))
+                weights.copy_(torch.randn(weight.shape, generator=draw))
+                y = compute(same, weights, missing)
+                if not (y == y[(slice(1), slice(None), *(slice(1),) * (y.dim() - 2))]).all():
+                    return False
+                compared += y.shape[1]
+            return True
+
+        with torch.no_grad():
+            _TRIED[key] = next(filter(alike, range(least, least + MOST)), least)
+    return _TRIED[key]
 
 
 def in_one_layout(images: Tensor) -> Tensor:
@@ -157,6 +196,10 @@ def _moved_copies(x: Tensor, shifts: Sequence[int], axis: int) -> Tensor:
     return copies
 
 
+def _products(flat: Tensor, rows: Tensor, missing: int) -> Tensor:
+    return torch.bmm(rows.expand(flat.shape[0], -1, -1), F.pad(flat, (0, missing)))[..., : flat.shape[-1]]
+
+
 class ConvolveCircular(torch.autograd.Function):
     """A matrix product for all taps, whose results are then moved and added: no padded map is made.
 
@@ -174,7 +217,9 @@ class ConvolveCircular(torch.autograd.Function):
         results = x.new_empty(count, len(weight), *space)
         products = None
         for images, result in zip(x.split(1), results.split(1), strict=True) if large else [(x, results)]:
-            flat = widened(images.flatten(2), [space.numel()])
+            flat = images.flatten(2)
+            if missing := tried(_products, flat, rows, lacking(len(flat), [space.numel()])):
+                flat = F.pad(flat, (0, missing))
             products = torch.bmm(rows.expand(flat.shape[0], -1, -1), flat, out=products)  # `@` may copy all of it
             y = products[..., : space.numel()].unflatten(1, taps.shape[:-1]).unflatten(-1, space)
             for axis, step in enumerate(dilation, -len(space)):
