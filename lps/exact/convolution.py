@@ -27,7 +27,7 @@ def recorded(x: Tensor) -> bool:
 
 
 class _Wrap(torch.autograd.Function):
-    """Circular padding in one allocation: two to four times as fast as ``F.pad`` in training, on a CPU."""
+    """Circular padding in one allocation, in any layout: in training 2 to 4 times as fast as ``F.pad`` on a CPU."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
@@ -87,13 +87,17 @@ def pad(x: Tensor, before: Stride, after: Stride, padding: Padding) -> Tensor:
     before, after = (steps(reach, x.dim() - 2) for reach in (before, after))
     if not any(before) and not any(after):
         return x
+    around = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
     if padding != "circular":
-        mode = "constant" if padding == "zeros" else padding
-        return F.pad(x, [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair], mode=mode)
+        return F.pad(x, around, mode="constant" if padding == "zeros" else padding)
     if torch.jit.is_tracing():  # where sizes are tensors, which no function with a backward of its own takes
         before, after = (tuple(map(int, reach)) for reach in (before, after))
     elif all(0 <= min(ends) and max(ends) <= n for *ends, n in zip(before, after, x.shape[2:], strict=True)):
-        return _joined(x, before, after) if recorded(x) else cast(Tensor, _Wrap.apply(x, before, after))
+        if recorded(x):
+            return _joined(x, before, after)
+        if runs(x) and x.is_contiguous() and not (x.requires_grad and torch.is_grad_enabled()):
+            return F.pad(x, around, mode="circular")
+        return cast(Tensor, _Wrap.apply(x, before, after))
     for axis, (first, last) in enumerate(zip(before, after, strict=True), 2):
         size = x.shape[axis]
         x = x.index_select(axis, torch.arange(-first, size + last, device=x.device) % size)
