@@ -214,7 +214,7 @@ OTHERS = {"AVX2": ("avx2", "AVX2", "AVX2"), "SSE": ("default", "SSE41", "SSE4_2"
 """What torch, oneDNN and MKL take an older processor for; MKL listens on those of its maker alone."""
 
 ALIKE = """
-import torch, lps
+import lps, torch, torchvision
 torch.manual_seed(0)
 torch.set_num_threads(1)
 for method, antialias, size in (("lps", "tri-3", 40), ("aps", "none", 56)):
@@ -227,6 +227,7 @@ for method, antialias, size in (("lps", "tri-3", 40), ("aps", "none", 56)):
             assert torch.equal(network(x.roll(shift, (2, 3))), y), (method, shift)
         y = network(torch.cat([x[:1].roll((i, 2 * i), (2, 3)) for i in range(5)]))
         assert torch.equal(y, y[:1].expand_as(y)), method
+lps.convert(torchvision.models.mobilenet_v3_small(), "aps")  # which is refused where a layer rounds by position
 """
 
 

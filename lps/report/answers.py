@@ -50,7 +50,9 @@ class Effect:
     def size(self) -> str:
         """The number of seeds, and the filters where some are missing."""
         filters = f"{self.only} alone" if self.only else f"{self.pairs} of {self.of} filters"
-        return f"n = {self.n}" + (f", {filters}" if self.pairs < self.of else "")
+        if self.pairs == self.of:
+            filters = f"all {self.of} filters" if self.of > 1 else ""
+        return ", ".join(filter(None, [f"n = {self.n}", filters]))
 
     @property
     def gap(self) -> str:
@@ -177,9 +179,11 @@ def _consistent(made: pd.DataFrame) -> Answer:
 
 
 def most_first(found: Sequence[Effect]) -> list[Effect]:
-    """The same effect at several scales, which come largest first: over enough seeds, of these over the most filters,
-    as one filter says little of a mean over all; then over fewer seeds."""
-    return sorted(found, key=lambda effect: (-min(effect.n, MIN_SEEDS), -effect.pairs))
+    """The same effect at several scales, which come longest training first: over enough seeds, then over fewer.
+
+    Networks that have not converged decide nothing, however many filters they had.
+    """
+    return sorted(found, key=lambda effect: -min(effect.n, MIN_SEEDS))
 
 
 def _elsewhere(found: Sequence[Effect]) -> str:
@@ -207,7 +211,7 @@ def _compared(question: str, found: Sequence[Effect], page: str) -> Answer:
     if not found:
         return Answer(question, "not tested", "No pair of runs on real images is recorded.", "", page)
     judged = most_first(found)[0]
-    text = f"Accuracy of LPS less that of APS, mean over filters: {judged}."
+    text = f"Accuracy of LPS less that of APS: {judged}."
     return Answer(question, judged.outcome, text, judged.scale, page, _elsewhere(found))
 
 
@@ -220,7 +224,7 @@ def _price(known: Mapping[str, Sequence[Effect]]) -> Answer:
     outcomes = [effect.outcome for effect in judged.values()]
     outcome: Outcome = outcomes[0] if len(set(outcomes)) == 1 else "not settled"
     words = "; ".join(f"{name} {effect}, {effect.outcome}" for name, effect in judged.items())
-    text = f"Accuracy less that of the rows that keep phase 0, mean over filters: {words}."
+    text = f"Accuracy less that of the rows that keep phase 0: {words}."
     elsewhere = "; ".join(f"{name} {rest}" for name in judged if (rest := _elsewhere(found[name])))
     return Answer(question, outcome, text, _joined(effect.scale for effect in judged.values()), page, elsewhere)
 
