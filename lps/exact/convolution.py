@@ -233,11 +233,8 @@ def linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     it begins in memory, unless all begin at a whole vector. A CPU takes large batches as the positions of one map.
     """
     if runs(x) and x.shape[0] > 1 and x.shape[0] * weight.numel() > PIECE:
-        return (
-            convolve_alike(x.t().contiguous()[None], weight[..., None], bias, [x.shape[0]], (1,), (1,))[0]
-            .t()
-            .contiguous()
-        )
+        rows = convolve_alike(x.t().contiguous()[None], weight[..., None], bias, [x.shape[0]], (1,), (1,))
+        return rows[0].t().contiguous()
     if x.device.type == "cpu" and known(x.shape[1:]) and (missing := -x.shape[1] % LANES):
         x, weight = F.pad(x, (0, missing)), F.pad(weight, (0, missing))
     y = torch.bmm(x[:, None], weight.t().expand(x.shape[0], -1, -1))[:, 0]
