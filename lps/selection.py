@@ -52,8 +52,8 @@ def choose(scores: Tensor, x: Tensor, stride: Stride, origin: Origin | None = No
     origin = Origin(x) if origin is None else origin
     if origin.space != tuple(x.shape[2:]):
         raise ValueError(f"a map {tuple(x.shape)} was said to come from positions {origin.space} of its images")
-    z, phase, lag = choose_phase(scores, origin, stride)
-    return Selection(scores, z, phase, lag, origin.below(phase, stride))
+    z, phase, lag, seen = choose_phase(scores, origin, stride)
+    return Selection(scores, z, phase, lag, origin.below(phase, stride, seen))
 
 
 class MaxNorm(nn.Module):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import lps
+from lps.exact import ties
 from lps.exact.ties import Origin
 
 SIZE = 16
@@ -185,3 +186,28 @@ def test_where_nothing_ties_nobody_looks_at_the_image() -> None:
     alone, _ = lps.Downsample(lps.MaxNorm()).eval()(x)
     beside, _ = lps.Downsample(lps.MaxNorm()).eval()(x, origin=Origin(torch.full_like(x, torch.nan)))
     assert torch.equal(alone, beside)
+
+
+def test_each_image_is_looked_at_once_on_the_way_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images that tie only further down included: what is known then is what they would have had by themselves."""
+    looked: list[int] = []
+    plain = ties.fingerprints
+
+    def fingerprints(x: Tensor) -> Tensor:
+        looked.append(len(x))
+        return plain(x)
+
+    def chosen(scores: Tensor, size: int, origin: Origin | None) -> tuple[list[int], Origin]:
+        _, _, phase, _, below = lps.selection.choose(scores, torch.zeros(len(scores), 1, size, size), 2, origin)
+        assert phase is not None and below is not None
+        return phase.tolist(), below
+
+    monkeypatch.setattr(ties, "fingerprints", fingerprints)
+    x, clear, tied = images("noise"), torch.tensor([[2.0, 1.0, 0.0, 0.0]]), torch.zeros(1, 4)
+    _, origin = chosen(torch.cat([tied, clear]), SIZE, Origin(x))
+    second, origin = chosen(tied.repeat(2, 1), SIZE // 2, origin)
+    third, _ = chosen(tied.repeat(2, 1), SIZE // 4, origin)
+    assert looked == [1, 1]
+    _, origin = chosen(clear, SIZE, Origin(x[1:]))
+    alone, origin = chosen(tied, SIZE // 2, origin)
+    assert alone == second[1:] and chosen(tied, SIZE // 4, origin)[0] == third[1:]

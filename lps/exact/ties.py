@@ -23,10 +23,12 @@ _GOLDEN, _FIRST, _SECOND = (value - (1 << 64) if value >> 63 else value for valu
 
 
 def _scramble(h: Tensor) -> Tensor:
-    """A bijection of int64 in which each bit of the result depends on all bits of ``h``."""
-    h = (h ^ (h >> 30)) * _FIRST
-    h = (h ^ (h >> 27)) * _SECOND
-    return h ^ (h >> 31)
+    """A bijection of int64 in which each bit of the result depends on all bits of ``h``, in the memory of ``h``."""
+    shifted = h >> 30
+    for factor, bits in ((_FIRST, 27), (_SECOND, 31)):
+        h.bitwise_xor_(shifted).mul_(factor)
+        torch.bitwise_right_shift(h, bits, out=shifted)
+    return h.bitwise_xor_(shifted)
 
 
 def fingerprints(x: Tensor) -> Tensor:
@@ -35,14 +37,37 @@ def fingerprints(x: Tensor) -> Tensor:
     A circular shift of ``x`` shifts the fingerprints alike. Windows double until they span each axis.
     """
     channel = _scramble(torch.arange(1, x.shape[1] + 1, device=x.device) * _GOLDEN)
-    bits = (x.double() + 0.0).view(torch.int64)  # adding zero makes one of the two zeros
-    h = _scramble(bits + channel.view(-1, *(1,) * (x.dim() - 2))).sum(1)
+    bits = x.to(torch.float64, copy=True).add_(0.0).view(torch.int64)  # adding zero makes one of the two zeros
+    h = _scramble(bits.add_(channel.view(-1, *(1,) * (x.dim() - 2)))).sum(1)
     for axis in range(1, h.dim()):
         reach = 1
         while reach < h.shape[axis]:
-            h = _scramble(h * _GOLDEN + _scramble(h.roll(-reach, axis)))
+            h = _scramble(_scramble(h.roll(-reach, axis)).add_(h.mul_(_GOLDEN)))
             reach *= 2
     return h
+
+
+class Seen(NamedTuple):
+    """The fingerprints ``(N, *space)`` of those images that are ``known`` ``(N,)``."""
+
+    known: Tensor
+    prints: Tensor
+
+    @classmethod
+    def nothing(cls, image: Tensor) -> Self:
+        """Of no image yet."""
+        shape = image.shape[0], *image.shape[2:]
+        known = torch.zeros(shape[0], dtype=torch.bool, device=image.device)
+        return cls(known, torch.empty(shape, dtype=torch.int64, device=image.device))
+
+    def of(self, image: Tensor, asked: Tensor) -> Self:
+        """With those of the images that are ``asked`` for."""
+        new = asked & ~self.known
+        if not new.any():
+            return self
+        prints = self.prints.clone()
+        prints[new] = fingerprints(image[new])
+        return type(self)(self.known | new, prints)
 
 
 class Origin(NamedTuple):
@@ -53,12 +78,14 @@ class Origin(NamedTuple):
     >>> selection.origin.strides, selection.origin.space
     ((2,), (8, 8))
 
-    ``image`` ``(N, C, *space)``, and of each step its ``phases`` ``(N,)`` and its stride.
+    ``image`` ``(N, C, *space)``, and of each step its ``phases`` ``(N,)`` and its stride; ``seen`` holds what ties on
+    the way down have made known.
     """
 
     image: Tensor
     phases: tuple[Tensor, ...] = ()
     strides: tuple[Stride, ...] = ()
+    seen: "Seen | None" = None
 
     @property
     def space(self) -> tuple[int, ...]:
@@ -68,22 +95,25 @@ class Origin(NamedTuple):
             space = tuple(size // s for size, s in zip(space, steps(stride, len(space)), strict=True))
         return space
 
-    def below(self, phase: Tensor, stride: Stride) -> Self:
+    def below(self, phase: Tensor, stride: Stride, seen: Seen | None = None) -> Self:
         """The origin of the component that ``phase`` ``(N,)`` keeps."""
-        return type(self)(self.image, (*self.phases, phase), (*self.strides, stride))
+        return type(self)(self.image, (*self.phases, phase), (*self.strides, stride), seen)
 
 
-def choose_phase(scores: Tensor, origin: Origin, stride: Stride) -> tuple[Tensor, Tensor, Tensor | None]:
+def choose_phase(scores: Tensor, origin: Origin, stride: Stride) -> tuple[Tensor, Tensor, Tensor | None, Seen | None]:
     """``k* = argmax_k scores_k`` (Eq. 7) of the phases of a map with this origin; see :func:`choose`.
 
-    An ONNX graph takes the first of equal scores, and has no ``lag``.
+    With what is known of its images then. An ONNX graph takes the first of equal scores, and has no ``lag``.
     """
     if torch.onnx.is_in_onnx_export():
         phase = scores.argmax(1)
-        return F.one_hot(phase, scores.shape[1]).to(scores.dtype), phase, None
-    dims = origin.image.dim() - 2
+        return F.one_hot(phase, scores.shape[1]).to(scores.dtype), phase, None, None
+    image, dims = origin.image.detach(), origin.image.dim() - 2
     above = [s for each in origin.strides for s in steps(each, dims)]
-    return choose(scores.detach(), origin.image.detach(), origin.phases, above, steps(stride, dims))
+    settings = scores.detach(), image, origin.phases, above, steps(stride, dims)
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(image) is not Tensor or image.is_meta:
+        return *choose(*settings), None
+    return _choose(*settings, origin.seen)
 
 
 @torch.library.custom_op("lps::choose", mutates_args=())
@@ -98,6 +128,17 @@ def choose(
     tied; ``k*`` ``(N,)`` int64; and ``lag`` ``(N, P, dims)`` int64, the circular shift that carries the component of
     ``k*`` onto each tied one. Raises ``ValueError`` where a score is NaN.
     """
+    return _choose(scores, image, kept, above, stride, None)[:3]
+
+
+def _choose(
+    scores: Tensor,
+    image: Tensor,
+    kept: Sequence[Tensor],
+    above: Sequence[int],
+    stride: Sequence[int],
+    seen: Seen | None,
+) -> tuple[Tensor, Tensor, Tensor, Seen | None]:
     dims = image.dim() - 2
     best = scores == scores.amax(1, keepdim=True)
     lag = torch.zeros(*scores.shape, dims, dtype=torch.int64, device=scores.device)
@@ -107,12 +148,12 @@ def choose(
             raise ValueError(
                 f"NaN among the scores of the phases of a map of images {tuple(image.shape)}: its values are not finite"
             )
-        seen = fingerprints(image[unclear])[:, None]
+        seen = (seen or Seen.nothing(image)).of(image, unclear)
+        prints = seen.prints[unclear][:, None]
         for i, phase in enumerate(kept):
-            seen = keep(seen, phase[unclear], above[i * dims : (i + 1) * dims])
-        space = [size // s for size, s in zip(seen.shape[2:], stride, strict=True)]
-        seen = phase_view(seen, stride).flatten(1 + dims)
-        smallest, where = seen.flatten(1, dims).min(2)
+            prints = keep(prints, phase[unclear], above[i * dims : (i + 1) * dims])
+        space = [size // s for size, s in zip(prints.shape[2:], stride, strict=True)]
+        smallest, where = phase_view(prints, stride).flatten(1 + dims).flatten(1, dims).min(2)
         smallest = smallest.masked_fill(~best[unclear], torch.iinfo(torch.int64).max)
         tied = smallest == smallest.amin(1, keepdim=True)
         anchor = torch.stack(torch.unravel_index(where, space), -1)
@@ -120,7 +161,7 @@ def choose(
         best[unclear] = tied
         lag[unclear] = (anchor - first[:, None]) * tied[..., None]
     z = best.to(scores.dtype) / best.sum(1, keepdim=True)
-    return z, best.int().argmax(1), lag
+    return z, best.int().argmax(1), lag, seen
 
 
 @choose.register_fake
