@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..polyphase import Stride, known, steps
-from .cpu import LANES, PIECE, ConvolveCircular, evened, in_full, lacking, runs, tried
+from .cpu import LANES, ConvolveCircular, evened, in_full, lacking, runs, tried
 
 Padding = Literal["circular", "zeros", "reflect"]
 
@@ -144,13 +144,13 @@ def convolve_alike(
     A CPU gets zeros at the right where it would round the last positions otherwise.
     """
     outputs, settings = weight.shape[0], (stride, dilation, groups)
-    x, weight, bias = evened(x, weight, bias, groups)
-    if x.device.type == "cpu" and (missing := _missing(x, weight, bias is not None, space, *settings)):
+    even = evened(x, weight, bias, groups)
+    if x.device.type == "cpu" and (missing := _missing(*even[:2], bias is not None, space, *settings)):
         if runs(x) and len(space) > 1 and {*weight.shape[2:], *stride} == {1}:  # positions are a row: it takes fewer
             y = convolve_alike(x.flatten(2), weight.flatten(2), bias, [x.shape[2:].numel()], (1,), (1,), groups)
-            return crop(y[:, :outputs].unflatten(2, x.shape[2:]), space)
-        x = F.pad(x, (0, missing * stride[-1]))
-    y = _convolve(x, weight, bias, *settings)
+            return crop(y.unflatten(2, x.shape[2:]), space)
+        even = F.pad(even[0], (0, missing * stride[-1])), *even[1:]
+    y = _convolve(*even, *settings)
     if y.shape[1] > outputs:
         y = y.unflatten(1, (groups, -1))[:, :, : outputs // groups].flatten(1, 2)
     return crop(y, space)
@@ -227,14 +227,11 @@ class MaxPool(nn.Module):
 
 
 def linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A linear layer of vectors ``(N, C)`` in which all rows of the batch round alike.
+    """A linear layer of vectors ``(N, C)`` in which each row of the batch is a product of its own.
 
     In the product of a whole batch the order of a row's sums may depend on which row it is; of a single row, on where
-    it begins in memory, unless all begin at a whole vector. A CPU takes large batches as the positions of one map.
+    it begins in memory, unless all begin at a whole vector.
     """
-    if runs(x) and x.shape[0] > 1 and x.shape[0] * weight.numel() > PIECE:
-        rows = convolve_alike(x.t().contiguous()[None], weight[..., None], bias, [x.shape[0]], (1,), (1,))
-        return rows[0].t().contiguous()
     if x.device.type == "cpu" and known(x.shape[1:]) and (missing := -x.shape[1] % LANES):
         x, weight = F.pad(x, (0, missing)), F.pad(weight, (0, missing))
     y = torch.bmm(x[:, None], weight.t().expand(x.shape[0], -1, -1))[:, 0]

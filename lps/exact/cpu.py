@@ -218,7 +218,7 @@ class ConvolveCircular(torch.autograd.Function):
         products = None
         for images, result in zip(x.split(1), results.split(1), strict=True) if large else [(x, results)]:
             flat = images.flatten(2)
-            if missing := tried(_products, flat, rows, lacking(len(flat), [space.numel()])):
+            if missing := tried(_products, flat, rows, lacking(flat.shape[0], [space.numel()])):
                 flat = F.pad(flat, (0, missing))
             products = torch.bmm(rows.expand(flat.shape[0], -1, -1), flat, out=products)  # `@` may copy all of it
             y = products[..., : space.numel()].unflatten(1, taps.shape[:-1]).unflatten(-1, space)

@@ -49,7 +49,7 @@ class Effect:
     @property
     def size(self) -> str:
         """The number of seeds, and the filters where some are missing."""
-        filters = f"{self.only} alone" if self.only else f"{self.pairs} of {self.of} filters"
+        filters = self.only or f"{self.pairs} of {self.of} filters"
         if self.pairs == self.of:
             filters = f"all {self.of} filters" if self.of > 1 else ""
         return ", ".join(filter(None, [f"n = {self.n}", filters]))
@@ -97,7 +97,7 @@ def _over(item: Mapping[str, Any], compared: Sequence[Pair], gaps: pd.Series, ma
     return Effect(
         item["id"], item["statement"], mean_interval(gaps), len(gaps), len(compared), of, paper,
         behind["profile"].iloc[0], labels(behind).iloc[0], list(behind["id"].unique()), bool(behind["full"].all()),
-        "no filter" if only == "-" else only,
+        "without a filter" if only == "-" else f"{only} alone" if only else "",
     )  # fmt: skip
 
 

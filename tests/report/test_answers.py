@@ -75,10 +75,10 @@ def test_networks_that_converged_are_judged_and_their_filter_and_the_other_netwo
     unfiltered = ("table1/baseline", "table1/aps", "table1/lps")
     made = frame([r for r in shipped if r["profile"] == "reduced" or r["experiment"] in unfiltered])
     first, *rest = most_first(effects(made)["lps-over-fixed"])
-    assert (first.profile, first.size) == ("converged", "n = 3, no filter alone")
+    assert (first.profile, first.size) == ("converged", "n = 3, without a filter")
     assert {(effect.profile, effect.size) for effect in rest} >= {("reduced", "n = 3, all 5 filters")}
     (price,) = (a for a in answers(made, ENTRIES, [], [], []) if a.question == "Does the guarantee cost accuracy?")
-    assert price.text.count("n = 3, no filter alone") == 2  # of LPS and of APS
+    assert price.text.count("n = 3, without a filter") == 2  # of LPS and of APS
     assert price.scale.endswith("profile converged")
     assert price.elsewhere.count("in reduced (n = 3, all 5 filters)") == 2
 
