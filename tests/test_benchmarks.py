@@ -68,7 +68,7 @@ def test_the_naive_arrangement_has_the_same_gradients() -> None:
 
 @pytest.mark.parametrize("depth", [18, 50])
 def test_the_strided_network_filters_before_each_stride_and_has_least_arithmetic(depth: int) -> None:
-    x = images(64, torch.float32)
+    x = images(128, torch.float32)
     counted = {}
     for row in ("baseline", LPF, STRIDED):
         network = classifier(row, depth, "imagenet").eval()
