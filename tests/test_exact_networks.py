@@ -358,6 +358,13 @@ def test_the_images_of_a_batch_round_alike_behind_pooling(name: str) -> None:
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_batch_stays_in_its_layout(layout: torch.memory_format) -> None:
+    conv = convolution.Conv2d(8, 12, 3).eval().to(memory_format=layout)
+    with torch.no_grad():
+        assert conv(images(2, 8, 6, 10).to(memory_format=layout)).is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_a_norm_over_channels_is_exact_in_either_layout(layout: torch.memory_format) -> None:
     norm = nn.Sequential(Do(lambda x: x.permute(0, 2, 3, 1)), nn.RMSNorm(20), Do(lambda x: x.permute(0, 3, 1, 2)))
     network = lps.convert(on_maps(norm, 20), "aps").to(memory_format=layout)

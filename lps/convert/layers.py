@@ -134,7 +134,7 @@ def convolve(
         x, space = border.windows(x, reach, padding, stride)
     if groups == 1 and x.device.type == "cpu" and known(space) and {*x.shape[2:], *weight.shape[2:]} == {1}:
         return linear_rows(x.flatten(1), weight.flatten(1), bias).view(-1, weight.shape[0], *space)
-    return convolve_alike(x, weight, bias, space, stride, dilation, groups)
+    return convolve_alike(x, weight, bias, space, stride, dilation, groups).contiguous()
 
 
 def reaches(kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:

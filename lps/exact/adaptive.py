@@ -16,9 +16,9 @@ def convolve_strided(x: Tensor, weight: Tensor, stride: Stride, exact: bool) -> 
     """A strided convolution of a padded map ``x`` ``(N, C, *space)``; where ``exact``, each position rounds alike."""
     each = steps(stride, x.dim() - 2)
     if not exact:
-        return CONVOLVE[x.dim() - 2](x, weight, stride=each)
+        return CONVOLVE[x.dim() - 2](x, weight, stride=each).contiguous()
     space = [(n - k) // s + 1 for n, k, s in zip(x.shape[2:], weight.shape[2:], each, strict=True)]
-    return convolve_alike(x, weight, None, space, each, (1,) * len(space))
+    return convolve_alike(x, weight, None, space, each, (1,) * len(space)).contiguous()
 
 
 def softmax_of_channels(x: Tensor, exact: bool) -> Tensor:

@@ -153,7 +153,8 @@ def convolve_alike(
     y = _convolve(*even, *settings)
     if y.shape[1] > outputs:
         y = y.unflatten(1, (groups, -1))[:, :, : outputs // groups].flatten(1, 2)
-    return crop(y, space)
+    whole = all(n == size for n, size in zip(y.shape[2:], space, strict=True))
+    return y if whole and x.shape[0] > 1 else crop(y, space)  # a whole batch stays in its layout
 
 
 def _convolve(

@@ -133,7 +133,8 @@ def tried(compute: Callable[[Tensor, Tensor, int], Tensor], x: Tensor, weight: T
     if not runs(x) or not known(x.shape):
         return least
     layout = (x.shape, x.stride(), x.dtype, weight.shape, weight.stride(), weight.dtype)
-    key = *layout, *about, least, torch.get_num_threads(), one_dnn(), torch.is_autocast_enabled("cpu")
+    autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
+    key = *layout, *about, least, torch.get_num_threads(), one_dnn(), autocast
     if key not in _TRIED:
         draw = torch.Generator().manual_seed(0)
         same, weights = (torch.empty_like(t, requires_grad=False) for t in (x, weight))
