@@ -25,6 +25,14 @@ def steps(stride: Stride, dims: int) -> tuple[int, ...]:
     return each
 
 
+def strides(stride: Stride, dims: int) -> tuple[int, ...]:
+    """:func:`steps` that leave a phase: raises ``ValueError`` for one below 1, too."""
+    each = steps(stride, dims)
+    if min(each, default=1) < 1:
+        raise ValueError(f"a stride is a whole number from 1 on, got {stride}")
+    return each
+
+
 def phases(stride: Stride, dims: int) -> int:
     """Number of phases, the product of the strides."""
     return prod(steps(stride, dims))
@@ -32,7 +40,7 @@ def phases(stride: Stride, dims: int) -> int:
 
 def offsets(stride: Stride, dims: int) -> list[tuple[int, ...]]:
     """Offset of each phase along the ``dims`` spatial axes, in the order of the phases."""
-    return list(product(*map(range, steps(stride, dims))))
+    return list(product(*map(range, strides(stride, dims))))
 
 
 def known(space: Sequence[Any]) -> bool:
@@ -74,7 +82,7 @@ def require_divisible(x: Tensor, stride: Stride) -> None:
     Otherwise a full turn of the circle permutes the phases and no selection can be equivariant.
     """
     space = tuple(x.shape[2:])
-    if any(size % s for size, s in zip(space, steps(stride, len(space)), strict=True)):
+    if any(size % s for size, s in zip(space, strides(stride, len(space)), strict=True)):
         raise ValueError(
             f"a polyphase split with stride {stride} needs spatial sizes that are multiples of {stride}, got {space}; "
             "resize or crop the input of the network, or grow it once with lps.pad_to_multiple"

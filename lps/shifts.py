@@ -40,6 +40,8 @@ def shifts(x: Tensor) -> Iterator[Tensor]:
 
 def orbit(x: Tensor) -> Tensor:
     """All :func:`shifts` of maps ``(N, C, *space)``, one after the other in one batch ``(S * N, C, *space)``."""
+    if 0 in x.shape:
+        raise ValueError(f"maps {tuple(x.shape)} have nothing to shift: sizes and strides are whole numbers from 1 on")
     return torch.cat([T(x, d) for d in shifts(x)])
 
 

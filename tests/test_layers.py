@@ -11,7 +11,7 @@ from torch import nn
 import lps
 from lps.exact.convolution import Conv2d, Padding, pad
 from lps.exact.mean import exact_mean
-from lps.polyphase import keep, mix, offsets, phases, place, steps
+from lps.polyphase import Stride, keep, mix, offsets, phases, place, steps
 
 SPACES = {1: (12,), 2: (12, 18), 3: (6, 6, 12)}
 CASES: list[tuple[int, Any]] = [
@@ -429,6 +429,14 @@ def test_a_filter_along_some_axes_leaves_the_others() -> None:
 def test_a_stride_of_other_axes_than_the_map_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"the stride \(1, 2, 2\) is of 3 axes, and the map has 2"):
         lps.Downsample(lps.MaxNorm((1, 2, 2)), stride=(1, 2, 2))(maps(2))
+
+
+@pytest.mark.parametrize("stride", [0, -2, (2, 0)])
+def test_a_stride_that_leaves_no_phase_is_an_error(stride: Stride) -> None:
+    with pytest.raises(ValueError, match="a stride is a whole number from 1 on, got"):
+        lps.polyphase(maps(2), stride)
+    with pytest.raises(ValueError, match="a stride is a whole number from 1 on, got"):
+        offsets(stride, 2)
 
 
 @pytest.mark.parametrize("layer", [lps.Downsample(lps.LearnedPhase(4, 2), lps.LowPass(4, 3)), lps.LowPass(4, 3)])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..exact.convolution import Padding, convolve_alike, crop, linear_rows, max_pool, pad
+from ..exact.convolution import Padding, convolve_alike, crop, last_first, linear_rows, max_pool, pad
 from ..exact.cpu import runs
 from ..exact.fused import Filtered, moved_and_padded
 from ..exact.mean import exact_mean
@@ -25,11 +25,6 @@ from .report import Conversion
 AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
-def flat_pads(before: Sequence[int], after: Sequence[int]) -> list[int]:
-    """In the order of ``F.pad``: the last axis first."""
-    return [amount for pair in zip(reversed(before), reversed(after), strict=True) for amount in pair]
-
-
 class Pad(NamedTuple):
     """Samples that the original puts around a map; ``counts`` says whether an average divides by their number too."""
 
@@ -40,7 +35,7 @@ class Pad(NamedTuple):
     counts: bool = True
 
     def around(self, x: Tensor) -> Tensor:
-        amounts = flat_pads(self.before, self.after)
+        amounts = last_first(self.before, self.after)
         if not any(amounts):
             return x
         return F.pad(x, amounts, self.mode, self.value if self.mode == "constant" else None)
@@ -85,7 +80,7 @@ class Border:
         for own in self.pads:
             x = own.around(x)
         missing = [size - found for size, found in zip(wanted, x.shape[2:], strict=True)]
-        return F.pad(x, flat_pads((0,) * len(missing), missing), value=self.fill) if any(missing) else x
+        return F.pad(x, last_first((0,) * len(missing), missing), value=self.fill) if any(missing) else x
 
     def windows(
         self, x: Tensor, reach: Sequence[int], padding: Padding, stride: Sequence[int]

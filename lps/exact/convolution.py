@@ -79,6 +79,11 @@ def _joined(x: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
     return x
 
 
+def last_first(before: Sequence[int], after: Sequence[int]) -> list[int]:
+    """Paddings in the order of ``F.pad``: the last axis first."""
+    return [amount for pair in zip(reversed(before), reversed(after), strict=True) for amount in pair]
+
+
 def pad(x: Tensor, before: Stride, after: Stride, padding: Padding) -> Tensor:
     """Pad spatial axes of ``x`` ``(N, C, *space)`` by ``before`` and ``after`` samples, all alike or each by its own.
 
@@ -87,7 +92,7 @@ def pad(x: Tensor, before: Stride, after: Stride, padding: Padding) -> Tensor:
     before, after = (steps(reach, x.dim() - 2) for reach in (before, after))
     if not any(before) and not any(after):
         return x
-    around = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
+    around = last_first(before, after)
     if padding != "circular":
         return F.pad(x, around, mode="constant" if padding == "zeros" else padding)
     if torch.jit.is_tracing():  # where sizes are tensors, which no function with a backward of its own takes
@@ -143,7 +148,7 @@ def convolve_alike(
 
     A CPU gets zeros at the right where it would round the last positions otherwise.
     """
-    outputs, settings = weight.shape[0], (stride, dilation, groups)
+    outputs, settings = weight.shape[0], (tuple(stride), tuple(dilation), groups)
     even = evened(x, weight, bias, groups)
     if x.device.type == "cpu" and (missing := _missing(*even[:2], bias is not None, space, *settings)):
         if runs(x) and len(space) > 1 and {*weight.shape[2:], *stride} == {1}:  # positions are a row: it takes fewer
@@ -158,9 +163,9 @@ def convolve_alike(
 
 
 def _convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], dilation: Sequence[int], groups: int
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...], dilation: tuple[int, ...], groups: int
 ) -> Tensor:
-    return CONVOLVE[x.dim() - 2](x, weight, bias, stride=tuple(stride), dilation=tuple(dilation), groups=groups)
+    return CONVOLVE[x.dim() - 2](x, weight, bias, stride=stride, dilation=dilation, groups=groups)
 
 
 def _missing(x: Tensor, weight: Tensor, biased: bool, space: Sequence[int], *settings: Any) -> int:
@@ -171,7 +176,7 @@ def _missing(x: Tensor, weight: Tensor, biased: bool, space: Sequence[int], *set
         bias = weight.flatten(1)[:, 0] if biased else None
         return _convolve(F.pad(x, (0, missing * step)), weight, bias, *settings)[..., : space[-1]]
 
-    return tried(compute, x, weight, lacking(x.shape[0], space, step), biased, tuple(space), *map(str, settings))
+    return tried(compute, x, weight, lacking(x.shape[0], space, step), biased, tuple(space), *settings)
 
 
 def crop(y: Tensor, space: Sequence[int]) -> Tensor:
