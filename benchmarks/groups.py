@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from lps import DeepLabV3Plus, Downsample, LearnedPhase, LowPass, MaxNorm, Upsample, convert, polyphase
 from lps.resnet import Stem
 from lps.studies.families import named
+from lps.watch import tensors
 
 from .measure import Case, Work
 from .networks import LPF, LPS, NAIVE, NAIVE_LPF, STRIDED, UNet, classifier
@@ -70,8 +71,7 @@ class Setting:
             with torch.no_grad(), self.autocast():
                 run(*inputs)
 
-        tensors = [t for given in inputs for t in ([given] if isinstance(given, Tensor) else given) if t is not None]
-        return Work(step, lambda: chain(network.parameters(), network.buffers(), tensors), network)
+        return Work(step, lambda: chain(network.parameters(), network.buffers(), tensors(inputs)), network)
 
     def training(self, network: nn.Module, images: Tensor, labels: Tensor) -> Work:
         """Forward, backward and SGD step; no gradient outlives it. A small rate keeps repeated steps finite."""
