@@ -28,6 +28,10 @@ SAMPLED = 1000
 LARGEST, SMALLEST = 2.0, 0.5
 """How much a randomly scaled image grows and shrinks."""
 
+DRAWN_CLASSES = {"drawn": CLASSES, "drawn-masks": ("ground", *CLASSES), "drawn-objects": ("ground", "object")}
+"""Of an image, of its pixels, and of pixels whose object has no name: small networks find objects before they can name
+them, and call ground what may be one of ten."""
+
 Augment = Callable[[Any, Any], tuple[Any, Any]]
 
 
@@ -186,10 +190,12 @@ def load(
     ``imagenet``: ``train/<wnid>/*`` and ``val/<wnid>/*``. ``voc``: ``VOCdevkit/VOC2012`` as torchvision unpacks it.
     Test images are shown at ``size`` x ``size`` pixels.
     """
-    if name in ("drawn", "drawn-masks"):
-        masks = name == "drawn-masks"
-        ignored, classes = (IGNORED, ("ground", *CLASSES)) if masks else (NOT_IGNORED, CLASSES)
-        return PhotographSet(name, DRAWN.format(seed), classes, ignored, size, *draw(train, test, seed, size, masks))
+    if name in DRAWN_CLASSES:
+        masks, classes = name != "drawn", DRAWN_CLASSES[name]
+        parts = draw(train, test, seed, size, masks)
+        if name == "drawn-objects":
+            parts = [Split(part.images, part.labels.clamp(max=1)) for part in parts]
+        return PhotographSet(name, DRAWN.format(seed), classes, IGNORED if masks else NOT_IGNORED, size, *parts)
     where = root() / folder
     source, names, ignored, *parts = {"imagenet": _imagenet, "voc": _voc}[name](where)
     training, testing = (part.subset(count, seed) for part, count in zip(parts, (train, test), strict=True))

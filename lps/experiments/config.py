@@ -73,13 +73,13 @@ class Small(Data):
 class Photographs(Data):
     """Images of any size, read one by one; ``folder`` below the data root holds them in the layout ``name``.
 
-    ``voc`` and ``drawn-masks`` have a label for each pixel. Images to train on are cut to ``crop`` pixels a side:
-    the middle of a shorter side of ``resize``, a random part of random area and shape, or a random part of the image
-    scaled by 0.5 to 2, from a shorter side of ``base`` where that is given. Images to test on are the middle of a
-    shorter side of ``resize``, classified through windows of ``crop`` pixels and segmented whole.
+    ``voc``, ``drawn-masks`` and ``drawn-objects`` have a label for each pixel. Images to train on are cut to ``crop``
+    pixels a side: the middle of a shorter side of ``resize``, a random part of random area and shape, or a random part
+    of the image scaled by 0.5 to 2, from a shorter side of ``base`` where that is given. Images to test on are the
+    middle of a shorter side of ``resize``, classified through windows of ``crop`` pixels and segmented whole.
     """
 
-    name: Literal["drawn", "drawn-masks", "imagenet", "voc"]
+    name: Literal["drawn", "drawn-masks", "drawn-objects", "imagenet", "voc"]
     folder: str
     augment: Literal["center", "random-resized", "random-scale"]
     resize: Count

@@ -141,6 +141,7 @@ SHOWN_DATA = {
     "cifar10-parity": "CIFAR-10 at random parities",
     "drawn": "drawn data",
     "drawn-masks": "drawn data with masks",
+    "drawn-objects": "drawn data with masks of unnamed objects",
     "camvid-voc": "CamVid",
 }
 """Names of data in words."""

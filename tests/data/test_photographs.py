@@ -111,6 +111,10 @@ def test_drawn_images_stand_in_for_both() -> None:
         images = load(name, "", 20, 10, 0, 64, Path.cwd)
         assert images.train[3][0].shape == (3, 64, 64) and images.train[3][1].shape == shape
     assert images.classes[0] == "ground" and len(images.classes) == 11
+    objects = load("drawn-objects", "", 20, 10, 0, 64, Path.cwd)
+    assert objects.classes == ("ground", "object") and objects.fingerprint() != images.fingerprint()
+    (image, named), (same, found) = images.train[3], objects.train[3]
+    assert torch.equal(image, same) and torch.equal(found, (named > 0).long()) and named.max() > 1
 
 
 def broken(path: str, change: Callable[[Path], object]) -> Callable[[Path], None]:
