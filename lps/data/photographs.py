@@ -192,10 +192,10 @@ def load(
     """
     if name in DRAWN_CLASSES:
         masks, classes = name != "drawn", DRAWN_CLASSES[name]
-        parts = draw(train, test, seed, size, masks)
+        drawn = draw(train, test, seed, size, masks)
         if name == "drawn-objects":
-            parts = [Split(part.images, part.labels.clamp(max=1)) for part in parts]
-        return PhotographSet(name, DRAWN.format(seed), classes, IGNORED if masks else NOT_IGNORED, size, *parts)
+            drawn = [Split(part.images, part.labels.clamp(max=1)) for part in drawn]
+        return PhotographSet(name, DRAWN.format(seed), classes, IGNORED if masks else NOT_IGNORED, size, *drawn)
     where = root() / folder
     source, names, ignored, *parts = {"imagenet": _imagenet, "voc": _voc}[name](where)
     training, testing = (part.subset(count, seed) for part, count in zip(parts, (train, test), strict=True))
