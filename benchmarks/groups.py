@@ -226,7 +226,8 @@ def roofline(setting: Setting, batch: int, seconds: float) -> Group:
     """The logits of ResNet-101's LPDs, by our arrangement and as written down, with the machine's two limits.
 
     ``flops`` counts two for each multiplication of the first convolution and of the collapsed second one; ``bytes``
-    reads the map once and the weights once. The limits are a copy and a square matrix product in the same rounds.
+    reads the map once and the weights once. The limits are, in the same rounds, a copy, and the faster of a square
+    matrix product and a wide convolution, which are not of one library on a processor.
     """
 
     def logits(channels: int, size: int, split: bool) -> Work:
@@ -247,9 +248,15 @@ def roofline(setting: Setting, batch: int, seconds: float) -> Group:
 
         return Work(step, lambda: [a, b])
 
+    def wide() -> Work:
+        x, conv = setting.place(torch.randn(batch, 256, 28, 28)), nn.Conv2d(256, 256, 3, padding=1, bias=False)
+        return setting.inference(conv, x)
+
+    products = 2 * 9 * 256**2 * batch * 28**2
     cases = {
         "copy": Case(partial(limit, True), "copy", {"flops": 0, "bytes": 8 * length}),
         "matmul": Case(partial(limit, False), "matmul", {"flops": 2 * side**3, "bytes": 12 * side**2}),
+        "convolution": Case(wide, "convolution", {"flops": products, "bytes": 4 * (512 * batch * 28**2 + 9 * 256**2)}),
     }
     for channels, size in RESNET_101:
         hidden, positions = channels // 8, batch * size**2
