@@ -18,7 +18,7 @@ VERBS = {
     "convert": ("lps.commands.convert", "make a network shift-invariant in one line"),
     "survey": ("lps.commands.survey", "records of what converted networks do"),
     "original": ("lps.commands.original", "evaluate a checkpoint of the original release"),
-    "study": (RUNS, "the studies of Sec. 5.3 on trained networks"),
+    "study": (RUNS, "the studies of Sec. 5.3 and Table 5 on trained networks"),
     "claims": ("lps.report.ledger", "which claims of the paper hold on this machine"),
     "compare": ("lps.report.compare", "your runs, the shipped runs and the paper"),
     "notebooks": ("lps.notebooks.execute", "execute the notebooks that changed"),

@@ -186,14 +186,15 @@ def study_main(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     data, seeds = DataCache(options.data_root), range(options.seed, options.seed + options.seeds)
     runs = plan(options.row, options.profile, seeds, parse_changes(options.set), options.results, data)
-    if others := [run.experiment.name for run in runs if run.experiment.task != "images"]:
-        raise ValueError(f"studies are of the networks of Table 1, whose images are shifted whole; given: {others}")
-    for run in runs:
-        name, profile, method = run.experiment.name, run.experiment.profile, run.experiment.model.method
+    kinds = [[kind for kind, of in STUDIES.items() if of.suits(run.experiment)] for run in runs]
+    if others := [run.experiment.name for run, suited in zip(runs, kinds, strict=True) if not suited]:
+        raise ValueError(f"there are studies of Table 1, and of rows of Tables 5 and 6 that choose; given: {others}")
+    for run, suited in zip(runs, kinds, strict=True):
+        name, profile = run.experiment.name, run.experiment.profile
         if not run.weights.exists():
             print(f"{run.title}: no weights; python -m lps run {name} --profile {profile} --seed {run.seed}")
             continue
-        for kind in (kind for kind, of in STUDIES.items() if method in of.methods):
+        for kind in suited:
             metrics = study(Trained(run, data), kind, options.images)["metrics"]
             shown = {name: round(metric["value"], 2) for name, metric in metrics.items()}
             print(f"{run.title}, {kind}: {json.dumps(shown)}", flush=True)

@@ -16,7 +16,7 @@ from .. import metrics
 from ..metrics import ORIGINAL_CIFAR, PAPER_SHIFTS, Batches, Count, Predict, Shifts
 from ..probe import BACKENDS, probe
 from ..sampling import Downsample
-from ..segmentation import confusion, mascc, mascc_original, massc, massc_original
+from ..segmentation import Confusion, confusion, mascc, mascc_original, massc, massc_original
 from .config import Evaluate, Experiment, Photographs
 
 Metrics = dict[str, dict[str, Any]]
@@ -118,11 +118,10 @@ def evaluate(network: nn.Module, data: Any, experiment: Experiment, device: torc
     whole = partial(data.batches, settings.batch_size, experiment.engine.workers)
     if experiment.task == "segmentation":
         matrix = confusion(predict, whole(), len(data.classes))
-        classes = [None if isnan(value) else value for value in matrix.iou.tolist()]
         window = data.size - PAPER_SHIFTS.high
-        miou = {"value": matrix.miou, "classes": classes, "confusion": matrix.counts.tolist()}
-        return {"miou": miou} | in_percent(
+        return in_percent(
             {
+                "miou": matrix,
                 "pixel_acc": matrix.accuracy,
                 "mascc": mascc(predict, whole(), pairs=pairs, seed=seed),
                 "mascc_original": mascc_original(predict, whole(), times=pairs, seed=seed),
@@ -151,6 +150,13 @@ def evaluate(network: nn.Module, data: Any, experiment: Experiment, device: torc
     return in_percent(counts)
 
 
-def in_percent(counts: Mapping[str, Count]) -> Metrics:
-    """Metrics of a record: their values in per cent and their counts."""
-    return {name: {"value": count.percent, **asdict(count)} for name, count in counts.items()}
+def in_percent(counts: Mapping[str, Count | Confusion]) -> Metrics:
+    """Metrics of a record: their values in per cent and their counts; of a confusion matrix its mIoU."""
+    return {name: _recorded(count) for name, count in counts.items()}
+
+
+def _recorded(count: Count | Confusion) -> dict[str, Any]:
+    if isinstance(count, Count):
+        return {"value": count.percent, **asdict(count)}
+    classes = [None if isnan(value) else value for value in count.iou.tolist()]
+    return {"value": count.miou, "classes": classes, "confusion": count.counts.tolist()}

@@ -1,5 +1,6 @@
 """Studies of trained networks, and their records: those of Sec. 5.3 (how LPD chooses, and what becomes of a network
-that loses its choice), labels under shifts of each size, and how far choices are from a tie.
+that loses its choice), labels under shifts of each size, how far choices are from a tie, and what becomes of a
+segmenter that puts its maps where they were taken.
 
 ``python -m lps study 'table1/*'`` studies the networks that ``run`` has trained and writes a record of each study. What
 a study measures stands in its notebook, in the cells tagged ``study``.
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..data import Split
+from ..experiments.config import Experiment, Task
 from ..experiments.evaluate import exact_convolutions, in_percent
 from ..experiments.profiles import changed, experiment_of
 from ..experiments.records import determinism, flags, made_with, read_record, write_json
@@ -55,14 +57,22 @@ def _margins_held(record: Any, where: str) -> None:
         conform(record["metrics"], dict.fromkeys(rates, dict), "metrics")
 
 
+def _placed_held(record: Any, where: str) -> None:
+    conform(record["metrics"], dict.fromkeys(("mascc", "mascc, put right", "miou", "miou, put right"), dict), "metrics")
+
+
 class Study(NamedTuple):
-    """A kind of study: the notebook that measures it, the methods that it says something of, whether it takes all test
-    images or the first ones, and what its record holds besides the metrics."""
+    """A kind of study: the notebook that measures it, the methods and the task that it says something of, whether it
+    takes all test images or the first ones, and what its record holds besides the metrics."""
 
     notebook: str
     methods: tuple[str, ...]
     whole: bool
     shape: Shape
+    task: Task = "images"
+
+    def suits(self, experiment: Experiment) -> bool:
+        return experiment.task == self.task and experiment.model.method in self.methods
 
 
 MAPS: Shape = {"maps": [{"components": [[[[REAL]]]], "kept": COUNT, "largest": COUNT}]}
@@ -73,6 +83,7 @@ STUDIES = {
     "shifts": Study("evidence", EVERY, False, _shifts_held),
     "controls": Study("section53", EVERY, True, {}),
     "margins": Study("evidence", ("aps", "lps"), False, _margins_held),
+    "placed": Study("table5", ("aps", "lps"), True, _placed_held, "segmentation"),
 }
 """By the folder of its records."""
 
@@ -81,7 +92,8 @@ STUDIES = {
 def measures(notebook: str) -> dict[str, Any]:
     """What the cells tagged ``study`` of a notebook define.
 
-    ``study_<kind>(network, test, device)`` gives the metrics, as counts, and what else the record of that kind holds.
+    ``study_<kind>(network, test, device)`` gives the metrics, as counts, and what else the record of that kind holds;
+    ``test`` are images in memory, for a segmenter the whole data set.
     """
     return left_by(notebook, "study")
 
@@ -90,8 +102,10 @@ def study(trained: Trained, kind: str = "section53", images: int = IMAGES) -> di
     """The record of a study of a trained network on test images, made when there is none of as many ``images``: on a
     GPU where there is one, with convolutions that keep the network's guarantee."""
     run, experiment, of = trained.run, trained.run.experiment, STUDIES[kind]
-    if experiment.task != "images" or experiment.model.method not in of.methods:
-        raise ValueError(f"{kind} is a study of rows of Table 1 with {', '.join(of.methods)}; given: {experiment.name}")
+    if not of.suits(experiment):
+        raise ValueError(
+            f"{kind} is a study of networks for {of.task} with {', '.join(of.methods)}; given: {experiment.name}"
+        )
     path = run.results / kind / experiment.name / f"{run.id}.json"
     full = trained.data
     count = len(full.test) if of.whole else min(images, len(full.test))
@@ -100,8 +114,10 @@ def study(trained: Trained, kind: str = "section53", images: int = IMAGES) -> di
     began = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = trained.network().to(device)
-    test = Split(full.test.images[:count], full.test.labels[:count])
-    with exact_convolutions(network, test.images[:4], BATCH, device) as convolutions:
+    small = of.task == "images"
+    test = Split(full.test.images[:count], full.test.labels[:count]) if small else full
+    some, _ = next(iter(test.batches(4)))
+    with exact_convolutions(network, some, BATCH if small else experiment.evaluate.batch_size, device) as convolutions:
         found = measures(of.notebook)[f"study_{kind}"](network, test, device)
     settings = experiment.as_dict()
     this = f"{experiment.name} --profile {experiment.profile} --seed {run.seed} --images {images}"
@@ -117,7 +133,7 @@ def study(trained: Trained, kind: str = "section53", images: int = IMAGES) -> di
         | {"train": len(full.train), "test": count, "classes": list(full.classes)},
         "metrics": in_percent(found["metrics"]),
         "weights": about(run.weights),
-        **made_with("images", PACKAGES),
+        **made_with(of.task, PACKAGES),
         "determinism": determinism() | {"convolutions": convolutions},
         "seconds": {"training": 0.0, "this_session": time.perf_counter() - began},
         "command": f"python -m lps study {this}",

@@ -9,6 +9,7 @@ import torch
 
 import lps
 from lps.__main__ import main
+from lps.experiments.model import fresh
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import matching
 from lps.experiments.run import DataCache, plan
@@ -141,12 +142,52 @@ def test_without_weights_it_says_what_would_train_them(tmp_path: Path, capsys: p
     assert "python -m lps run table1/lps --profile smoke --seed 0" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("row", "kind"), [("table1/baseline", "section53"), ("table5/lps-adapt-3", "shifts")])
-def test_what_a_study_says_nothing_of_is_refused(row: str, kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("row", "kind", "task"),
+    [
+        ("table1/baseline", "section53", "images"),
+        ("table5/lps-adapt-3", "shifts", "images"),
+        ("table1/lps", "placed", "segmentation"),
+        ("table5/ddac-adapt-3", "placed", "segmentation"),
+    ],
+)
+def test_what_a_study_says_nothing_of_is_refused(row: str, kind: str, task: str, tmp_path: Path) -> None:
     data = DataCache(None)
     (run,) = plan([row], "smoke", [0], {}, tmp_path, data)
-    with pytest.raises(ValueError, match=f"{kind} is a study of rows of Table 1 with .*lps; given: {row}"):
+    with pytest.raises(ValueError, match=f"{kind} is a study of networks for {task} with .*lps; given: {row}"):
         study(Trained(run, data), kind)
+
+
+def test_what_no_study_suits_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "table5/ddac-adapt-3", "--profile", "smoke"]) == 2
+    assert "given: ['table5/ddac-adapt-3']" in capsys.readouterr().err
+
+
+def test_samples_are_found_where_they_were_taken() -> None:
+    places = torch.stack(torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")).expand(12, -1, -1, -1)
+    torch.manual_seed(0)
+    y, selections = torch.cat([places, 9 * torch.randn(12, 2, 16, 16)], 1), []
+    for _ in range(3):
+        y, selection = lps.Downsample(lps.LearnedPhase(4, 4)).eval()(y)
+        selections.append(selection)
+    taken = measures("table5")["taken_from"](selections)
+    assert torch.equal(y[:, :2, 0, 0].long(), taken) and len(taken.unique(dim=0)) > 4
+
+
+def test_interpolated_maps_that_are_put_right_move_with_the_picture() -> None:
+    """But near the border, where interpolation does not wrap around."""
+    changes = {"model.head_padding": "circular"}
+    (run,) = plan(["table5/lpd-adapt-3"], "smoke", [0], changes, Path(), DataCache(None))
+    data = DataCache(None)(run.experiment.data)[0]
+    network = fresh(run.experiment, data, 0).double().eval()
+    network[0].forward = lambda x: x
+    images = torch.randn(2, 3, 256, 256, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    left = []
+    for net in (network, measures("table5")["PutRight"](network)):
+        with torch.no_grad():
+            y, moved = net(images), net(lps.circular_shift(images, (3, 5)))
+        left.append((lps.circular_shift(moved, (-3, -5)) - y)[..., 96:160, 96:160].abs().max() / y.abs().max())
+    assert left[1] < 1e-9 < 1e-3 < left[0]
 
 
 @pytest.mark.slow
@@ -158,6 +199,17 @@ def test_a_trained_network_is_studied_once(tmp_path: Path) -> None:
     made = tmp_path / "section53" / "table1" / "lps" / f"{run.id}.json"
     stamp = made.stat().st_mtime_ns
     assert study(trained) == record and made.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.slow
+def test_a_segmenter_is_studied_by_the_protocol_of_its_run(tmp_path: Path) -> None:
+    runs = train(["table5/lpd-adapt-3", "table5/lps-adapt-3"], profile="smoke", results=tmp_path, jobs=1)
+    for one in runs:
+        measured, metrics = one.record["metrics"], study(one, "placed")["metrics"]
+        assert metrics["mascc"] == measured["mascc"] and metrics["miou"] == measured["miou"]
+        if one.run.experiment.name == "table5/lps-adapt-3":
+            assert metrics["mascc, put right"] == metrics["mascc"]
+    assert len(read(tmp_path, kind="placed")) == 2
 
 
 @pytest.mark.slow
