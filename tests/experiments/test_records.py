@@ -28,7 +28,7 @@ Way = tuple[str | int, ...]
 KINDS = {
     "run": "table1/lps/short-*.json",
     "segmentation": "table5/lps-adapt-3/reduced-seed0-*.json",
-    **{kind: f"{kind}/table1/lps/*.json" for kind in studies.STUDIES},
+    **{kind: f"{kind}/table?/lp[ds]*/*.json" for kind in studies.STUDIES},
     "benchmark": f"benchmarks/{benchmarks.TABLE4}-*.json",
 }
 
