@@ -132,7 +132,7 @@ def cases() -> Iterator[Any]:
     """Each network in each form; the slowest of a whole network, and a second one, are for the weekly tests."""
     for name, form in product(NETWORKS, (traced, exported, onnx)):
         whole = name in ("resnet18", "mobilenet_v2")
-        slow, weekly = whole or form is onnx, name == "mobilenet_v2" or (whole and form is onnx)
+        slow, weekly = whole or form is onnx, name == "mobilenet_v2" or (whole and form is not traced)
         marks = [pytest.mark.slow] * slow + [pytest.mark.exhaustive] * weekly
         yield pytest.param(name, form, marks=marks, id=f"{name}-{form.__name__}")
 
