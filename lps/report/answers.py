@@ -120,9 +120,10 @@ def answers(
     studied: Sequence[Record],
     controls: Sequence[Record],
     timed: Sequence[Record],
+    placed: Sequence[Record] = (),
 ) -> list[Answer]:
     """The eight questions in the order of the front page, from runs, the ledger, the studies of Sec. 5.3, their
-    controls, and benchmarks."""
+    controls, benchmarks, and the studies of segmenters whose maps were put right."""
     found = effects(made)
     return [
         _theory(entries),
@@ -130,7 +131,7 @@ def answers(
         _compared("Is LPS better than APS?", found["lps-over-aps"], "notebooks/statistics"),
         _price(found),
         _learned(studied, controls),
-        _segmentation(made, found),
+        _segmentation(made, found, placed),
         _cost(entries, timed),
         _scale(made),
     ]
@@ -261,7 +262,7 @@ SEGMENTATION = {
 }
 
 
-def _segmentation(made: pd.DataFrame, known: Mapping[str, Sequence[Effect]]) -> Answer:
+def _segmentation(made: pd.DataFrame, known: Mapping[str, Sequence[Effect]], placed: Sequence[Record] = ()) -> Answer:
     question, page = "Is segmentation equivariant?", "notebooks/table5"
     lines = made[made["guaranteed"].astype(bool) & (made["metric"] == "mascc")]
     if lines.empty:
@@ -277,6 +278,14 @@ def _segmentation(made: pd.DataFrame, known: Mapping[str, Sequence[Effect]]) -> 
     if against := [e for key in SEGMENTATION for e in known[key] if e.outcome == "the other way round"]:
         words = "; ".join(f"{SEGMENTATION[e.id]}, {e}" for e in against)
         text += f" The other way round than in the paper: {words}."
+    both = [[r["metrics"][f"mascc{at}"] for at in ("", ", put right")] for r in section53.on_real_images(placed)]
+    if moved := [pair for pair in both if pair[0] != pair[1]]:
+        before, after = (mean(metric["value"] for metric in metrics) for metrics in zip(*moved, strict=True))
+        text += (
+            " Interpolation misplaces maps of learned phases: moved to where they were taken, those of "
+            f"{len(moved)} network{'s' * (len(moved) > 1)} with APS or LPD only keep {after:.1f} % of their labels, "
+            f"not {before:.1f} %."
+        )
     return Answer(question, "seen" if agree == total else "the other way round", text, _runs(lines), page)
 
 

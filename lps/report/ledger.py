@@ -437,7 +437,7 @@ def _tried(item: Mapping[str, Any]) -> tuple[bool, str, str]:
 def ledger(theory: bool = True, folders: Sequence[Path] = (SHIPPED, LOCAL)) -> dict[str, Any]:
     """All entries by the records below ``folders``, with counts by verdict and where they were judged."""
     made, timed = runs(*folders), benchmarks.read(*folders)
-    studied, controls = (studies.read(*folders, kind=kind) for kind in ("section53", "controls"))
+    studied, controls, placed = (studies.read(*folders, kind=kind) for kind in ("section53", "controls", "placed"))
     entries = [
         *(theorem_entries() if theory else []),
         *cell_entries(made, timed),
@@ -452,7 +452,7 @@ def ledger(theory: bool = True, folders: Sequence[Path] = (SHIPPED, LOCAL)) -> d
         "code": VERSION,
         "machine": f"{about['cpu']}, {about['cores']} cores, torch {torch.__version__}",
         "counts": dict(Counter(entry.verdict for entry in entries)),
-        "answers": [asdict(answer) for answer in answers.answers(made, found, studied, controls, timed)],
+        "answers": [asdict(answer) for answer in answers.answers(made, found, studied, controls, timed, placed)],
         "entries": found,
     }
 

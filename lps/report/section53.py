@@ -49,7 +49,7 @@ def judge(name: str, studied: Sequence[Record]) -> dict[str, Any]:
 
 def on_real_images(studied: Iterable[Record]) -> list[Record]:
     """A record of each network that was trained on images that are not drawn."""
-    return [record for record in one_per_run(studied) if record["data"]["name"] != "drawn"]
+    return [record for record in one_per_run(studied) if not record["data"]["name"].startswith("drawn")]
 
 
 def one_per_run(studied: Iterable[Record]) -> list[Record]:
