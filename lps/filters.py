@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .exact.adaptive import convolve_strided, softmax_of_channels, weigh_windows
-from .exact.convolution import CONV, NORM, Padding, depthwise, pad
+from .exact.convolution import CONV, NORM, Padding, low_pass, pad
 from .polyphase import Stride, require_maps
 
 AntiAlias = Literal["none", "rect-2", "tri-3", "bin-5", "adapt-3"]
@@ -63,7 +63,7 @@ class LowPass(nn.Module):
     def forward(self, x: Tensor, stride: Stride = 1) -> Tensor:
         """Filter ``x`` and keep every ``stride``-th sample: ``y[n] = sum_t kernel[t] x[stride n + t]``."""
         require_maps(x)
-        return depthwise(pad(x, *self.reach, self.padding), self.kernel[:1].to(x.dtype), stride)
+        return low_pass(x, self.kernel[:1].to(x.dtype), *self.reach, self.padding, stride)
 
     def extra_repr(self) -> str:
         return f"size={self.size}, padding={self.padding!r}"

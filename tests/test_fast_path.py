@@ -225,3 +225,19 @@ def test_images_that_take_turns_give_the_same(limit: str, monkeypatch: pytest.Mo
         assert_same(got, wanted, inputs)
     with torch.no_grad():
         torch.testing.assert_close(select.logits(x), expected[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("select", [None, lps.MaxNorm(), lps.LearnedPhase(6, 3)])
+def test_a_few_images_at_a_time_give_the_same_bits(
+    select: nn.Module | None, memory: torch.memory_format, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down = lps.Downsample(select, lps.LowPass(6, size)).eval()
+    x = torch.randn(5, 6, 12, 16, generator=torch.Generator().manual_seed(0)).to(memory_format=memory)
+    results = []
+    for piece in (1 << 40, 1, 3 * x[0].numel()):
+        monkeypatch.setattr("lps.exact.cpu.PIECE", piece)
+        with torch.no_grad():
+            results.append(down(x)[0])
+    assert all(torch.equal(y, results[0]) for y in results)

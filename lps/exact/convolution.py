@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..polyphase import Stride, known, steps
-from .cpu import LANES, ConvolveCircular, evened, in_full, lacking, runs, tried
+from .cpu import LANES, ConvolveCircular, by_pieces, evened, in_full, lacking, runs, tried
 
 Padding = Literal["circular", "zeros", "reflect"]
 
@@ -206,6 +206,15 @@ def depthwise(x: Tensor, kernel: Tensor, stride: Stride = 1) -> Tensor:
     return CONVOLVE[x.dim() - 2](
         x, kernel.expand(channels, *kernel.shape[1:]), stride=steps(stride, x.dim() - 2), groups=channels
     )
+
+
+def low_pass(x: Tensor, kernel: Tensor, before: int, after: int, padding: Padding, stride: Stride = 1) -> Tensor:
+    """Each channel of ``x`` ``(N, C, *space)``, padded, with the same ``kernel`` ``(1, 1, *size)``."""
+
+    def whole(x: Tensor) -> Tensor:
+        return depthwise(pad(x, before, after, padding), kernel, stride)
+
+    return whole(x) if x.requires_grad and torch.is_grad_enabled() else by_pieces(whole, x)
 
 
 def max_pool(x: Tensor, kernel: Sequence[int], dilation: Sequence[int]) -> Tensor:

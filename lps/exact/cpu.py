@@ -73,8 +73,12 @@ def images_of_a_piece(x: Tensor) -> int:
 
 
 def by_pieces(function: Callable[..., Tensor], x: Tensor, *beside: Tensor) -> Tensor:
-    """``function`` of tensors ``(N, ...)``, each of a batch by itself: on a CPU a few of ``x`` at a time."""
-    if not runs(x) or x.numel() <= PIECE:
+    """``function`` of tensors ``(N, ...)``, each of a batch by itself: on a CPU a few of ``x`` at a time.
+
+    What it makes on the way then stays in the cache, and in memory that a process has already: of large blocks each
+    page is fetched anew.
+    """
+    if not runs(x) or x.numel() <= PIECE or x.shape[0] == 1:
         return function(x, *beside)
     count = images_of_a_piece(x)
     return torch.cat([function(*parts) for parts in zip(*(t.split(count) for t in (x, *beside)), strict=True)])

@@ -188,7 +188,11 @@ class Filtered(NamedTuple):
             z = F.one_hot(phase, phases(stride, x.dim() - 2))
         if z.requires_grad and _grouped(x) and x[0, 0].numel() <= SMALL:
             return _mix_small(x, z, h, stride)
-        return mix_filtered(pad(x, before, after, h.padding), kernel, z, stride)
+
+        def mixed(x: Tensor, z: Tensor) -> Tensor:
+            return mix_filtered(pad(x, before, after, h.padding), kernel, z, stride)
+
+        return mixed(x, z) if phase is None else by_pieces(mixed, x, z)
 
 
 def phase_logits(
