@@ -115,7 +115,8 @@ def filter_densely(network: ResNet) -> None:
             plain.weight = layer.weight
             network.set_submodule(name, plain)
         if isinstance(layer, MaxPool):
-            network.set_submodule(name, nn.MaxPool2d(layer.size, 1))
+            wrapped = nn.CircularPad2d((0, layer.size - 1) * 2)
+            network.set_submodule(name, nn.Sequential(wrapped, nn.MaxPool2d(layer.size, 1)))
 
 
 class UNet(nn.Module):

@@ -4,7 +4,7 @@ from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
 
-from .exact.convolution import Conv2d, Linear, MaxPool, Padding, pad
+from .exact.convolution import Conv2d, Linear, MaxPool, Padding
 from .exact.cpu import in_one_layout
 from .exact.mean import spatial_mean
 from .exact.ties import Origin
@@ -137,13 +137,12 @@ class ImageNetStem(nn.Module):
         self.conv = Conv2d(in_channels, width, 7, 2 if sampling is None or strided else 1, padding)
         self.norm = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.padding: Padding = pool_padding
         self.samplers = nn.ModuleList()
         if sampling is not None and not strided:
             self.samplers.append(sampling.layer(width, antialias=False))
         if sampling is not None:
             self.samplers.append(sampling.layer(width))
-        self.pool = nn.MaxPool2d(3, 2, 1) if sampling is None else MaxPool(2)
+        self.pool = nn.MaxPool2d(3, 2, 1) if sampling is None else MaxPool(2, pool_padding)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Selection]]:
         # a stride that chooses nothing leaves positions that no phases tell
@@ -158,7 +157,7 @@ class ImageNetStem(nn.Module):
             if selection is not None:
                 selections.append(selection)
                 origin = selection.origin
-        x, selection = after(self.pool(pad(x, 0, 1, self.padding)), origin=origin)
+        x, selection = after(self.pool(x), origin=origin)
         return x, selections if selection is None else [*selections, selection]
 
 

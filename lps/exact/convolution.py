@@ -21,6 +21,10 @@ NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
+def needs_gradient(x: Tensor) -> bool:
+    return x.requires_grad and torch.is_grad_enabled()
+
+
 def recorded(x: Tensor) -> bool:
     """Is a graph recorded that leaves sizes open, or that is for ONNX, where writes into parts of a map cost most?"""
     return torch.onnx.is_in_onnx_export() or not known(x.shape[2:])
@@ -100,7 +104,7 @@ def pad(x: Tensor, before: Stride, after: Stride, padding: Padding) -> Tensor:
     elif all(0 <= min(ends) and max(ends) <= n for *ends, n in zip(before, after, x.shape[2:], strict=True)):
         if recorded(x):
             return _joined(x, before, after)
-        if runs(x) and x.is_contiguous() and not (x.requires_grad and torch.is_grad_enabled()):
+        if runs(x) and x.is_contiguous() and not needs_gradient(x):
             return F.pad(x, around, mode="circular")
         return cast(Tensor, _Wrap.apply(x, before, after))
     for axis, (first, last) in enumerate(zip(before, after, strict=True), 2):
@@ -214,7 +218,7 @@ def low_pass(x: Tensor, kernel: Tensor, before: int, after: int, padding: Paddin
     def whole(x: Tensor) -> Tensor:
         return depthwise(pad(x, before, after, padding), kernel, stride)
 
-    return whole(x) if x.requires_grad and torch.is_grad_enabled() else by_pieces(whole, x)
+    return whole(x) if needs_gradient(x) else by_pieces(whole, x)
 
 
 def max_pool(x: Tensor, kernel: Sequence[int], dilation: Sequence[int]) -> Tensor:
@@ -222,7 +226,7 @@ def max_pool(x: Tensor, kernel: Sequence[int], dilation: Sequence[int]) -> Tenso
 
     On a CPU axis by axis, many times as fast as torch's, unless a gradient goes back to one of equal samples.
     """
-    if x.device.type != "cpu" or (x.requires_grad and torch.is_grad_enabled()):
+    if x.device.type != "cpu" or needs_gradient(x):
         return MAX_POOL[x.dim() - 2](x, tuple(kernel), 1, dilation=tuple(dilation))
     for axis, (size, step) in enumerate(zip(kernel, dilation, strict=True), 2):
         length = x.shape[axis] - step * (size - 1)
@@ -231,14 +235,17 @@ def max_pool(x: Tensor, kernel: Sequence[int], dilation: Sequence[int]) -> Tenso
 
 
 class MaxPool(nn.Module):
-    """:func:`max_pool` of windows of ``size`` samples along both axes: ``(N, C, H, W)``."""
+    """:func:`max_pool` of windows of ``size`` samples along both axes, padded to keep the size: ``(N, C, H, W)``."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, padding: Padding) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.padding = size, padding
 
     def forward(self, x: Tensor) -> Tensor:
-        return max_pool(x, (self.size,) * 2, (1, 1))
+        def whole(x: Tensor) -> Tensor:
+            return max_pool(pad(x, 0, self.size - 1, self.padding), (self.size,) * 2, (1, 1))
+
+        return whole(x) if needs_gradient(x) else by_pieces(whole, x)
 
 
 def linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
