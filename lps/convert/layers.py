@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..exact.convolution import Padding, convolve_alike, crop, last_first, linear_rows, max_pool, pad
-from ..exact.cpu import runs
+from ..exact.convolution import Padding, convolve_alike, crop, last_first, linear_rows, max_pool, needs_gradient, pad
+from ..exact.cpu import by_pieces, runs
 from ..exact.fused import Filtered, moved_and_padded
 from ..exact.mean import exact_mean
 from ..exact.sums import EXACT, exact_einsum, softmax
@@ -271,6 +271,9 @@ class Pooling(Layer, Bordered):
     border: Border
 
     def forward(self, x: Tensor) -> Tensor:
+        return by_pieces(self._pooled, x) if self.largest and not needs_gradient(x) else self._pooled(x)
+
+    def _pooled(self, x: Tensor) -> Tensor:
         dims = x.dim() - 2
         windows = reaches(self.kernel, self.dilation), self.padding, (1,) * dims
         y, space = self.border.windows(x, *windows)
