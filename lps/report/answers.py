@@ -275,7 +275,8 @@ def _segmentation(made: pd.DataFrame, known: Mapping[str, Sequence[Effect]], pla
         else f"{total - agree:,.0f} pixels change their label"
     )
     text = f"{lines['run'].nunique()} networks with LPD and LPU: {kept}."
-    if against := [e for key in SEGMENTATION for e in known[key] if e.outcome == "the other way round"]:
+    judged = (effect for key in SEGMENTATION for effect in most_first(known[key])[:1])
+    if against := [effect for effect in judged if effect.outcome == "the other way round"]:
         words = "; ".join(f"{SEGMENTATION[e.id]}, {e}" for e in against)
         text += f" The other way round than in the paper: {words}."
     both = [[r["metrics"][f"mascc{at}"] for at in ("", ", put right")] for r in section53.on_real_images(placed)]
