@@ -11,8 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..exact.convolution import Padding, convolve_alike, crop, last_first, linear_rows, max_pool, needs_gradient, pad
-from ..exact.cpu import by_pieces, runs
+from ..exact.convolution import (
+    Padding,
+    a_few_at_a_time,
+    convolve_alike,
+    crop,
+    last_first,
+    linear_rows,
+    max_pool,
+    pad,
+)
+from ..exact.cpu import runs
 from ..exact.fused import Filtered, moved_and_padded
 from ..exact.mean import exact_mean
 from ..exact.sums import EXACT, exact_einsum, softmax
@@ -271,7 +280,7 @@ class Pooling(Layer, Bordered):
     border: Border
 
     def forward(self, x: Tensor) -> Tensor:
-        return by_pieces(self._pooled, x) if self.largest and not needs_gradient(x) else self._pooled(x)
+        return a_few_at_a_time(self._pooled, x) if self.largest else self._pooled(x)
 
     def _pooled(self, x: Tensor) -> Tensor:
         dims = x.dim() - 2

@@ -1,6 +1,6 @@
 """Padding and convolution on one, two or three spatial axes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import product
 from typing import Any, Literal, cast
@@ -23,6 +23,11 @@ MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 def needs_gradient(x: Tensor) -> bool:
     return x.requires_grad and torch.is_grad_enabled()
+
+
+def a_few_at_a_time(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``function`` of a batch by pieces, or of the whole where a gradient goes back."""
+    return function(x) if needs_gradient(x) else by_pieces(function, x)
 
 
 def recorded(x: Tensor) -> bool:
@@ -218,7 +223,7 @@ def low_pass(x: Tensor, kernel: Tensor, before: int, after: int, padding: Paddin
     def whole(x: Tensor) -> Tensor:
         return depthwise(pad(x, before, after, padding), kernel, stride)
 
-    return whole(x) if needs_gradient(x) else by_pieces(whole, x)
+    return a_few_at_a_time(whole, x)
 
 
 def max_pool(x: Tensor, kernel: Sequence[int], dilation: Sequence[int]) -> Tensor:
@@ -245,7 +250,7 @@ class MaxPool(nn.Module):
         def whole(x: Tensor) -> Tensor:
             return max_pool(pad(x, 0, self.size - 1, self.padding), (self.size,) * 2, (1, 1))
 
-        return whole(x) if needs_gradient(x) else by_pieces(whole, x)
+        return a_few_at_a_time(whole, x)
 
 
 def linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
