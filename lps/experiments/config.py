@@ -100,7 +100,8 @@ CLASSIFIER_STRIDE = 32
 class Model(Section):
     """A network and its sampling method. The logit network of LPD has ``channels / hidden_divisor`` channels.
 
-    ``choice`` says how LPD mixes components in training: by a Gumbel-softmax sample, or by the softmax itself.
+    ``choice`` says how LPD mixes components in training: by a Gumbel-softmax sample, by the softmax itself, or by the
+    largest of logits with noise alone (``hard``).
     """
 
     where = "model"
@@ -114,7 +115,7 @@ class Model(Section):
     hidden_divisor: Count
     groups: Count
     select_from: Source
-    choice: Literal["gumbel", "convex"] = "gumbel"
+    choice: Literal["gumbel", "convex", "hard"] = "gumbel"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .. import filters
 from ..deeplab import DeepLabV3Plus
@@ -40,6 +41,18 @@ class ConvexPhase(LearnedPhase):
         return (logits / self.tau).softmax(1)
 
 
+class HardPhase(LearnedPhase):
+    """LPD trained on one component: ``z`` is one-hot at the largest of logits with noise, and the gradient that of the
+    sample which LPD would take (*straight through*). An ablation."""
+
+    def sample(self, logits: Tensor) -> Tensor:
+        return F.gumbel_softmax(logits, float(self.tau), hard=True)
+
+
+LEARNED = {"gumbel": LearnedPhase, "convex": ConvexPhase, "hard": HardPhase}
+"""How LPD is trained, by ``model.choice``."""
+
+
 def sampling(config: Model, own: Own | None = None) -> Sampling | None:
     """``None`` for the baseline, whose convolutions are strided."""
     if config.method == "own":
@@ -50,7 +63,7 @@ def sampling(config: Model, own: Own | None = None) -> Sampling | None:
         config.method,
         config.antialias,
         hidden_divisor=config.hidden_divisor,
-        learned=ConvexPhase if config.choice == "convex" else LearnedPhase,
+        learned=LEARNED[config.choice],
         groups=config.groups,
         padding=config.padding,
         select_from=config.select_from,

@@ -9,7 +9,7 @@ import torch
 
 from lps.experiments.config import Experiment, Finetune, Photographs, Segmenter
 from lps.experiments.learner import Learner, learning_rate, temperature
-from lps.experiments.model import ConvexPhase, started
+from lps.experiments.model import ConvexPhase, HardPhase, started
 from lps.experiments.profiles import load_profile, profile_names
 from lps.experiments.records import read_record, write_json
 from lps.experiments.rows import ROWS, Row, matching
@@ -217,3 +217,18 @@ def test_the_backbone_learns_more_slowly(tmp_path: Path) -> None:
 def test_lpu_needs_a_selection() -> None:
     with pytest.raises(ValueError, match="LPU puts back what a selection took: lpf makes none"):
         full("table5/lpf-rect-2").override({"model.unpool": "true"})
+
+
+def test_a_hard_choice_trains_on_one_component_and_has_the_gradient_of_the_mixture() -> None:
+    layer, logits = HardPhase(4, 2), torch.randn(64, 4).requires_grad_()
+    layer.tau.fill_(0.5)
+    weights = torch.randn(64, 4)
+    found = []
+    for sample in (layer.sample, super(HardPhase, layer).sample):
+        torch.manual_seed(0)
+        z = sample(logits)
+        found.append((z.detach(), *torch.autograd.grad((z * weights).sum(), logits)))
+    (hard, gradient), (mixture, expected) = found
+    assert torch.equal(hard.sort(1).values, torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(64, 4))
+    assert torch.equal(hard.argmax(1), mixture.argmax(1)) and len(hard.argmax(1).unique()) == 4
+    torch.testing.assert_close(gradient, expected)
