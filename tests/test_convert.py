@@ -19,8 +19,7 @@ from lps.__main__ import main as command
 from lps.convert import Placement
 from lps.convert.check import require_invariance
 from lps.convert.grids import Map, Step, as_images, meet, resolve
-from lps.convert.layers import Align, Border, Interpolation, Linear, Pad, Pooling, ahead, convolve
-from lps.convert.pointwise import Pointwise
+from lps.convert.layers import Align, Border, Interpolation, Linear, Pad, Pointwise, Pooling, ahead, convolve
 from lps.polyphase import Stride, keep, mix, phases, steps
 from lps.selection import Selection
 

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 import lps
 from lps.convert import check
-from lps.convert.layers import Border, Linear, Pad, ahead, convolve
-from lps.convert.pointwise import Elementwise, Pointwise
+from lps.convert.layers import Border, Elementwise, Linear, Pad, Pointwise, ahead, convolve
 from lps.exact import convolution, cpu
 
 Function = Callable[[Tensor], Tensor]

@@ -3,9 +3,10 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
-from math import prod
+from functools import partial, reduce
+from math import e, log, prod
 from string import ascii_uppercase
-from typing import Any, NamedTuple, Self, cast, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, Self, cast, dataclass_transform
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,8 @@ from ..exact.convolution import (
     max_pool,
     pad,
 )
-from ..exact.cpu import runs
+from ..exact.cpu import by_vectors, runs
 from ..exact.fused import Filtered, moved_and_padded
-from ..exact.mean import exact_mean
 from ..exact.sums import EXACT, exact_einsum, softmax
 from ..exact.ties import Origin, put_back_phases
 from ..polyphase import Stride, components, known, offset_of, offsets, phases, place, steps
@@ -83,14 +83,6 @@ class Border:
             out.append(last // stride[axis] + 1)
         return out
 
-    def around(self, x: Tensor, after: Sequence[int]) -> Tensor:
-        """``x`` with its border, which at the far ends is made ``after`` samples wide."""
-        wanted = [first + size + last for first, size, last in zip(self.before, x.shape[2:], after, strict=True)]
-        for own in self.pads:
-            x = own.around(x)
-        missing = [size - found for size, found in zip(wanted, x.shape[2:], strict=True)]
-        return F.pad(x, last_first((0,) * len(missing), missing), value=self.fill) if any(missing) else x
-
     def windows(
         self, x: Tensor, reach: Sequence[int], padding: Padding, stride: Sequence[int]
     ) -> tuple[Tensor, list[int]]:
@@ -101,12 +93,13 @@ class Border:
             after = [max(end - size, 0) for end, size in zip(last, x.shape[2:], strict=True)]
         else:
             after = beyond(self.before, reach, stride)
-        return self.around(x, after) if padding == "zeros" else pad(x, self.before, after, padding), space
-
-    def counting(self) -> "Border":
-        """Ones and zeros in its place: does a sample there count in an average?"""
-        pads = tuple(pad._replace(mode="constant", value=float(pad.counts)) for pad in self.pads)
-        return replace(self, pads=pads, fill=0.0)
+        if padding != "zeros":
+            return pad(x, self.before, after, padding), space
+        wanted = [first + size + last for first, size, last in zip(self.before, x.shape[2:], after, strict=True)]
+        for own in self.pads:
+            x = own.around(x)
+        missing = [size - found for size, found in zip(wanted, x.shape[2:], strict=True)]
+        return F.pad(x, last_first((0,) * len(missing), missing), value=self.fill) if any(missing) else x, space
 
 
 def ahead(before: Sequence[int]) -> Border:
@@ -256,10 +249,8 @@ class Align(Downsample):
             z = selection.z.to(x.dtype).view(*selection.z.shape, *(1,) * (1 + dims))
             kept = torch.zeros_like(filtered)
             for k, phase in enumerate(offsets(self.stride, dims)):
-                part = moved
-                for axis, first in enumerate(phase, 2):
-                    part = part.narrow(axis, first, x.shape[axis])
-                kept = kept + z[:, k] * part
+                window = (slice(first, first + size) for first, size in zip(phase, x.shape[2:], strict=True))
+                kept = kept + z[:, k] * moved[(..., *window)]  # type: ignore[index]
         else:  # by positions, so that an exported network takes maps of any size
             sample = torch.arange(x.shape[0], device=x.device).view(-1, *(1,) * dims)
             index: list[Any] = [sample, slice(None)]
@@ -286,13 +277,13 @@ class Pooling(Layer, Bordered):
         dims = x.dim() - 2
         windows = reaches(self.kernel, self.dilation), self.padding, (1,) * dims
         y, space = self.border.windows(x, *windows)
-        if not self.largest:
-            y = AVG_POOL[dims](y, self.kernel, 1)
-            if self.padding == "zeros":
-                ones, _ = self.border.counting().windows(x.new_ones(1, 1, *x.shape[2:]), *windows)
-                y = y / AVG_POOL[dims](ones, self.kernel, 1)
-        else:
-            y = max_pool(y, self.kernel, self.dilation)
+        if self.largest:
+            return crop(max_pool(y, self.kernel, self.dilation), space)
+        y = AVG_POOL[dims](y, self.kernel, 1)
+        if self.padding == "zeros":  # each mean is of the samples that count
+            pads = tuple(pad._replace(mode="constant", value=float(pad.counts)) for pad in self.border.pads)
+            ones, _ = replace(self.border, pads=pads, fill=0.0).windows(x.new_ones(1, 1, *x.shape[2:]), *windows)
+            y = y / AVG_POOL[dims](ones, self.kernel, 1)
         return crop(y, space)
 
 
@@ -314,18 +305,20 @@ class Linear(Weighted):
 SUMS = ("mean", "sum", "nanmean", "nansum", "logsumexp")
 """Reductions that a CPU makes of several positions at a time."""
 
-SOFTMAXES: dict[str, Callable[..., Tensor]] = {
+SHARES: dict[str, Callable[..., Tensor]] = {
     "softmax": lambda x, dims: softmax(x, *dims),
     "softmin": lambda x, dims: softmax(-x, *dims),
     "log_softmax": lambda x, dims: x - EXACT["logsumexp"](x, dims).to(x.dtype),
+    "normalize": lambda x, dims, p, eps: x / EXACT["norm"](x, dims, p).to(x.dtype).clamp_min(eps),
 }
+"""What sets each sample against all those along an axis."""
 
-ORDERLESS = {**EXACT, **SOFTMAXES, "amax": lambda x, dims: x.amax(dims, keepdim=True)}
+ORDERLESS = {**EXACT, **SHARES, "amax": lambda x, dims: x.amax(dims, keepdim=True)}
 """What can be computed over positions without regard to their order; reductions keep their axes."""
 
 
 class Reduction(Layer):
-    """A reduction of torch over ``dims`` by its name, or a softmax, in evaluation one whose bits have no order.
+    """A reduction of torch over ``dims`` by its name, or one of the shares, in evaluation one whose bits have no order.
 
     Over ``positions`` it does not depend on theirs. Over channels each position sums in the same order: where their
     axis is not the last, a CPU takes several positions at a time, and the last few otherwise.
@@ -338,7 +331,7 @@ class Reduction(Layer):
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def forward(self, x: Tensor) -> Tensor:
-        reduces = self.method not in SOFTMAXES
+        reduces = self.method not in SHARES
         plain = getattr(torch, self.method, None) or getattr(F, self.method)
         if not self.positions:
             last = tuple(range(-len(self.dims), 0))
@@ -355,15 +348,6 @@ class Reduction(Layer):
             y = ORDERLESS[self.method](x, self.dims, **self.settings).to(x.dtype)
             y = y.squeeze(self.dims) if reduces and not self.keepdim else y
         return cast(Tensor, y)
-
-
-class Normalize(Reduction):
-    """A map divided by its norm over an axis."""
-
-    eps: float = 1e-12
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x / super().forward(x).clamp_min(self.eps)
 
 
 class Contraction(Layer):
@@ -406,16 +390,97 @@ class GroupNorm(Weighted):
             return F.group_norm(x, self.groups, weight, bias, self.eps)
         members = x.unflatten(1, (self.groups, -1))
         dims = tuple(range(2, members.dim()))
-        mean = exact_mean(members, dims)
-        scale = (exact_mean(members.square(), dims) - mean.square()).clamp_min(0).add(self.eps).rsqrt()
-        each = (..., *(None,) * len(dims))
-        y = ((members - mean[each].to(x.dtype)) * scale[each].to(x.dtype)).flatten(1, 2)
+        mean, square = (EXACT["mean"](part, dims) for part in (members, members.square()))
+        scale = (square - mean.square()).clamp_min(0).add(self.eps).rsqrt()
+        y = ((members - mean.to(x.dtype)) * scale.to(x.dtype)).flatten(1, 2)
         channel = (slice(None), *(None,) * (x.dim() - 2))
         y = y if weight is None else y * weight[channel]
         return y if bias is None else y + bias[channel]
 
 
-class Interpolation(Layer):
+def _local_response(x: Tensor, norm: nn.LocalResponseNorm) -> Tensor:
+    squares = F.pad(x.square().flatten(2)[:, None], (0, 0, norm.size // 2, (norm.size - 1) // 2))
+    means = F.avg_pool2d(squares, (norm.size, 1), 1).view_as(x)
+    return x / _power((norm.k + norm.alpha * means).double(), norm.beta).to(x.dtype)
+
+
+class Pointwise(Layer):
+    """An activation of torch that rounds alike wherever a sample lies in memory, in evaluation.
+
+    On a CPU the last few samples of a tensor, or of what one thread gets of it, go another way through many functions,
+    and all of them where they do not lie one behind the other; but not through exp, log and log1p.
+    """
+
+    EXACT = (
+        *(nn.Sigmoid, nn.SiLU, nn.GLU, nn.Mish, nn.GELU, nn.ELU, nn.CELU, nn.SELU, nn.Softplus),
+        nn.LocalResponseNorm,
+    )
+
+    activation: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.activation
+        if self.training:
+            return cast(Tensor, f(x))
+        if isinstance(f, nn.GLU):
+            kept, gate = x.chunk(2, f.dim)
+            return kept * by_vectors(torch.sigmoid, gate)
+        if isinstance(f, nn.LocalResponseNorm):
+            return _local_response(x.to(torch.promote_types(x.dtype, torch.float32)), f).to(x.dtype)
+        return by_vectors(f, x, equal_shares=isinstance(f, nn.GELU))
+
+
+def _power(x: Tensor, exponent: Any) -> Tensor:
+    if isinstance(exponent, int) and 0 < exponent <= 8:
+        return reduce(torch.mul, [x] * exponent)
+    x, exponent = (torch.as_tensor(value, dtype=torch.float64) for value in (x, exponent))
+    y = (exponent * x.abs().clamp_min(torch.finfo(x.dtype).tiny).log()).exp()
+    y = torch.where(x == 0, torch.where(exponent < 0, torch.inf, (exponent == 0).double()), y)
+    sign = torch.where(x < 0, torch.where(exponent % 1 == 0, 1 - 2 * (exponent % 2), torch.nan), 1.0)
+    return sign * y
+
+
+def _logit(x: Tensor, eps: float | None = None) -> Tensor:
+    x = x if eps is None else x.clamp(eps, 1 - eps)
+    return x.log() - (-x).log1p()
+
+
+def _logaddexp(x: Tensor, other: Tensor, base: float = e) -> Tensor:
+    apart = (x - other).abs().nan_to_num(0.0)  # equal infinities
+    return torch.maximum(x, other) + (-log(base) * apart).exp().log1p() / log(base)
+
+
+class Elementwise(Layer):
+    """Likewise a function of torch of one or two maps, by its name."""
+
+    EXACT: ClassVar[dict[str, Callable[..., Tensor]]] = {
+        "pow": _power,
+        "exp2": lambda x: (log(2) * x).exp(),
+        "atanh": lambda x: (x.log1p() - (-x).log1p()) / 2,
+        "logit": _logit,
+        "logaddexp": _logaddexp,
+        "logaddexp2": partial(_logaddexp, base=2.0),
+        "rsqrt": torch.rsqrt,
+        "add": torch.add,
+        "sub": torch.sub,
+        "rsub": torch.rsub,
+    }
+    """In float64, whose sums and logarithms are the same everywhere."""
+    HALF = ("rsqrt", "add", "sub", "rsub")
+    """Those that fall short in half precision alone."""
+
+    name: str
+
+    def forward(self, *operands: Any, **settings: Any) -> Tensor:
+        half = operands[0].dtype in (torch.bfloat16, torch.float16) if self.name in self.HALF else True
+        if self.training or not half:
+            return cast(Tensor, getattr(torch, self.name)(*operands, **settings))
+        double = [value.double() if isinstance(value, Tensor) else value for value in operands]
+        y = self.EXACT[self.name](*double, **settings)
+        return y.to(torch.result_type(*operands) if len(operands) == 2 else operands[0].dtype)
+
+
+class Interpolation(Layer, Bordered):
     """What is left of an upsampling by ``factor`` once LPU has put the features back among zeros: its kernel.
 
     ``(N, C, *space)`` of the finer size, kept. Nearest neighbours, or linear between the centres of the samples. By
@@ -533,11 +598,9 @@ def factors(x: Tensor, size: Stride) -> list[int]:
     return [int(n) // int(m) for n, m in zip(steps(size, x.dim() - 2), x.shape[2:], strict=True)]
 
 
-class Spread(Layer):
+def spread(x: Tensor, size: Sequence[int]) -> Tensor:
     """Give a value ``(N, C, 1, ...)`` to every position of a map of ``size``."""
-
-    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        return x.expand(*x.shape[:2], *size)
+    return x.expand(*x.shape[:2], *size)
 
 
 class Entry(Layer):

@@ -137,7 +137,6 @@ def images_for(model: nn.Module, again: bool = False) -> Tensor:
 
     takes(images(convolutions[0].in_channels, convolutions[0]))
     first = (called or convolutions)[0]
-    tried = (
-        images(channels, first) for channels in dict.fromkeys((first.in_channels, convolutions[0].in_channels, 3, 1))
-    )
+    counts = dict.fromkeys((first.in_channels, convolutions[0].in_channels, 3, 1))
+    tried = (images(channels, first) for channels in counts)
     return next(filter(takes, tried), images(first.in_channels, first))

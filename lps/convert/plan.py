@@ -187,11 +187,12 @@ class Call:
         place = self.plan.places[self.source]
         return place is not None and not set(dims).isdisjoint(place.positions)
 
-    def feed(self, op: str, target: str, place: Map | None) -> fx.Node:
-        """Let a module or a method in between the call and its input; ``place`` is where what it gives stands."""
+    def feed(self, op: str, target: Any, place: Map | None, *others: Any) -> fx.Node:
+        """Let another call in between this one and its input; ``place`` is where what it gives stands."""
         with self.plan.graph.inserting_before(self.node):
-            fed = self.plan.graph.create_node(op, target, (self.source,))
-        fed.meta["value"], self.plan.places[fed] = self.x, place
+            fed = self.plan.graph.create_node(op, target, (self.source, *others))
+        fed.meta["value"] = target(self.x, *others) if op == "call_function" else self.x
+        self.plan.places[fed] = place
         self.node.replace_input_with(self.source, fed)
         return fed
 

@@ -13,9 +13,8 @@ from torch.nn.modules.conv import _ConvNd
 from ..exact.ties import Origin
 from ..sampling import Downsample, Sampling, Upsample
 from .grids import Step, resolve, shown
-from .layers import Align, Convolution, Entry, Spaced, Unalign, Varying, beyond, reaches
+from .layers import Align, Convolution, Entry, Pointwise, Spaced, Unalign, Varying, beyond, reaches
 from .plan import Plan
-from .pointwise import Pointwise
 from .report import Stride
 from .rules import ACTIVATIONS
 from .trace import kind_of

@@ -10,7 +10,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from math import inf, prod
-from string import ascii_letters, ascii_lowercase
+from string import ascii_letters
 from typing import Any, cast
 
 import torch
@@ -20,12 +20,11 @@ from torch.nn.modules.dropout import _DropoutNd
 from ..watch import tensors
 from . import layers
 from .grids import Axes, Grid, Map, Step, as_images, resolve, shown, total
-from .layers import ORDERLESS, SUMS, Border, Pad
+from .layers import ORDERLESS, SUMS, Border, Elementwise, Pad, Pointwise
 from .plan import Call, Memory, Plan, Rule, follow, makes_object, unpacked
-from .pointwise import Elementwise, Pointwise
 from .report import ConvertError
-from .trace import MANY, called, kind_of, rounds_by_place
-from .writes import known, refuse
+from .trace import MANY, kind_of, rounds_by_place
+from .writes import called, known, refuse
 
 REMEDY = 'convert(..., head="pool") replaces it by global pooling and sums the weights over the positions'
 
@@ -84,15 +83,12 @@ def _apart(call: Call, out: Map) -> Map:
     plan, node, (one, channels) = call.plan, call.node, call.x.shape[:2]
     if one > 1 or channels % MANY or call.given["groups"] % MANY:
         call.refuse("its number of groups depends on that of the images, which are not all of its channels")
-    with plan.graph.inserting_before(node):
-        each = plan.graph.call_function(layers.apart, (call.source, channels // MANY))
+    call.feed("call_function", layers.apart, call.place, channels // MANY)
     with plan.graph.inserting_after(node):
         joined = plan.graph.call_function(layers.together, (node,))
     node.replace_all_uses_with(joined, delete_user_cb=lambda user: user is not joined)
     joined.meta["value"], plan.places[joined] = node.meta["value"], out
-    each.meta["value"], plan.places[each] = layers.apart(call.x, channels // MANY), call.place
     node.meta["value"] = layers.apart(node.meta["value"], node.meta["value"].shape[1] // MANY)
-    node.replace_input_with(call.source, each)
     return out
 
 
@@ -199,9 +195,9 @@ def _shrinking(call: Call, mode: str, stride: tuple[int, ...]) -> Map:
 
 def spreading(call: Call) -> Map | None:
     """A value without positions is given to each of them."""
-    value = call.node.meta["value"]
+    node, value = call.node, call.node.meta["value"]
     if call.kind == "interpolate":
-        call.swap(layers.Spread(), *call.operands("size"))
+        node.target, node.args, node.kwargs = layers.spread, (call.source, *call.operands("size")), {}
     given, images = call.x.shape[max(call.x.dim() - call.plan.dims, 0) :], as_images(call.plan.dims)
     groups = value.dim() - len(images)  # of channels, which may have an axis of their own
     spread = groups >= 0 and prod(value.shape[2 + groups :]) > 1 == prod(given)
@@ -334,7 +330,7 @@ def adaptive_pooling(call: Call) -> Map | None:
         return None
     counts = tuple(node.meta["value"].shape[2:])
     windows = tuple(0 if axis in open_ended else n for axis, n in enumerate(counts, 2))
-    if any(windows) and _head_of(plan, node):
+    if any(windows) and _linear_behind(plan, node):
         if largest or not plan.pool_head:
             reason = f"it pools to {counts} windows whose borders stay where they are under a shift"
             call.refuse(reason if largest else f"{reason}; {REMEDY}")
@@ -404,9 +400,8 @@ def softmax(call: Call) -> Map | None:
 
 def normalize(call: Call) -> Map | None:
     given = call.given
-    dims, settings = (given.get("dim", 1) % call.x.dim(),), {"p": given.get("p", 2)}
-    norm = layers.Normalize("norm", dims, keepdim=True, positions=True, settings=settings, eps=given.get("eps", 1e-12))
-    call.swap(norm)
+    dims, settings = (given.get("dim", 1) % call.x.dim(),), {"p": given.get("p", 2), "eps": given.get("eps", 1e-12)}
+    call.swap(layers.Reduction("normalize", dims, keepdim=True, positions=True, settings=settings))
     return call.place
 
 
@@ -421,7 +416,10 @@ def contraction(call: Call) -> Map | None:
     nodes = cast(list[fx.Node], operands)
     shapes = [operand.meta["value"].shape for operand in nodes]
     dims = [len(shape) for shape in shapes]
-    equation = _product(*dims) if equation is None else _spelled_out(str(equation), dims)
+    if equation is None:  # a product of matrices; a vector on the left has no rows, one on the right no columns
+        rows, columns = "x" * (dims[0] > 1), "z" * (dims[-1] > 1)
+        equation = f"...{rows}y,...y{columns}->...{rows}{columns}"
+    equation = _spelled_out(str(equation), dims)
     terms, out = equation.split("->")
     along: dict[str, tuple[int, ...]] = {}
     for operand, term in zip(nodes, terms.split(","), strict=True):
@@ -456,13 +454,6 @@ def attention(call: Call) -> Map | None:
     plan.pooled.append(call.name)
     call.swap(layers.Attention(given.get("scale"), given.get("dropout_p", 0.0)), key, value)
     return Map(grid, axes) if any(axes) else None
-
-
-def _product(left: int, right: int) -> str:
-    """``matmul`` of tensors of so many axes, as an equation."""
-    batch = ascii_lowercase[: max(left, right, 2) - 2]
-    a, b = f"{batch}xy"[-left:], f"{batch}yz"[-right:] if right > 1 else "y"
-    return f"{a},{b}->{batch}{'x' * (left > 1)}{'z' * (right > 1)}"
 
 
 def _spelled_out(equation: str, dims: Sequence[int]) -> str:
@@ -551,29 +542,20 @@ def _require_order(call: Call) -> None:
 
 
 def _linear_behind(plan: Plan, node: fx.Node) -> Any:
-    """The call of the linear layer that alone reads the flattened features of ``node``, be it through layers that leave
-    each of them where it is."""
-    features = node.meta["value"].shape[-1]
-    while len(node.users) == 1 and node.meta["value"].dim() == 2:
-        node = next(iter(node.users))
-        call = Call(plan, node)
-        if isinstance(call.layer, nn.Linear):
-            return call if call.layer.in_features == features else None
-        if call.kind not in ELEMENTWISE and not isinstance(call.layer, Pointwise):
-            return None
-    return None
-
-
-def _head_of(plan: Plan, node: fx.Node) -> Any:
-    """The call of the linear layer that alone reads what ``node`` gives, flattened."""
-    count = node.meta["value"].shape[1:].numel()
-    while len(readers := [reader for reader in node.users if tensors(reader.meta["value"])]) == 1:
+    """The call of the linear layer that alone reads what ``node`` gives, flattened, be it through layers that leave
+    each feature where it is."""
+    features = node.meta["value"].shape[1:].numel()
+    flat = node.meta["value"].dim() == 2
+    while len(readers := [reader for reader in node.users if flat or tensors(reader.meta["value"])]) == 1:
         (node,) = readers
         call, value = Call(plan, node), node.meta["value"]
-        if isinstance(value, Tensor) and value.shape[1:] == (count,):
-            return _linear_behind(plan, node)
-        if call.kind not in (*ELEMENTWISE, "contiguous") and not isinstance(call.layer, Pointwise):
-            break
+        if flat and isinstance(call.layer, nn.Linear):
+            return call if call.layer.in_features == features else None
+        keeps = call.kind in ELEMENTWISE or isinstance(call.layer, Pointwise)
+        flattens = not flat and isinstance(value, Tensor) and value.shape[1:] == (features,)
+        if not (keeps or flattens or (call.kind == "contiguous" and not flat)):
+            return None
+        flat = flat or flattens
     return None
 
 
@@ -704,8 +686,7 @@ def convolution_of_features(call: Call) -> None:
     given, dims = call.given, call.x.dim() - 2
     one = {*call.x.shape[2:], *call.node.meta["value"].shape[2:], *given["weight"].shape[2:]} == {1}
     if one and given.get("groups", 1) == 1:
-        border = layers.ahead((0,) * dims)
-        settings = (1,) * dims, 1, call.plan.padding, border
+        settings = (1,) * dims, 1, call.plan.padding, layers.ahead((0,) * dims)
         call.swap(layers.Convolution(call.layer, *settings), *call.operands("weight", "bias"))
 
 

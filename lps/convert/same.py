@@ -24,7 +24,7 @@ from ..sampling import Downsample
 from ..selection import Selection
 from ..watch import tensors
 from .check import COARSE, Size, drawn
-from .layers import Align, Bordered, Entry, Interpolation
+from .layers import Align, Bordered, Entry
 from .report import ConvertError, in_words
 from .writes import name_of
 
@@ -75,18 +75,17 @@ def require_sameness(
     sizes = [*(size for size in small if prod(size) < prod(example_size)), example_size]
     found: tuple[float, ConvertError] | None = None
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        plain = _plain(converted, otherwise)
-        paths = {str(node.target) for node in plain.graph.nodes if node.op == "call_module"}
+        paths = {str(node.target) for node in converted.graph.nodes if node.op == "call_module"}
         again = tries = list(product(TOLERANCES, sizes))
         for dtype, size in tries:
             if (dtype, size) not in again:
                 continue
             images = [batch.to(dtype) for batch in _images(example.shape[1], size)]
             with _InFull() if dtype == torch.float64 else nullcontext():
-                original = _original(model, images, paths)
+                original, runs = _original(model, images, paths)
                 if original is None:
                     continue
-                differs = _compare(*original, plain)
+                differs = _compare(runs, _plain(converted, otherwise, original, dtype), TOLERANCES[dtype])
             if differs is None:
                 kind = f"{str(dtype).removeprefix('torch.')} images of {'x'.join(map(str, size))}"
                 note = f"the code asks what it is given: on others than {kind} it may be another function"
@@ -111,19 +110,24 @@ def _images(channels: int, size: Size) -> tuple[Tensor, ...]:
     return images.split(BATCHES)
 
 
-def _plain(converted: fx.GraphModule, otherwise: Mapping[str, nn.Module]) -> fx.GraphModule:
-    """A copy that keeps phase 0, filters nothing and has the borders and sizes of the original."""
-    kept = {id(t): t for t in chain(converted.parameters(), converted.buffers())}  # those of the original take over
-    plain = copy.deepcopy(converted, kept).eval()
+def _plain(
+    converted: fx.GraphModule, otherwise: Mapping[str, nn.Module], original: nn.Module, dtype: torch.dtype
+) -> fx.GraphModule:
+    """A copy with the weights of the original that keeps phase 0, filters nothing and has its borders and sizes."""
+    theirs, ours = (
+        dict(chain(m.named_parameters(remove_duplicate=False), m.named_buffers(remove_duplicate=False)))
+        for m in (original, converted)
+    )
+    parts = {id(t): t.to("cpu", dtype if t.is_floating_point() else t.dtype) for t in ours.values()}
+    parts |= {id(t): theirs[name] for name, t in ours.items() if name in theirs}
+    plain = copy.deepcopy(converted, parts).eval()
     for path, module in list(plain.named_modules(remove_duplicate=False)):
         if isinstance(module, Downsample):
             plain.set_submodule(path, _First(module))
         elif isinstance(module, Entry):
             plain.set_submodule(path, nn.Identity())
-        elif isinstance(module, Interpolation | Bordered):
-            module.padding = "zeros"
-            if isinstance(module, Bordered):
-                module.border = replace(module.border, exact=True)
+        elif isinstance(module, Bordered):
+            module.padding, module.border = "zeros", replace(module.border, exact=True)
     for path, module in otherwise.items():
         plain.set_submodule(path, copy.deepcopy(module))
     return plain
@@ -137,17 +141,17 @@ class _Run(NamedTuple):
     calls: Mapping[str, list[tuple[Tensor | None, Tensor | None]]]
 
 
-def _original(model: nn.Module, images: Sequence[Tensor], paths: Set[str]) -> tuple[nn.Module, list[_Run]] | None:
-    """A copy of ``model`` in the type of the images and its runs, or ``None`` where it does not take them."""
+def _original(model: nn.Module, images: Sequence[Tensor], paths: Set[str]) -> tuple[nn.Module | None, list[_Run]]:
+    """A copy of ``model`` in the type of the images and its runs; ``None`` where it does not take them."""
     for signs in (True, False):
         try:
             network = drawn(model, images[0][:1], signs)
         except Exception:
-            return None
+            break
         runs = [run for batch in images if (run := _run(network, batch, paths))]
         if runs and all(y.isfinite().all() for run in runs for y in run.outputs):
             return network, runs
-    return None
+    return None, []
 
 
 def _run(network: nn.Module, images: Tensor, paths: Set[str]) -> _Run | None:
@@ -175,13 +179,11 @@ def _run(network: nn.Module, images: Tensor, paths: Set[str]) -> _Run | None:
             handle.remove()
 
 
-def _compare(original: nn.Module, runs: Sequence[_Run], plain: fx.GraphModule) -> tuple[float, ConvertError] | None:
+def _compare(runs: Sequence[_Run], plain: fx.GraphModule, tolerance: float) -> tuple[float, ConvertError] | None:
     """How much the first layer that differs does, and what there is to say of it.
 
     Layers are compared too, so that a difference does not fade on its way through a network that damps its signal.
     """
-    dtype = runs[0].images.dtype
-    _share(original, plain, dtype)
     for run in runs:
         watch = _Watch(plain)
         try:
@@ -191,26 +193,11 @@ def _compare(original: nn.Module, runs: Sequence[_Run], plain: fx.GraphModule) -
             where = f"on {len(run.images)} images {tuple(run.images.shape[2:])}"
             return inf, ConvertError(layer, f"what it became fails {where} ({in_words(error)})")
         outputs = [_gap(y, expected, watch.largest) for y, expected in zip_longest(found, run.outputs)]
-        if any(gap > TOLERANCES[dtype] for gap in chain(outputs, watch.beside(run))):
-            blamed = _blame(watch, run, max(outputs, default=0.0), TOLERANCES[dtype])
+        if any(gap > tolerance for gap in chain(outputs, watch.beside(run))):
+            blamed = _blame(watch, run, max(outputs, default=0.0), tolerance)
             if blamed is not None:
                 return blamed
     return None
-
-
-def _share(original: nn.Module, plain: nn.Module, dtype: torch.dtype) -> None:
-    """Let ``plain`` have the weights of ``original``, and what else it has in the same type."""
-    theirs, ours = (
-        dict(chain(m.named_parameters(remove_duplicate=False), m.named_buffers(remove_duplicate=False)))
-        for m in (original, plain)
-    )
-    shared = {id(t): theirs[name] for name, t in ours.items() if name in theirs}
-    for module in plain.modules():
-        stores: list[dict[str, Any]] = [module._parameters, module._buffers]
-        for store in stores:
-            for name, t in store.items():
-                if t is not None:
-                    store[name] = shared.get(id(t), t.to("cpu", dtype if t.is_floating_point() else t.dtype))
 
 
 def _largest(x: Tensor | None) -> float:

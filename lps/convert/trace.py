@@ -20,11 +20,10 @@ from torch import Tensor, fx, nn
 from torch.nn.modules import conv, pooling
 from torch.nn.modules.batchnorm import _NormBase
 
-from .layers import SUMS
+from .layers import SUMS, Elementwise, Pointwise
 from .models import stop_at_long_sequences
-from .pointwise import Elementwise, Pointwise
 from .report import ConvertError, in_words
-from .writes import OPERATORS, function_name, known, refuse, watched, without_writes
+from .writes import OPERATORS, called, known, refuse, watched, without_writes
 
 WINDOWS = (conv._ConvNd, pooling._MaxPoolNd, pooling._AvgPoolNd)
 """Layers that look at windows of a map."""
@@ -32,14 +31,9 @@ WINDOWS = (conv._ConvNd, pooling._MaxPoolNd, pooling._AvgPoolNd)
 MANY, FEW = 211, 2
 """Images to follow the code with: a prime, so that it shows in each number that is made from it; and for comparison."""
 
-SIZED = {make.__name__: make for make in (torch.empty, torch.ones, torch.rand, torch.randn, torch.zeros)}
-FACTORIES = (*SIZED.values(), torch.arange, torch.eye, torch.full, torch.linspace, torch.logspace)
+SIZED = (torch.empty, torch.ones, torch.rand, torch.randn, torch.zeros)
+FACTORIES = (*SIZED, torch.arange, torch.eye, torch.full, torch.linspace, torch.logspace)
 """Functions that make tensors of sizes that may be those of a map; ``SIZED`` take them one by one too."""
-
-ALIASES = {
-    "arctanh": "atanh", "arctan2": "atan2", "expit": "sigmoid", "gammainc": "igamma", "gammaincc": "igammac",
-    "subtract": "sub",
-}  # fmt: skip
 
 REPLACED = {
     *SUMS, "softmax", "log_softmax", "softmin", "linear", "matmul", "conv1d", "conv2d", "conv3d",
@@ -201,12 +195,6 @@ def _computes(module: nn.Module) -> bool:
     return any(called(call) in REPLACED or rounds_by_place(call) for call in calls)
 
 
-def called(node: fx.Node) -> str:
-    """Name of the function or method that a node calls, one of several that it has."""
-    name = function_name(node).removeprefix("special_")
-    return ALIASES.get(name, name)
-
-
 def kind_of(call: fx.Node | nn.Module) -> str:
     """Kind of a layer of torch or of a function, ``"conv"`` of Conv2d and conv2d; none of a module of other origin."""
     if isinstance(call, fx.Node):
@@ -275,8 +263,8 @@ def _answering() -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(builtins, "isinstance", answer))
-        for name, make in SIZED.items():
-            stack.enter_context(patch.object(torch, name, sized(make)))
+        for make in SIZED:
+            stack.enter_context(patch.object(torch, make.__name__, sized(make)))
         for tensor_of in (torch.as_tensor, torch.asarray):
             stack.enter_context(patch.object(torch, tensor_of.__name__, partial(kept, tensor_of)))
         yield

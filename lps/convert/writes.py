@@ -23,6 +23,11 @@ OPERATORS: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 """Assignments such as ``+=``, and what they assign."""
 
+ALIASES = {
+    "arctanh": "atanh", "arctan2": "atan2", "expit": "sigmoid", "gammainc": "igamma", "gammaincc": "igammac",
+    "subtract": "sub",
+}  # fmt: skip
+
 
 def known(arguments: Any) -> Any:
     """Arguments with each node replaced by its value."""
@@ -60,9 +65,11 @@ def refuse(node: fx.Node, reason: str) -> NoReturn:
     raise ConvertError(name_of(node), reason)
 
 
-def function_name(node: fx.Node) -> str:
-    """Name of the function or method that a node calls."""
-    return str(node.target if node.op == "call_method" else getattr(node.target, "__name__", node.target))
+def called(node: fx.Node) -> str:
+    """Name of the function or method that a node calls, one of several that it has."""
+    name = str(node.target if node.op == "call_method" else getattr(node.target, "__name__", node.target))
+    name = name.removeprefix("special_")
+    return ALIASES.get(name, name)
 
 
 def watched(node: fx.Node, run: Callable[[fx.Node], Any]) -> Any:
@@ -114,11 +121,6 @@ class _Writes:
         self.whole: dict[fx.Node, fx.Node] = {}
         self.plain: set[fx.Node] = set()
         self.quiet: list[Any] = []
-        self.in_place: dict[Any, Any] = {
-            path: module
-            for path, module in network.named_modules(remove_duplicate=False)
-            if getattr(module, "inplace", False)
-        }
 
     def run(self) -> None:
         for node in list(self.graph.nodes):
@@ -152,9 +154,9 @@ class _Writes:
     def _target(self, node: fx.Node) -> fx.Node | None:
         """The argument that a node writes to, or would in training as dropout does."""
         target = cast(fx.Node | None, node.meta.get("written"))
-        if node.op == "call_module" and node.target in self.in_place:
-            module = self.in_place[node.target]
-            if target is not None or isinstance(module, _DropoutNd):
+        if node.op == "call_module":
+            module = self.network.get_submodule(str(node.target))
+            if getattr(module, "inplace", False) and (target is not None or isinstance(module, _DropoutNd)):
                 self.quiet.append(module)
                 self.plain.add(node)
                 return cast(fx.Node, self.given[node][0][0])
@@ -243,8 +245,8 @@ class _Writes:
 
     def _view(self, node: fx.Node, reader: fx.Node) -> View:
         (_, *args), kwargs = self._given_now(node, reader)
-        name = "__getitem__" if node.target is operator.getitem else function_name(node)
-        module = self.network.get_submodule(name) if node.op == "call_module" else None
+        name = "__getitem__" if node.target is operator.getitem else called(node)
+        module = self.network.get_submodule(str(node.target)) if node.op == "call_module" else None
         if type(module) is nn.Flatten:
             return "flatten", (module.start_dim, module.end_dim), {}
         if type(module) is nn.Unflatten:
@@ -277,7 +279,7 @@ class _Writes:
         """Give a call the name under which it does not write, where its result is of the same type and size."""
         kwargs = {name: value for name, value in node.kwargs.items() if name != "out"}
         args, settings = known((node.args, kwargs))
-        name, method = function_name(node), node.op == "call_method"
+        name, method = called(node), node.op == "call_method"
         plain, short = OPERATORS.get(cast(Any, node.target)), name.removesuffix("_")
         if "out" in node.kwargs:
             plain = cast(Any, node.target)
