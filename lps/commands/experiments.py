@@ -13,7 +13,7 @@ import torch
 
 from ..data import Size, other_size
 from ..experiments.config import Experiment, parse_changes
-from ..experiments.jobs import RunsFailed, run_all
+from ..experiments.jobs import RunsFailed, overview, run_all
 from ..experiments.profiles import PAPER, load_profile, profile_names
 from ..experiments.records import is_current, read_record, read_records
 from ..experiments.rows import BY_NAME, ROWS, matching, named
@@ -104,8 +104,6 @@ def show_main(options: argparse.Namespace) -> int:
 
 def run_main(options: argparse.Namespace) -> int:
     """Say what is done and what is to do, do it, and say how it went."""
-    from ..experiments.status import overview
-
     changes, data = parse_changes(options.set), DataCache(options.data_root)
     seeds = range(options.seed, options.seed + options.seeds)
     runs = plan(options.row, options.profile, seeds, changes, options.results, data)

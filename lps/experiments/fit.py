@@ -16,27 +16,18 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from ..processes import Session, kept_back, release
 from ..watch import watch
 from . import weights
 from .learner import Learner
-from .signals import ALONE, Session, kept_back, release
+from .weights import CHECKPOINT, read_checkpoint
 
-CHECKPOINT = "last.ckpt"
-_DAMAGED = "{} is not a readable checkpoint; remove it to start over"
 EVERY = 600.0
 """Seconds between checkpoints within an epoch: the epochs of large data sets are too long to lose."""
 
 
 class Interrupted(Exception):
     """Training stopped before its end, on request; what is done is kept."""
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint without the contents of its tensors. Raises ``ValueError`` where it is damaged, or none of a run."""
-    found = weights.load(path, _DAMAGED, "meta")
-    if not isinstance(found, dict) or not {"state_dict", "history", "processes"} <= found.keys():
-        raise ValueError(f"{path} is no checkpoint of a run; remove it to start over")
-    return found
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -46,7 +37,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         weights.save(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return cast(dict[str, Any], weights.load(Path(path), _DAMAGED, map_location or "cpu"))
+        return cast(dict[str, Any], weights.load(Path(path), map_location or "cpu"))
 
 
 class Place(Callback):
@@ -104,7 +95,7 @@ def write_log(history: Sequence[dict[str, float]], path: Path) -> None:
                 board.add_scalar(name, value, int(history[-1]["epoch"]))
 
 
-def fit(learner: Learner, batches: pl.LightningDataModule, folder: Path, session: Session = ALONE) -> None:
+def fit(learner: Learner, batches: pl.LightningDataModule, folder: Path, session: Session) -> None:
     """Train, continuing from the checkpoint in ``folder`` where there is one.
 
     Raises :class:`Interrupted` when the ``session`` is to stop or the next epoch would pass its deadline,

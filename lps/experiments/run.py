@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from filelock import FileLock
-from torch import distributed as dist
 from torch import nn
 
 from ..data import data_root, load
+from ..processes import ALONE, Session, gather
 from . import weights
 from .config import SECTIONS, Data, Experiment, Own, Photographs, Seed
 from .evaluate import Metrics, measure
@@ -23,7 +23,6 @@ from .profiles import load_profile
 from .records import command, determinism, made_with, read_record, run_id, short_hash, write_json
 from .rows import by_value, matching
 from .schema import conform
-from .signals import ALONE, Session
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
 
@@ -202,8 +201,7 @@ def perform(run: Run, data: DataCache, session: Session = ALONE) -> bool:
             }
             write_json(run.record, record | {name: settings[name] for name in ("own",) if name in settings})
             shutil.rmtree(run.work)
-        if dist.is_available() and dist.is_initialized():
-            dist.barrier()  # the others go on once the record is there
+        gather(None)  # the others go on once the record is there
         return True
 
 

@@ -18,12 +18,13 @@ import torch
 
 from lps.experiments.batches import Batches, EpochOrder
 from lps.experiments.evaluate import predictor
-from lps.experiments.fit import CHECKPOINT, AtomicCheckpoints
+from lps.experiments.fit import AtomicCheckpoints
 from lps.experiments.jobs import RunsFailed, attempt, run_all
 from lps.experiments.learner import Learner
 from lps.experiments.model import fresh
 from lps.experiments.run import DataCache, Run, measure_again, perform, plan
-from lps.experiments.signals import Session
+from lps.experiments.weights import CHECKPOINT
+from lps.processes import Session
 
 ONE_STEP = {
     "data.train": "20",

@@ -21,15 +21,14 @@ from lps.__main__ import main
 from lps.data import cifar10
 from lps.experiments import profiles, records, rows
 from lps.experiments.config import SECTIONS, Experiment, parse_changes, shapes
-from lps.experiments.fit import CHECKPOINT, AtomicCheckpoints
-from lps.experiments.jobs import attempt, run_all
+from lps.experiments.fit import AtomicCheckpoints
+from lps.experiments.jobs import attempt, run_all, state
 from lps.experiments.learner import learning_rate, temperature
 from lps.experiments.model import fresh
 from lps.experiments.profiles import load_profile
 from lps.experiments.run import DataCache, Run, measure_again, perform, plan
 from lps.experiments.schema import read_yaml
-from lps.experiments.status import state
-from lps.experiments.weights import HASHES, about, read_weights
+from lps.experiments.weights import CHECKPOINT, HASHES, about, read_weights
 from lps.paths import SHIPPED
 
 TINY = {"data.train": "60", "data.test": "40", "train.epochs": "3", "train.batch_size": "20", "model.width": "8"}

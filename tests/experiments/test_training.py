@@ -15,8 +15,8 @@ from lps.__main__ import main
 from lps.commands import experiments as cli
 from lps.experiments import fit
 from lps.experiments.records import read_record, read_records
-from lps.experiments.signals import Session
 from lps.experiments.training import Trained
+from lps.processes import Session
 from lps.report import compare
 from lps.selection import choose
 
