@@ -205,7 +205,7 @@ def perform(run: Run, data: DataCache, session: Session = ALONE) -> bool:
         return True
 
 
-def trained(run: Run, experiment: Experiment, images: Any) -> nn.Module:
+def trained(run: Run, experiment: Experiment, images: Any) -> nn.Sequential:
     """The network of a recorded run, or of another ``experiment`` with the same network, with the trained weights."""
     if not run.weights.exists():
         missing = f"{run.title} has no weights in {run.results}; {run.weights.name} is expected there"
