@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from . import WHOLE, ImageSet, Split
-from .files import pixels, visible
+from .photographs import pixels, visible
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from math import inf
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
 
 from .. import sampling
 from ..exact.convolution import Padding
@@ -38,23 +38,20 @@ def shapes(section: type) -> dict[str, Shape]:
 
 @dataclass(frozen=True)
 class Section:
-    """Settings that belong together, under the dotted names ``<where>.<name>``: checked whenever some are made."""
-
-    where: ClassVar[str]
+    """Settings that belong together: checked whenever some are made."""
 
     def __post_init__(self) -> None:
+        where = next(SECTIONS[kinds.index(type(self))] for kinds in TABLES.values() if type(self) in kinds)
         for name, shape in shapes(type(self)).items():
             value = getattr(self, name)
             if type(value) is int and float in get_args(shape):
                 object.__setattr__(self, name, value := float(value))
-            conform(value, shape, f"{self.where}.{name}")
+            conform(value, shape, f"{where}.{name}")
 
 
 @dataclass(frozen=True)
 class Data(Section):
     """Images to train and test on; ``train`` and ``test`` limit their number, ``None`` takes all."""
-
-    where = "data"
 
     name: str
     train: Count | None
@@ -102,8 +99,6 @@ class Model(Section):
 
     ``choice`` says how LPD mixes components in training: by a Gumbel-softmax sample, or by the softmax itself.
     """
-
-    where = "model"
 
     method: Method
     antialias: AntiAlias
@@ -155,8 +150,6 @@ class Train(Section):
     ``tau_floor``. With ``tau_line``, as in ``10:0.5 60:0.15``, it is the line from 1 at epoch 0 through these points.
     """
 
-    where = "train"
-
     epochs: Count
     batch_size: Count
     lr: Positive
@@ -206,8 +199,6 @@ class Finetune(Train):
 class Protocol(Section):
     """``pairs`` random pairs of shifts of each test image, drawn from ``seed``."""
 
-    where = "evaluate"
-
     batch_size: Count
     pairs: Count
     seed: Seed
@@ -227,8 +218,6 @@ class Engine(Section):
     ``devices`` and ``nodes`` share a batch by Lightning's ``strategy``; ``sync_batchnorm`` shares its statistics, too.
     ``workers`` processes read photographs. ``channels_last`` concerns GPUs only.
     """
-
-    where = "engine"
 
     devices: Count
     nodes: Count

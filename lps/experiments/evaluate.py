@@ -27,9 +27,6 @@ ORIGINAL_CIRCULAR = Shifts(-32, 31, per_image=False)
 ORIGINAL_STANDARD = Shifts(0, 31, per_image=False)
 """What the original code draws for S-Cons. on ImageNet: corners of windows."""
 
-SHIFTS = 16
-"""Random shifts of an image with which a GPU's convolutions are tried."""
-
 
 @contextmanager
 def exact_convolutions(network: nn.Module, images: Tensor, batch_size: int, device: torch.device) -> Iterator[str]:
@@ -44,7 +41,7 @@ def exact_convolutions(network: nn.Module, images: Tensor, batch_size: int, devi
     network, backend = network.to(device).eval(), BACKENDS["cuda"][-1]
     if any(isinstance(layer, Downsample) and layer.select is not None for layer in network.modules()):
         normalize, model = cast(nn.Sequential, network)
-        backend = probe(model, normalize(images.to(device)), shifts=SHIFTS, batch_size=batch_size).backend or backend
+        backend = probe(model, normalize(images.to(device)), batch_size=batch_size).backend or backend
     with backend.flags():
         yield backend.name
 

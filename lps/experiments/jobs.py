@@ -22,7 +22,7 @@ from ..processes import ALONE, Session, Stop, forks, gather, kept_back, stop_on_
 from .run import DataCache, Run, leads, perform
 from .weights import CHECKPOINT, read_checkpoint
 
-PRELOADED = ["lps.experiments.batches", "lps.experiments.fit"]
+PRELOADED = ["lps.experiments.fit"]
 """What trains, with Lightning, takes seconds to import: once for all processes where they can be forked."""
 
 

@@ -149,8 +149,7 @@ def perform(run: Run, data: DataCache, session: Session = ALONE) -> bool:
 
     A lock keeps two processes from training the same run; the second waits and finds the record.
     """
-    from .batches import Batches
-    from .fit import fit, write_log
+    from .fit import Batches, fit, write_log
     from .learner import Learner
 
     run, shared = replace(run, start=run.starts_from()), run.experiment.engine.shared

@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from lps.experiments.batches import Batches, EpochOrder
 from lps.experiments.evaluate import predictor
-from lps.experiments.fit import AtomicCheckpoints
+from lps.experiments.fit import AtomicCheckpoints, Batches, EpochOrder
 from lps.experiments.jobs import RunsFailed, attempt, run_all
 from lps.experiments.learner import Learner
 from lps.experiments.model import fresh
