@@ -244,6 +244,9 @@ class Own:
     source: str
     sampling: Sampling | None = None
 
+    def as_dict(self) -> dict[str, str]:
+        return {"like": self.like, "source": self.source}
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -303,7 +306,7 @@ class Experiment:
     def as_dict(self) -> dict[str, Any]:
         content = {"name": self.name, "profile": self.profile} | {s: asdict(getattr(self, s)) for s in SECTIONS}
         # the ids of the paper's rows are older than "own"
-        return content | ({"own": {"like": self.own.like, "source": self.own.source}} if self.own else {})
+        return content | ({"own": self.own.as_dict()} if self.own else {})
 
 
 SECTIONS = ("data", "model", "train", "evaluate", "engine")

@@ -24,8 +24,6 @@ from .records import command, determinism, made_with, read_record, run_id, short
 from .rows import by_value, matching
 from .schema import conform
 
-PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
-
 
 @dataclass(frozen=True)
 class Run:
@@ -144,6 +142,25 @@ def plan(
     return runs
 
 
+def describe(run: Run, images: Any, fingerprint: str, sections: Iterable[str] = SECTIONS) -> dict[str, Any]:
+    """What the record of a run, and of each study of its network, says of the run and its data."""
+    settings = run.experiment.as_dict()
+    return {
+        "experiment": run.experiment.name,
+        "profile": run.experiment.profile,
+        "seed": run.seed,
+        "config": {section: settings[section] for section in sections},
+        "data": {
+            "name": images.name,
+            "source": images.source,
+            "fingerprint": fingerprint,
+            "train": len(images.train),
+            "test": len(images.test),
+            "classes": list(images.classes),
+        },
+    }
+
+
 def perform(run: Run, data: DataCache, session: Session = ALONE) -> bool:
     """Train, evaluate and record one run unless it is recorded already; true if it did anything.
 
@@ -160,7 +177,7 @@ def perform(run: Run, data: DataCache, session: Session = ALONE) -> bool:
         if run.done:
             return False
         images, fingerprint = data(run.experiment.data)
-        began, made = time.perf_counter(), made_with(run.experiment.task, PACKAGES)
+        began, made = time.perf_counter(), made_with(run.experiment.task)
         network, backbone = started(run.experiment, images, run.seed, run.results)
         if backbone and weights.sha256(backbone) != run.start:
             raise ValueError(f"{backbone} was written anew while its run was to start: run the same command again")
@@ -169,21 +186,10 @@ def perform(run: Run, data: DataCache, session: Session = ALONE) -> bool:
         fit(learner, Batches(images, run.experiment, run.seed), run.work, session)
         metrics, convolutions = measure(network, images, run.experiment)
         if leads():
-            settings, history = run.experiment.as_dict(), learner.history
+            history, own = learner.history, run.experiment.own
             weights.save(network.cpu().state_dict(), run.weights)
             record = {
-                "experiment": run.experiment.name,
-                "profile": run.experiment.profile,
-                "seed": run.seed,
-                "config": {section: settings[section] for section in SECTIONS},
-                "data": {
-                    "name": images.name,
-                    "source": images.source,
-                    "fingerprint": fingerprint,
-                    "train": len(images.train),
-                    "test": len(images.test),
-                    "classes": list(images.classes),
-                },
+                **describe(run, images, fingerprint),
                 "metrics": metrics,
                 "history": history,
                 "parameters": sum(p.numel() for p in network.parameters()),
@@ -198,7 +204,7 @@ def perform(run: Run, data: DataCache, session: Session = ALONE) -> bool:
                 "processor_seconds": sum(epoch["processor_seconds"] for epoch in history),
                 "command": command(run.experiment, run.seed),
             }
-            write_json(run.record, record | {name: settings[name] for name in ("own",) if name in settings})
+            write_json(run.record, record | ({"own": own.as_dict()} if own else {}))
             shutil.rmtree(run.work)
         gather(None)  # the others go on once the record is there
         return True
