@@ -89,10 +89,6 @@ class Photographs(Data):
             raise ValueError(f"windows of {self.crop} pixels do not fit images of {self.resize}")
 
 
-CLASSIFIER_STRIDE = 32
-"""What a ResNet on photographs divides both sides of its images by."""
-
-
 @dataclass(frozen=True)
 class Model(Section):
     """A network and its sampling method. The logit network of LPD has ``channels / hidden_divisor`` channels.
@@ -277,7 +273,7 @@ class Experiment:
                 f"data.resize is {sizes['resize']}: windows of {sizes['crop']} pixels, shifted by up to "
                 f"{PAPER_SHIFTS.high}, need images of at least {needed}"
             )
-        stride = self.model.output_stride if isinstance(self.model, Segmenter) else CLASSIFIER_STRIDE
+        stride = self.model.output_stride if isinstance(self.model, Segmenter) else 32  # a classifier's
         for name, size in sizes.items():
             if self.model.method in _SELECTING and size % stride:
                 raise ValueError(f"data.{name} is {size}: a network that selects phases needs a multiple of {stride}")

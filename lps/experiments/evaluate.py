@@ -22,10 +22,9 @@ from .config import Evaluate, Experiment, Photographs
 
 Metrics = dict[str, dict[str, Any]]
 
+# what the original code draws on ImageNet: shifts for C-Cons., corners of windows for S-Cons.
 ORIGINAL_CIRCULAR = Shifts(-32, 31, per_image=False)
-"""What the original code draws for C-Cons. on ImageNet."""
 ORIGINAL_STANDARD = Shifts(0, 31, per_image=False)
-"""What the original code draws for S-Cons. on ImageNet: corners of windows."""
 
 
 @contextmanager

@@ -29,8 +29,7 @@ from .config import Experiment, Photographs
 from .learner import Learner
 from .weights import CHECKPOINT, read_checkpoint
 
-EVERY = 600.0
-"""Seconds between checkpoints within an epoch: the epochs of large data sets are too long to lose."""
+EVERY = 600.0  # seconds between checkpoints within an epoch: the epochs of large data sets are too long to lose
 
 
 class EpochOrder(Sampler[list[Any]]):

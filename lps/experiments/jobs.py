@@ -27,8 +27,6 @@ PRELOADED = ["lps.experiments.fit"]
 
 
 class Outcome(NamedTuple):
-    """How an attempt at a run ended."""
-
     state: Literal["recorded", "stopped", "failed"]
     reason: str = ""
 
@@ -139,7 +137,7 @@ Ends = list[tuple[Run, Outcome]]
 def _one_by_one(turns: Sequence[Turn], data: DataCache, threads: int | None, stop: Stop) -> Ends:
     if threads is not None:
         torch.set_num_threads(threads)
-    ends: Ends = []
+    ends = Ends()
     for turn in turns:
         outcome = turn.take(data, stop)
         ends.append((turn.run, outcome))

@@ -34,8 +34,7 @@ def learning_rate(train: Train, epoch: float) -> float:
     return peak * (train.epochs - epoch) / (train.epochs - train.warmup)
 
 
-LOWEST_TEMPERATURE = 1e-30
-"""Below it logits over tau leave float32, and the loss is nan."""
+LOWEST_TEMPERATURE = 1e-30  # below it logits over tau leave float32, and the loss is nan
 
 
 def temperature(train: Train, epoch: float) -> float:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from filelock import FileLock
 from torch import nn
 
-from ..data import data_root, load
+from ..data import data_root, load, require_whole
 from ..processes import ALONE, Session, gather
 from . import weights
 from .config import SECTIONS, Data, Experiment, Own, Photographs, Seed
@@ -107,7 +107,7 @@ class DataCache:
         return self.loaded[data]
 
     def _load(self, data: Data) -> Any:
-        from ..data import cifar10, photographs
+        from ..data import photographs
 
         if isinstance(data, Photographs):
             chosen = (data.name, data.folder, data.train, data.test, data.seed, data.resize)
@@ -115,7 +115,7 @@ class DataCache:
         images = load(data.name, data.train, data.test, data.seed, self.root)
         if data.name.startswith("cifar10"):
             whole = (part for part in ("train", "test") if getattr(data, part) is None)
-            cifar10.require_whole(images, data_root(self.root), whole)
+            require_whole(images, data_root(self.root), whole)
         return images
 
 

@@ -26,10 +26,8 @@ from ..experiments.training import Trained
 from ..experiments.weights import about
 from ..notebooks.cells import left_by
 
-IMAGES = 1000
-"""Shifts and margins are measured on the first test images, by default as many as these."""
-BATCH = 250
-"""Images in a batch of a study."""
+IMAGES = 1000  # shifts and margins are measured on the first test images, by default as many as these
+BATCH = 250  # images in a batch of a study
 
 
 def _section53_held(record: Any, where: str) -> None:

@@ -18,7 +18,6 @@ from PIL import Image
 
 from lps import data as lps_data
 from lps.__main__ import main
-from lps.data import cifar10
 from lps.experiments import profiles, records, rows
 from lps.experiments.config import SECTIONS, Experiment, parse_changes, shapes
 from lps.experiments.fit import AtomicCheckpoints
@@ -125,7 +124,7 @@ def test_wrong_names_are_answered_with_the_known_ones() -> None:
 
 def folder_of_images(root: Path, per_class: int = 2, size: int = 32) -> Path:
     for part in ("train", "test"):
-        for label, name in enumerate(cifar10.CLASSES):
+        for label, name in enumerate(lps_data.CIFAR10_CLASSES):
             folder = root / "cifar10" / part / name
             folder.mkdir(parents=True)
             for i in range(per_class):
