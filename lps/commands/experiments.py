@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from ..data import Size, other_size
+from ..experiments import Trained
 from ..experiments.config import Experiment, parse_changes
 from ..experiments.jobs import RunsFailed, overview, run_all
 from ..experiments.profiles import PAPER, load_profile, profile_names
 from ..experiments.records import is_current, read_record, read_records
 from ..experiments.rows import BY_NAME, ROWS, matching, named
 from ..experiments.run import DataCache, leads, measure_again, plan
-from ..experiments.training import Trained
 from ..experiments.weights import about
 from ..paths import LOCAL, SHIPPED
 

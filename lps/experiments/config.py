@@ -22,7 +22,6 @@ _SELECTING = ("aps", "lps", "own")
 Task = Literal["images", "photographs", "segmentation"]
 """Classify small images in memory, classify photographs, segment them."""
 
-
 Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import torch
 
 from ..data import Split
+from ..experiments import Trained
 from ..experiments.config import Experiment, Task
 from ..experiments.evaluate import exact_convolutions, in_percent
 from ..experiments.profiles import changed, experiment_of
 from ..experiments.records import determinism, flags, made_with, read_record, write_json
 from ..experiments.run import describe
 from ..experiments.schema import COUNT, REAL, Shape, conform
-from ..experiments.training import Trained
 from ..experiments.weights import about
 from ..notebooks.cells import left_by
 
