@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from fnmatch import fnmatch
 from importlib.resources import files
 from importlib.util import find_spec
@@ -260,11 +261,16 @@ def row(name: str) -> dict[str, Any]:
     seconds, report = time.process_time() - began, conversion_report(network)
     first = next(module for module in original.modules() if isinstance(module, _ConvNd))
     channels = 1 if name.startswith("monai:") else 3  # a network may turn positions into channels before it convolves
-    images = _images(channels, report.stride, first.weight.dim() - 2)
+    # one image of a size that lps.convert does not try
+    size = [s * (max(3, 32 // s) + axis) for axis, s in enumerate(steps(report.stride, first.weight.dim() - 2))]
+    images = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))
+    exact, original_exact = follows_shifts(drawn(network, images), images), False
+    with suppress(Exception):  # it may take no images of this size
+        original_exact = follows_shifts(drawn(original, images), images)
     added = sum(map(math.prod, report.parameters.values()))
     return {
-        "outcome": "exact" if follows_shifts(drawn(network, images), images) else "not exact",
-        "original_exact": _follows_shifts(original, images),
+        "outcome": "exact" if exact else "not exact",
+        "original_exact": original_exact,
         "head": head,
         "stride": report.stride,
         "strides": len(report.strides),
@@ -274,20 +280,6 @@ def row(name: str) -> dict[str, Any]:
         "added": added / sum(p.numel() for p in original.parameters()),
         "seconds": seconds,
     }
-
-
-def _images(channels: int, stride: int | tuple[int, ...], dims: int) -> Tensor:
-    """One image of a size that :func:`lps.convert` does not try."""
-    size = [s * (max(3, 32 // s) + axis) for axis, s in enumerate(steps(stride, dims))]
-    return torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))
-
-
-def _follows_shifts(original: nn.Module, images: Tensor) -> bool:
-    """Does the network follow shifts before it is converted? No, where it takes no images of this size."""
-    try:
-        return follows_shifts(drawn(original, images), images)
-    except Exception:
-        return False
 
 
 def follows_shifts(network: nn.Module, images: Tensor) -> bool:
