@@ -26,7 +26,6 @@ from ..experiments.schema import COUNT, REAL, Shape, conform
 from ..experiments.weights import about
 from ..notebooks.cells import left_by
 
-IMAGES = 1000  # shifts and margins are measured on the first test images, by default as many as these
 BATCH = 250  # images in a batch of a study
 
 
@@ -93,9 +92,10 @@ def measures(notebook: str) -> dict[str, Any]:
     return left_by(notebook, "study")
 
 
-def study(trained: Trained, kind: str = "section53", images: int = IMAGES) -> dict[str, Any]:
-    """The record of a study of a trained network on test images, made when there is none of as many ``images``: on a
-    GPU where there is one, with convolutions that keep the network's guarantee."""
+def study(trained: Trained, kind: str = "section53", images: int = 1000) -> dict[str, Any]:
+    """The record of a study of a trained network, made when there is none of as many ``images``: of the first ones to
+    test on, for shifts and margins, and of all for the others. It runs on a GPU where there is one, with convolutions
+    that keep the network's guarantee."""
     run, experiment, of, full = trained.run, trained.run.experiment, STUDIES[kind], trained.data
     if not of.suits(experiment):
         raise ValueError(
