@@ -124,8 +124,9 @@ def run_all(
     with stop_on_signal() as stop:
         ends = _one_by_one(turns, data, threads, stop) if jobs == 1 else _abreast(turns, data.root, threads, jobs, stop)
     left = sum(not run.done for run in runs)
-    if left and leads() and (stopped := [outcome.reason for _, outcome in ends if outcome.state == "stopped"]):
-        print(f"stopped: {stopped[0]}; run the same command to go on", file=sys.stderr)
+    stopped = [outcome.reason for _, outcome in ends if outcome.state == "stopped"]
+    if left and leads() and (stopped or stop()):
+        print(f"stopped: {[*stopped, 'interrupted'][0]}; run the same command to go on", file=sys.stderr)
     if failed := [f"{run.title}: {outcome.reason}" for run, outcome in ends if outcome.state == "failed"]:
         raise RunsFailed("; ".join(failed))
     return left
@@ -184,7 +185,7 @@ def _abreast(turns: Sequence[Turn], root: Path | None, threads: int | None, jobs
             halt.value = 1
     for ended in lanes:
         ended.result()
-    return [*ends, (turns[-1].run, Outcome("stopped", "interrupted"))] if stop() else ends
+    return ends
 
 
 _BUSY = Lock()
