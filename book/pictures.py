@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle, Wedge
 
 from lps import Downsample, LowPass, MaxNorm, circular_shift, polyphase
-from lps.experiments.batches import EpochOrder
+from lps.experiments.fit import EpochOrder
 from lps.metrics import ORIGINAL_CIFAR, PAPER_SHIFTS
 from lps.paths import ROOT
 from lps.polyphase import offsets

@@ -72,7 +72,7 @@ def test_a_killed_survey_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytes
     assert {name: {**row, "commit": 0, "made": 0} for name, row in ROWS.items()} == {
         name: {**row, "commit": 0, "made": 0} for name, row in record["rows"].items()
     }
-    monkeypatch.setattr(families, "code_version", lambda _: {**record["code"], "commit": "another"})
+    monkeypatch.setattr("lps.experiments.records.code_version", lambda _: {**record["code"], "commit": "another"})
     families.record_families(path)
     assert tried[-1] == [name for name in ROWS if ROWS[name]["outcome"] != "exact"]
 

@@ -457,9 +457,9 @@ def test_a_map_is_not_reflected_beyond_itself() -> None:
 
 def ask(*words: str, tmp_path: Path) -> int:
     parser = argparse.ArgumentParser()
-    command.arguments(parser)
+    command.verify_arguments(parser)
     small = ["--profile", "smoke", "--shifts", "20", "--images", "2", "--results", str(tmp_path)]
-    return command.main(parser.parse_args([*words, *small]))
+    return command.verify_main(parser.parse_args([*words, *small]))
 
 
 def test_verifying_a_row_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,15 +12,16 @@ from typing import Any
 import torch
 
 from ..data import Size, other_size
+from ..experiments import Trained
 from ..experiments.config import Experiment, parse_changes
-from ..experiments.jobs import RunsFailed, run_all
+from ..experiments.jobs import RunsFailed, overview, run_all
 from ..experiments.profiles import PAPER, load_profile, profile_names
 from ..experiments.records import is_current, read_record, read_records
 from ..experiments.rows import BY_NAME, ROWS, matching, named
-from ..experiments.run import DataCache, leads, measure_again, plan
-from ..experiments.training import Trained
+from ..experiments.run import DataCache, Run, leads, measure_again, plan
 from ..experiments.weights import about
 from ..paths import LOCAL, SHIPPED
+from ..studies.trained import STUDIES, read_study, study
 
 
 def count(text: str) -> int:
@@ -52,6 +53,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--data-root": {"type": Path, "help": "folder of the data; default: LPS_DATA"},
     "--results": {"type": Path, "default": LOCAL, "help": "folder of records and weights"},
     "--quiet": {"action": "store_true", "help": "no progress bars"},
+    "--images": {"type": count, "default": 1000, "help": "test images for shifts and margins; default: 1000"},
     "--with": _CHANGES | {"dest": "changes", "help": "measure with another setting: evaluate.pairs=20"},
 }
 """Every option of the verbs that concern runs."""
@@ -69,9 +71,19 @@ def add(*names: str, **others: dict[str, Any]) -> Callable[[argparse.ArgumentPar
 
 list_arguments = add("row", "--profile", row={"nargs": "*", "default": ["*"]})
 show_arguments = add("row", "--profile", "--set")
-run_arguments = add(*(name for name in OPTIONS if name != "--with"))
+run_arguments = add(*(name for name in OPTIONS if name not in ("--with", "--images")))
 evaluate_arguments = add("row", "--profile", "--set", "--seed", "--with", "--data-root", "--results")
 ship_arguments = add("--profile", "--results", profile={"default": None, "required": True, "help": "whose records"})
+study_arguments = add(
+    *("row", "--profile", "--set", "--seed", "--seeds", "--threads", "--data-root", "--results", "--images"),
+    row={"nargs": "*", "default": ["table1/lps*"], "help": "default: table1/lps*"},
+)
+
+
+def planned(options: argparse.Namespace) -> tuple[list[Run], DataCache]:
+    """The runs that options name, and their data."""
+    data, seeds = DataCache(options.data_root), range(options.seed, options.seed + vars(options).get("seeds", 1))
+    return plan(options.row, options.profile, seeds, parse_changes(options.set), options.results, data), data
 
 
 def list_main(options: argparse.Namespace) -> int:
@@ -104,11 +116,7 @@ def show_main(options: argparse.Namespace) -> int:
 
 def run_main(options: argparse.Namespace) -> int:
     """Say what is done and what is to do, do it, and say how it went."""
-    from ..experiments.status import overview
-
-    changes, data = parse_changes(options.set), DataCache(options.data_root)
-    seeds = range(options.seed, options.seed + options.seeds)
-    runs = plan(options.row, options.profile, seeds, changes, options.results, data)
+    runs, data = planned(options)
     quiet = options.quiet or not leads()
     if not quiet:
         print("".join(sorted({_scale(run.experiment, data) for run in runs})), end="", file=sys.stderr)
@@ -141,8 +149,8 @@ def _values(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 def evaluate_main(options: argparse.Namespace) -> int:
     """Measure the weights of finished runs once more; ``--set`` says how they were made, ``--with`` what changes."""
-    changes, data = parse_changes(options.set), DataCache(options.data_root)
-    for run in plan(options.row, options.profile, [options.seed], changes, options.results, data):
+    runs, data = planned(options)
+    for run in runs:
         print(f"{run.title}  {_values(measure_again(run, data, parse_changes(options.changes)))}")
         if (precision := about(run.weights)["precision"]) != "float32":
             print(f"with weights in {precision}: counts may differ from those of the record by some images")
@@ -151,8 +159,6 @@ def evaluate_main(options: argparse.Namespace) -> int:
 
 def ship_main(options: argparse.Namespace) -> int:
     """Copy the records of a profile, and of studies of its networks, to the shipped ones; none is ever replaced."""
-    from ..studies.trained import STUDIES, read_study
-
     shipped = 0
     for folder, read in (("", read_record), *((kind, read_study) for kind in STUDIES)):
         for row in ROWS:
@@ -169,23 +175,11 @@ def ship_main(options: argparse.Namespace) -> int:
     return 0
 
 
-def study_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..studies.trained import IMAGES
-
-    of_lps = {"nargs": "*", "default": ["table1/lps*"], "help": "default: table1/lps*"}
-    add("row", "--profile", "--set", "--seed", "--seeds", "--threads", "--data-root", "--results", row=of_lps)(parser)
-    images = "test images for shifts and margins; default: 1000"
-    parser.add_argument("--images", type=count, default=IMAGES, help=images)
-
-
 def study_main(options: argparse.Namespace) -> int:
     """Study every trained network that matches and print what was found; 3 where weights are missing."""
-    from ..studies.trained import STUDIES, study
-
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    data, seeds = DataCache(options.data_root), range(options.seed, options.seed + options.seeds)
-    runs = plan(options.row, options.profile, seeds, parse_changes(options.set), options.results, data)
+    runs, data = planned(options)
     kinds = [[kind for kind, of in STUDIES.items() if of.suits(run.experiment)] for run in runs]
     if others := [run.experiment.name for run, suited in zip(runs, kinds, strict=True) if not suited]:
         raise ValueError(f"there are studies of Table 1, and of rows of Tables 5 and 6 that choose; given: {others}")

@@ -36,8 +36,7 @@ METRICS = {"Acc.": "acc", "C-Cons.": "c_cons", "S-Cons.": "s_cons"}
 NORMALIZE = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 READ = transforms.Compose([transforms.Resize(LARGE), transforms.CenterCrop(LARGE), transforms.ToTensor(), NORMALIZE])
 """As the original reads ImageNet; the 224 x 224 of the accuracy are the middle of it."""
-BATCH = 64
-"""Images to which the original's scripts apply one shift."""
+BATCH = 64  # images to which the original's scripts apply one shift
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

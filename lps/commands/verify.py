@@ -1,31 +1,35 @@
-"""The verb ``verify``: is a network of the companion, or one of torchvision's, exactly equivariant to shifts?"""
+"""The verbs ``verify``, is a network exactly equivariant to shifts, and ``convert``, a network made shift-invariant."""
 
 import argparse
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..data import ImageSet
+from ..convert import ConvertError, Head, Placement, conversion_report, convert
+from ..convert.check import drawn
 from ..experiments.config import parse_changes
 from ..experiments.model import Normalize, fresh
 from ..experiments.profiles import load_profile
 from ..experiments.records import write_json
 from ..experiments.rows import TABLE1
 from ..experiments.run import DataCache, plan, trained
+from ..filters import AntiAlias
+from ..polyphase import steps
 from ..probe import probe
+from ..studies.families import named
 from ..verify import verify
 from .experiments import add, count
 
 STRANGER = "torchvision:"
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def verify_arguments(parser: argparse.ArgumentParser) -> None:
     argument = parser.add_argument
     argument("network", help=f"table1/lps-tri-3, or {STRANGER}resnet18 with random weights")
     add("--profile", "--set", "--seed", "--data-root", "--results")(parser)
@@ -50,12 +54,13 @@ def _device(text: str) -> str:
     return text
 
 
-def main(options: argparse.Namespace) -> int:
+def verify_main(options: argparse.Namespace) -> int:
     """Print the report; exit status 1 where the network is not exact."""
     changes, data = parse_changes(options.set), DataCache(options.data_root)
     if options.network.startswith(STRANGER):
         images, _ = data(load_profile(options.profile).row(TABLE1[0]).override(changes).data)
-        network, state = stranger(options.network.removeprefix(STRANGER), images, options.seed), "random weights"
+        network = nn.Sequential(Normalize(*images.statistics()), named(options.network, options.seed))
+        state = "random weights"
     else:
         run, *others = plan([options.network], options.profile, [options.seed], changes, options.results, data)
         if others:
@@ -89,8 +94,34 @@ def main(options: argparse.Namespace) -> int:
     return 0 if report.exact else 1
 
 
-def stranger(name: str, data: ImageSet, seed: int) -> nn.Module:
-    """A classifier or segmenter of torchvision by its name, with random weights."""
-    from .convert import named
+def convert_arguments(parser: argparse.ArgumentParser) -> None:
+    argument = parser.add_argument
+    network = "torchvision:resnet50, timm:resnet26d or smp:Unet/resnet18, with random weights"
+    argument("network", help=network)
+    argument("--method", default="lps", choices=("lps", "aps"), help="lps learns each choice, aps needs no training")
+    argument("--antialias", default="tri-3", choices=get_args(AntiAlias), help="filter before each sampling")
+    where = "where a convolution samples: behind it, or before it, which computes only what is kept"
+    argument("--placement", default="behind", choices=get_args(Placement), help=where)
+    argument("--head", default="keep", choices=get_args(Head), help="pool: for heads that flatten a map")
+    argument("--verify", action="store_true", help="compare outputs under every shift modulo the total stride")
+    argument("--seed", type=int, default=0, help="seed of the weights and of the images")
 
-    return nn.Sequential(Normalize(*data.statistics()), named(f"{STRANGER}{name}", seed))
+
+def convert_main(options: argparse.Namespace) -> int:
+    """Print the report of a conversion; exit status 1 where it is refused or not exact."""
+    original, how = named(options.network, options.seed), {"placement": options.placement, "head": options.head}
+    try:
+        network = convert(original, options.method, options.antialias, **how)
+    except ConvertError as error:
+        print(f"{options.network} is refused: {error}")
+        return 1
+    print(conversion_report(network))
+    if not options.verify:
+        return 0
+    strides = steps(conversion_report(network).stride, 2)
+    size = [k * max(stride, 16) for k, stride in enumerate(strides, 1)]
+    image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(options.seed))
+    every = torch.cartesian_prod(*map(torch.arange, strides)).tolist()
+    report = verify(drawn(network, image), image, shifts=every)
+    print(report)
+    return 0 if report.exact else 1

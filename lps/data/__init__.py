@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..metrics import Batches, Shifts, shift_each
+from . import drawn
 
 
 class Size(NamedTuple):
@@ -21,8 +22,7 @@ class Size(NamedTuple):
     classes: int
 
 
-NOT_IGNORED = -100
-"""What stands for *no label is ignored*; no class has this number."""
+NOT_IGNORED = -100  # what stands for *no label is ignored*: no class has this number
 
 WHOLE = {
     "cifar10": Size(50_000, 10_000, 10),
@@ -145,8 +145,6 @@ def data_root(given: Path | None = None) -> Path:
 
 def draw(train: int | None, test: int | None, seed: int, size: int = 32, masks: bool = False) -> list[Split]:
     """Drawn images to train on and to test on, labelled as a whole or by pixel."""
-    from . import drawn
-
     if train is None or test is None:
         raise ValueError("the drawn data set has no size of its own: give the numbers of train and test images")
     images, labels, seen = drawn.draw(train + test, seed, size, masks)
@@ -165,14 +163,69 @@ def load(name: str, train: int | None, test: int | None, seed: int, root: Path |
     ``cifar10-parity`` each of its images is first moved by a random parity (:meth:`ImageSet.at_random_parity`).
     """
     if name == "drawn":
-        from .drawn import CLASSES
-
-        return ImageSet(name, DRAWN.format(seed), CLASSES, *draw(train, test, seed))
+        return ImageSet(name, DRAWN.format(seed), drawn.CLASSES, *draw(train, test, seed))
     if name in ("cifar10", "cifar10-parity"):
-        from . import cifar10
-
-        full = cifar10.load(data_root(root))
+        full = _cifar10(data_root(root))
         if name == "cifar10-parity":
             full = full.at_random_parity()
         return ImageSet(name, full.source, full.classes, full.train.subset(train, seed), full.test.subset(test, seed))
     raise ValueError(f"unknown data set {name!r}; known: drawn, cifar10, cifar10-parity")
+
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def _cifar10(root: Path) -> ImageSet:
+    """All 60,000 images: from ``root/cifar10/{train,test}/<class>/``, else from torchvision's own files in ``root``.
+
+    Torchvision's files are downloaded when absent and their checksums verified before they are read.
+    """
+    folder = root / "cifar10"
+    if folder.is_dir():
+        source = "CIFAR-10, re-encoded images from a folder"
+        return ImageSet("cifar10", source, CIFAR10_CLASSES, _folder(folder / "train"), _folder(folder / "test"))
+    from torchvision.datasets import CIFAR10
+
+    try:
+        train, test = (CIFAR10(root, train=part, download=True) for part in (True, False))
+    except Exception as error:
+        raise FileNotFoundError(
+            f"CIFAR-10 is not in {root} and could not be downloaded ({error}); "
+            f"put the folder cifar10/{{train,test}}/<class>/ or torchvision's cifar-10-batches-py there"
+        ) from error
+    splits = (
+        Split(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
+        for part in (train, test)
+    )
+    return ImageSet("cifar10", "CIFAR-10, original pixels (torchvision)", CIFAR10_CLASSES, *splits)
+
+
+def require_whole(images: ImageSet, root: Path, parts: Iterable[str]) -> None:
+    """Raise ``ValueError`` where a part, ``train`` or ``test``, lacks images or has too many, with their numbers."""
+    odd = {}
+    for part in parts:
+        found, expected = getattr(images, part).labels, getattr(WHOLE["cifar10"], part) // len(CIFAR10_CLASSES)
+        counts = zip(CIFAR10_CLASSES, found.bincount(minlength=len(CIFAR10_CLASSES)).tolist(), strict=True)
+        if other := [f"{count:,} of {name}" for name, count in counts if count != expected]:
+            whole = f"{expected * len(CIFAR10_CLASSES):,}, {expected:,} of each class"
+            here = f"{root / 'cifar10' / part} holds {len(found):,} images, {other[0]}"
+            odd[f"--set data.{part}={len(found)}"] = f"{here}, and CIFAR-10 has {whole}"
+    if odd:
+        said = f"copy what is missing, or say with {' '.join(odd)} that it is a subset"
+        raise ValueError(f"{'; '.join(odd.values())}: {said}")
+
+
+def _folder(folder: Path) -> Split:
+    from .photographs import pixels, visible
+
+    files = [(path, label) for label, name in enumerate(CIFAR10_CLASSES) for path in visible(folder / name)]
+    labels = torch.tensor([label for _, label in files])
+    if missing := [name for label, name in enumerate(CIFAR10_CLASSES) if label not in labels]:
+        raise FileNotFoundError(f"{folder} holds no images of {', '.join(missing)}")
+    images = []
+    for path, _ in files:
+        images.append(torch.from_numpy(pixels(path)).permute(2, 0, 1))
+        if images[-1].shape != (3, 32, 32):
+            _, height, width = images[-1].shape
+            raise ValueError(f"{path} is {width}x{height} pixels; CIFAR-10 images are 32x32")
+    return Split(torch.stack(images).contiguous(), labels)

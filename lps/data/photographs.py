@@ -10,7 +10,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
@@ -21,18 +23,47 @@ from ..metrics import Batches
 from ..segmentation import IGNORED
 from . import DRAWN, NOT_IGNORED, Split, channel_statistics, chosen, draw
 from .drawn import CLASSES
-from .files import pixels, visible
-
-SAMPLED = 1000
-"""Images at most that the statistics of a data set are taken from."""
-LARGEST, SMALLEST = 2.0, 0.5
-"""How much a randomly scaled image grows and shrinks."""
 
 DRAWN_CLASSES = {"drawn": CLASSES, "drawn-masks": ("ground", *CLASSES), "drawn-objects": ("ground", "object")}
 """Of an image, of its pixels, and of pixels whose object has no name: small networks find objects before they can name
 them, and call ground what may be one of ten."""
 
 Augment = Callable[[Any, Any], tuple[Any, Any]]
+
+
+def visible(folder: Path) -> list[Path]:
+    """What is in ``folder``, sorted, but for what systems and editors hide there; nothing where it is not there."""
+    return sorted(path for path in folder.glob("*") if not path.name.startswith("."))
+
+
+def pixels(path: Path, indices: bool = False) -> np.ndarray:
+    """Pixels ``(H, W, 3)`` uint8 of an image file; for ``indices`` the whole numbers ``(H, W)`` int64 of a label map.
+
+    Of 16 bits, the upper 8 are kept. Raises ``ValueError`` with the name of the file, whatever is wrong with it.
+    """
+    try:
+        with Image.open(path) as image:
+            found = np.array(image if indices else _colours(image))
+    except Exception as error:  # a file can be damaged in as many ways as there are formats
+        raise ValueError(
+            f"{path} is not a readable image ({str(error) or type(error).__name__}); replace or remove it"
+        ) from error
+    if not indices:
+        return found
+    if found.ndim != 2:
+        raise ValueError(f"{path} has {found.shape[2]} channels; a mask has one, of palette indices or grey levels")
+    if found.dtype.kind == "f":
+        raise ValueError(f"{path} holds fractions; a mask holds whole numbers, palette indices or grey levels")
+    return found.astype(np.int64)
+
+
+def _colours(image: Image.Image) -> Image.Image:
+    """In RGB; PIL's own conversion makes white of all that is above 255."""
+    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} have no known scale; save it with 8 or 16 bits")
+    return image.convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -105,7 +136,7 @@ class PhotographSet:
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation of each channel, ``(3,)`` each in units of 0 to 1, over 1,000 of the training images."""
-        step = max(1, len(self.train) // SAMPLED)
+        step = max(1, len(self.train) // 1000)
         return channel_statistics(self.train[i][0][None] for i in range(0, len(self.train), step))
 
     def batches(self, batch_size: int, workers: int = 0) -> Batches:
@@ -177,7 +208,7 @@ def augmentation(kind: str, resize: int, crop: int, base: int | None, flip: bool
 
 
 def _scale(image: Any, target: Any) -> tuple[Any, Any]:
-    factor = torch.empty(()).uniform_(SMALLEST, LARGEST).item()
+    factor = torch.empty(()).uniform_(0.5, 2.0).item()
     size = [round(factor * side) for side in image.shape[1:]]
     return F.resize(image, size, antialias=True), F.resize(target, size)
 

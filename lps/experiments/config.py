@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from math import inf
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
 
 from .. import sampling
 from ..exact.convolution import Padding
@@ -22,7 +22,6 @@ _SELECTING = ("aps", "lps", "own")
 Task = Literal["images", "photographs", "segmentation"]
 """Classify small images in memory, classify photographs, segment them."""
 
-
 Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
@@ -38,23 +37,20 @@ def shapes(section: type) -> dict[str, Shape]:
 
 @dataclass(frozen=True)
 class Section:
-    """Settings that belong together, under the dotted names ``<where>.<name>``: checked whenever some are made."""
-
-    where: ClassVar[str]
+    """Settings that belong together: checked whenever some are made."""
 
     def __post_init__(self) -> None:
+        where = next(SECTIONS[kinds.index(type(self))] for kinds in TABLES.values() if type(self) in kinds)
         for name, shape in shapes(type(self)).items():
             value = getattr(self, name)
             if type(value) is int and float in get_args(shape):
                 object.__setattr__(self, name, value := float(value))
-            conform(value, shape, f"{self.where}.{name}")
+            conform(value, shape, f"{where}.{name}")
 
 
 @dataclass(frozen=True)
 class Data(Section):
     """Images to train and test on; ``train`` and ``test`` limit their number, ``None`` takes all."""
-
-    where = "data"
 
     name: str
     train: Count | None
@@ -92,10 +88,6 @@ class Photographs(Data):
             raise ValueError(f"windows of {self.crop} pixels do not fit images of {self.resize}")
 
 
-CLASSIFIER_STRIDE = 32
-"""What a ResNet on photographs divides both sides of its images by."""
-
-
 @dataclass(frozen=True)
 class Model(Section):
     """A network and its sampling method. The logit network of LPD has ``channels / hidden_divisor`` channels.
@@ -103,8 +95,6 @@ class Model(Section):
     ``choice`` says how LPD mixes components in training: by a Gumbel-softmax sample, by the softmax itself, or by the
     largest of logits with noise alone (``hard``).
     """
-
-    where = "model"
 
     method: Method
     antialias: AntiAlias
@@ -156,8 +146,6 @@ class Train(Section):
     ``tau_floor``. With ``tau_line``, as in ``10:0.5 60:0.15``, it is the line from 1 at epoch 0 through these points.
     """
 
-    where = "train"
-
     epochs: Count
     batch_size: Count
     lr: Positive
@@ -207,8 +195,6 @@ class Finetune(Train):
 class Protocol(Section):
     """``pairs`` random pairs of shifts of each test image, drawn from ``seed``."""
 
-    where = "evaluate"
-
     batch_size: Count
     pairs: Count
     seed: Seed
@@ -228,8 +214,6 @@ class Engine(Section):
     ``devices`` and ``nodes`` share a batch by Lightning's ``strategy``; ``sync_batchnorm`` shares its statistics, too.
     ``workers`` processes read photographs. ``channels_last`` concerns GPUs only.
     """
-
-    where = "engine"
 
     devices: Count
     nodes: Count
@@ -255,6 +239,9 @@ class Own:
     like: str
     source: str
     sampling: Sampling | None = None
+
+    def as_dict(self) -> dict[str, str]:
+        return {"like": self.like, "source": self.source}
 
 
 @dataclass(frozen=True)
@@ -286,7 +273,7 @@ class Experiment:
                 f"data.resize is {sizes['resize']}: windows of {sizes['crop']} pixels, shifted by up to "
                 f"{PAPER_SHIFTS.high}, need images of at least {needed}"
             )
-        stride = self.model.output_stride if isinstance(self.model, Segmenter) else CLASSIFIER_STRIDE
+        stride = self.model.output_stride if isinstance(self.model, Segmenter) else 32  # a classifier's
         for name, size in sizes.items():
             if self.model.method in _SELECTING and size % stride:
                 raise ValueError(f"data.{name} is {size}: a network that selects phases needs a multiple of {stride}")
@@ -315,7 +302,7 @@ class Experiment:
     def as_dict(self) -> dict[str, Any]:
         content = {"name": self.name, "profile": self.profile} | {s: asdict(getattr(self, s)) for s in SECTIONS}
         # the ids of the paper's rows are older than "own"
-        return content | ({"own": {"like": self.own.like, "source": self.own.source}} if self.own else {})
+        return content | ({"own": self.own.as_dict()} if self.own else {})
 
 
 SECTIONS = ("data", "model", "train", "evaluate", "engine")

@@ -15,19 +15,16 @@ from torch import distributed as dist
 from .. import metrics
 from ..metrics import ORIGINAL_CIFAR, PAPER_SHIFTS, Batches, Count, Predict, Shifts
 from ..probe import BACKENDS, probe
+from ..processes import gather
 from ..sampling import Downsample
 from ..segmentation import Confusion, confusion, mascc, mascc_original, massc, massc_original
 from .config import Evaluate, Experiment, Photographs
 
 Metrics = dict[str, dict[str, Any]]
 
+# what the original code draws on ImageNet: shifts for C-Cons., corners of windows for S-Cons.
 ORIGINAL_CIRCULAR = Shifts(-32, 31, per_image=False)
-"""What the original code draws for C-Cons. on ImageNet."""
 ORIGINAL_STANDARD = Shifts(0, 31, per_image=False)
-"""What the original code draws for S-Cons. on ImageNet: corners of windows."""
-
-SHIFTS = 16
-"""Random shifts of an image with which a GPU's convolutions are tried."""
 
 
 @contextmanager
@@ -43,7 +40,7 @@ def exact_convolutions(network: nn.Module, images: Tensor, batch_size: int, devi
     network, backend = network.to(device).eval(), BACKENDS["cuda"][-1]
     if any(isinstance(layer, Downsample) and layer.select is not None for layer in network.modules()):
         normalize, model = cast(nn.Sequential, network)
-        backend = probe(model, normalize(images.to(device)), shifts=SHIFTS, batch_size=batch_size).backend or backend
+        backend = probe(model, normalize(images.to(device)), batch_size=batch_size).backend or backend
     with backend.flags():
         yield backend.name
 
@@ -76,12 +73,11 @@ def predictor(network: nn.Module, device: torch.device) -> Predict:
     def predict_together(images: Tensor) -> Tensor:
         if len(images) < world:
             return predict(images)
-        parts: list[Any] = [None] * world
         try:
             mine: Any = predict(images.tensor_split(world)[rank])
         except Exception as error:  # the others wait for an answer
             mine = error
-        dist.all_gather_object(parts, mine)
+        parts = gather(mine)
         for part in parts:
             if isinstance(part, Exception):
                 raise part
@@ -152,11 +148,11 @@ def evaluate(network: nn.Module, data: Any, experiment: Experiment, device: torc
 
 def in_percent(counts: Mapping[str, Count | Confusion]) -> Metrics:
     """Metrics of a record: their values in per cent and their counts; of a confusion matrix its mIoU."""
-    return {name: _recorded(count) for name, count in counts.items()}
-
-
-def _recorded(count: Count | Confusion) -> dict[str, Any]:
-    if isinstance(count, Count):
-        return {"value": count.percent, **asdict(count)}
-    classes = [None if isnan(value) else value for value in count.iou.tolist()]
-    return {"value": count.miou, "classes": classes, "confusion": count.counts.tolist()}
+    recorded: Metrics = {}
+    for name, found in counts.items():
+        if isinstance(found, Count):
+            recorded[name] = {"value": found.percent, **asdict(found)}
+        else:
+            classes = [None if isnan(value) else value for value in found.iou.tolist()]
+            recorded[name] = {"value": found.miou, "classes": classes, "confusion": found.counts.tolist()}
+    return recorded

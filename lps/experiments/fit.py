@@ -1,10 +1,13 @@
-"""Training with Lightning: stopped when asked, resumed within an epoch to the same bits."""
+"""Training with Lightning: stopped when asked, resumed within an epoch to the same bits.
+
+Batches come in an order, and with looks of the images, that follow from the seed and the step alone.
+"""
 
 import csv
 import logging
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,28 +18,103 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch.utils.data import DataLoader, Sampler, TensorDataset
 
+from ..data import ImageSet
+from ..data.photographs import Augmented, PhotographSet, augmentation, heed_the_parent
+from ..processes import Session, kept_back, release
 from ..watch import watch
 from . import weights
+from .config import Experiment, Photographs
 from .learner import Learner
-from .signals import ALONE, Session, kept_back, release
+from .weights import CHECKPOINT, read_checkpoint
 
-CHECKPOINT = "last.ckpt"
-_DAMAGED = "{} is not a readable checkpoint; remove it to start over"
-EVERY = 600.0
-"""Seconds between checkpoints within an epoch: the epochs of large data sets are too long to lose."""
+EVERY = 600.0  # seconds between checkpoints within an epoch: the epochs of large data sets are too long to lose
+
+
+class EpochOrder(Sampler[list[Any]]):
+    """Index lists, one per batch, in an order that depends on the seed and the epoch alone, from the next step on.
+
+    Each of ``world`` devices gets its equal share of every batch; what does not divide is left out of the epoch.
+    """
+
+    def __init__(
+        self, count: int, batch_size: int, seed: int, step: Callable[[], int], rank: int = 0, world: int = 1
+    ) -> None:
+        if batch_size % world:
+            raise ValueError(f"a batch of {batch_size} images cannot be shared equally by {world} devices")
+        self.count, self.batch_size, self.seed, self.step = count // world * world, batch_size, seed, step
+        self.rank, self.world = rank, world
+
+    @property
+    def epoch(self) -> int:
+        return self.step() // len(self)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1) + self.epoch)
+        order = torch.randperm(self.count, generator=generator)
+        left = order.split(self.batch_size)[self.step() % len(self) :]
+        return (chunk[self.rank :: self.world].tolist() for chunk in left)
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+
+class Looks(EpochOrder):
+    """Batches of ``(epoch, image)``, for images that look different in each epoch."""
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        epoch = self.epoch
+        return ([(epoch, image) for image in batch] for batch in super().__iter__())
+
+
+class Batches(pl.LightningDataModule):
+    """Batches to train on: of small images from the memory of the device, of photographs read and augmented by worker
+    processes."""
+
+    def __init__(self, data: ImageSet | PhotographSet, experiment: Experiment, seed: int) -> None:
+        super().__init__()
+        self.data, self.experiment, self.seed = data, experiment, seed
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        trainer, batch_size = cast(pl.Trainer, self.trainer), self.experiment.train.batch_size
+        rank, world = trainer.global_rank, trainer.world_size
+
+        def step() -> int:  # not the epoch: a resumed trainer counts its epochs on only after the order is drawn
+            return trainer.global_step
+
+        # a generator of its own, or each new iterator takes a number from the one that the noise comes from
+        generator = torch.Generator()
+        if isinstance(self.data, ImageSet):
+            device, train = trainer.strategy.root_device, self.data.train
+            images = TensorDataset(train.images.to(device), train.labels.to(device))
+            order = EpochOrder(len(images), batch_size, self.seed, step, rank, world)
+            return DataLoader(images, sampler=order, batch_size=None, generator=generator)
+        settings, engine = cast(Photographs, self.experiment.data), self.experiment.engine
+        kind, flip = (settings.augment, settings.resize, settings.crop, settings.base), self.experiment.train.flip
+        count = len(self.data.train)
+        if self.experiment.task == "segmentation" and not engine.sync_batchnorm:
+            # DeepLabV3+ normalises one value of each channel and image, which takes two images
+            if batch_size // world == 1:
+                raise ValueError(
+                    f"batches of {batch_size} leave each of {world} devices one image, and batch norm needs two: "
+                    "use fewer devices, larger batches, or engine.sync_batchnorm=true"
+                )
+            if count // world % (batch_size // world) == 1:
+                count -= world
+        return DataLoader(
+            Augmented(self.data.train, augmentation(*kind, flip, self.data.ignored), self.seed),
+            batch_sampler=Looks(count, batch_size, self.seed, step, rank, world),
+            num_workers=engine.workers,
+            worker_init_fn=heed_the_parent,
+            persistent_workers=engine.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=generator,
+        )
 
 
 class Interrupted(Exception):
     """Training stopped before its end, on request; what is done is kept."""
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint without the contents of its tensors. Raises ``ValueError`` where it is damaged, or none of a run."""
-    found = weights.load(path, _DAMAGED, "meta")
-    if not isinstance(found, dict) or not {"state_dict", "history", "processes"} <= found.keys():
-        raise ValueError(f"{path} is no checkpoint of a run; remove it to start over")
-    return found
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -46,7 +124,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         weights.save(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return cast(dict[str, Any], weights.load(Path(path), _DAMAGED, map_location or "cpu"))
+        return cast(dict[str, Any], weights.load(Path(path), map_location or "cpu"))
 
 
 class Place(Callback):
@@ -104,7 +182,7 @@ def write_log(history: Sequence[dict[str, float]], path: Path) -> None:
                 board.add_scalar(name, value, int(history[-1]["epoch"]))
 
 
-def fit(learner: Learner, batches: pl.LightningDataModule, folder: Path, session: Session = ALONE) -> None:
+def fit(learner: Learner, batches: pl.LightningDataModule, folder: Path, session: Session) -> None:
     """Train, continuing from the checkpoint in ``folder`` where there is one.
 
     Raises :class:`Interrupted` when the ``session`` is to stop or the next epoch would pass its deadline,

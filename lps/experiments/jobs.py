@@ -1,31 +1,32 @@
-"""All outstanding runs, one after the other or side by side, each in a process of its own."""
+"""All outstanding runs: how far they are, and their training, one after the other or each in a process of its own."""
 
 import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import parent_process, resource_tracker
 from pathlib import Path
+from statistics import mean
 from threading import Lock, Thread
 from typing import Any, Literal, NamedTuple
 
 import torch
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from ..processes import forks
+from ..machine import hardware
+from ..processes import ALONE, Session, Stop, forks, gather, kept_back, stop_on_signal
 from .run import DataCache, Run, leads, perform
-from .signals import ALONE, Session, Stop, any_stops, kept_back, stop_on_signal
+from .weights import CHECKPOINT, read_checkpoint
 
-PRELOADED = ["lps.experiments.batches", "lps.experiments.fit"]
+PRELOADED = ["lps.experiments.fit"]
 """What trains, with Lightning, takes seconds to import: once for all processes where they can be forked."""
 
 
 class Outcome(NamedTuple):
-    """How an attempt at a run ended."""
-
     state: Literal["recorded", "stopped", "failed"]
     reason: str = ""
 
@@ -123,8 +124,9 @@ def run_all(
     with stop_on_signal() as stop:
         ends = _one_by_one(turns, data, threads, stop) if jobs == 1 else _abreast(turns, data.root, threads, jobs, stop)
     left = sum(not run.done for run in runs)
-    if left and leads() and (stopped := [outcome.reason for _, outcome in ends if outcome.state == "stopped"]):
-        print(f"stopped: {stopped[0]}; run the same command to go on", file=sys.stderr)
+    stopped = [outcome.reason for _, outcome in ends if outcome.state == "stopped"]
+    if left and leads() and (stopped or stop()):
+        print(f"stopped: {[*stopped, 'interrupted'][0]}; run the same command to go on", file=sys.stderr)
     if failed := [f"{run.title}: {outcome.reason}" for run, outcome in ends if outcome.state == "failed"]:
         raise RunsFailed("; ".join(failed))
     return left
@@ -136,14 +138,14 @@ Ends = list[tuple[Run, Outcome]]
 def _one_by_one(turns: Sequence[Turn], data: DataCache, threads: int | None, stop: Stop) -> Ends:
     if threads is not None:
         torch.set_num_threads(threads)
-    ends: Ends = []
+    ends = Ends()
     for turn in turns:
         outcome = turn.take(data, stop)
         ends.append((turn.run, outcome))
         # the other processes of a run that failed wait for this one, and end with it
         if outcome.state == "stopped" or (outcome.state == "failed" and turn.run.experiment.engine.shared):
             break
-        if any_stops(stop):
+        if any(gather(stop())):
             ends.append((turn.run, Outcome("stopped", "interrupted")))
             break
     return ends
@@ -183,7 +185,7 @@ def _abreast(turns: Sequence[Turn], root: Path | None, threads: int | None, jobs
             halt.value = 1
     for ended in lanes:
         ended.result()
-    return [*ends, (turns[-1].run, Outcome("stopped", "interrupted"))] if stop() else ends
+    return ends
 
 
 _BUSY = Lock()
@@ -209,3 +211,69 @@ def _take(turn: Turn, place: int) -> Outcome:
     with _BUSY:
         data, stop = _begun
         return turn.take(data, stop, place)
+
+
+History = Sequence[Mapping[str, float]]
+
+
+def state(run: Run) -> tuple[str, History]:
+    """``done``, ``running`` in another process, ``begun`` or ``outstanding``, and the epochs that are kept."""
+    if run.done:
+        return "done", ()
+    lock, checkpoint = run.record.with_suffix(".lock"), run.work / CHECKPOINT
+    if lock.exists():
+        try:
+            with FileLock(lock, timeout=0):
+                pass
+        except Timeout:
+            return "running", ()
+    if not checkpoint.exists():
+        return "outstanding", ()
+    try:
+        history = read_checkpoint(checkpoint)["history"]
+    except Exception:  # whatever is wrong with it, the run itself will say
+        return "begun, checkpoint not readable", ()
+    return f"begun, {len(history)} of {run.experiment.train.epochs} epochs", history
+
+
+def estimate(run: Run, records: Sequence[Mapping[str, Any]], history: History = ()) -> float | None:
+    """Seconds that a run still takes after the epochs of ``history``, by records of this machine's kind: of its row,
+    else of its table. Where there is none of the same profile, data and number of epochs, training alone by
+    ``history``, or ``None``.
+    """
+
+    def kind(name: str, profile: str, machine: Any, config: Mapping[str, Any]) -> tuple[Any, ...]:
+        return name.split("/")[0], profile, machine, config["data"], config["train"]["epochs"]
+
+    experiment = run.experiment
+    ours = kind(experiment.name, experiment.profile, hardware(), experiment.as_dict())
+    alike = [r for r in records if kind(r["experiment"], r["profile"], r["hardware"], r["config"]) == ours]
+    closest = [record for record in alike if record["experiment"] == experiment.name] or alike
+    if closest:
+        training = mean(record["seconds"]["training"] for record in closest)
+        whole = mean(max(record["seconds"].values()) for record in closest)
+        return whole - training * len(history) / experiment.train.epochs
+    left = experiment.train.epochs - len(history)
+    return left * mean(epoch["seconds"] for epoch in history) if history else None
+
+
+def overview(runs: Sequence[Run], records: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each run, and the time that the outstanding ones need together, one after the other."""
+    lines, total, unknown = [], 0.0, 0
+    for run in runs:
+        word, history = state(run)
+        if word != "done":
+            seconds = estimate(run, records, history)
+            total, unknown = total + (seconds or 0), unknown + (seconds is None)
+            word += ", time unknown" if seconds is None else f", about {clock(seconds)}"
+        lines.append(f"{run.experiment.name:<36} seed {run.seed}  {word}")
+    left = sum(not run.done for run in runs)
+    guess = f"about {clock(total)}" + (f" and {unknown} of unknown length" if unknown else "")
+    return "\n".join([*lines, f"{len(runs) - left} of {len(runs)} done" + (f", {left} to go: {guess}" if left else "")])
+
+
+def clock(seconds: float) -> str:
+    """``45 s``, ``12 min`` or ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -16,6 +16,7 @@ import torch
 from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
+from ..processes import gather
 from ..selection import LearnedPhase
 from ..watch import Choice
 from .config import Experiment, Finetune, Small, Train
@@ -33,8 +34,7 @@ def learning_rate(train: Train, epoch: float) -> float:
     return peak * (train.epochs - epoch) / (train.epochs - train.warmup)
 
 
-LOWEST_TEMPERATURE = 1e-30
-"""Below it logits over tau leave float32, and the loss is nan."""
+LOWEST_TEMPERATURE = 1e-30  # below it logits over tau leave float32, and the loss is nan
 
 
 def temperature(train: Train, epoch: float) -> float:
@@ -70,12 +70,6 @@ class Tally:
 
     def __post_init__(self) -> None:
         self._until = time.perf_counter(), time.process_time()
-
-    def values(self) -> dict[str, Any]:
-        """For a checkpoint within the epoch: on the CPU, and what makes the tally again on a device."""
-        self.lap()
-        kept: dict[str, Any] = move_data_to_device(asdict(self), "cpu")
-        return kept
 
     def lap(self) -> float:
         """Count the time since the last call, or since this tally was made."""
@@ -215,13 +209,11 @@ class Learner(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The history, too, and the sums over the epoch and the random states of each process."""
-        mine = {"tally": self.tally.values(), "random": torch.get_rng_state()}
+        self.tally.lap()
+        mine = {"tally": move_data_to_device(asdict(self.tally), "cpu"), "random": torch.get_rng_state()}
         if self.device.type == "cuda":
             mine["random_cuda"] = torch.cuda.get_rng_state(self.device)
-        processes = [mine] * self.trainer.world_size
-        if self.trainer.world_size > 1:
-            torch.distributed.all_gather_object(processes, mine)
-        checkpoint |= {"history": self.history, "processes": processes}
+        checkpoint |= {"history": self.history, "processes": gather(mine)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history, self.kept = checkpoint["history"], checkpoint["processes"]

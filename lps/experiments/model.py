@@ -9,13 +9,12 @@ from torch.nn import functional as F
 
 from .. import filters
 from ..deeplab import DeepLabV3Plus
-from ..resnet import OutputStride, ResNet
+from ..resnet import ResNet
 from ..sampling import Sampling, Upsample
 from ..selection import LearnedPhase
-from .config import Experiment, Model, Own, Segmenter
-from .profiles import changed, load_profile
+from .config import Experiment, Segmenter
+from .profiles import changed, experiment_of
 from .records import read_record
-from .rows import matching
 from .weights import read_weights
 
 
@@ -53,8 +52,9 @@ LEARNED = {"gumbel": LearnedPhase, "convex": ConvexPhase, "hard": HardPhase}
 """How LPD is trained, by ``model.choice``."""
 
 
-def sampling(config: Model, own: Own | None = None) -> Sampling | None:
+def sampling(experiment: Experiment) -> Sampling | None:
     """``None`` for the baseline, whose convolutions are strided."""
+    config, own = experiment.model, experiment.own
     if config.method == "own":
         if own is None or own.sampling is None:
             raise ValueError("a record holds the source of a sampling of your own: hand it to lps.experiments.train")
@@ -70,19 +70,6 @@ def sampling(config: Model, own: Own | None = None) -> Sampling | None:
     )
 
 
-def build_model(config: Model, classes: int, output_stride: OutputStride = 32, own: Own | None = None) -> ResNet:
-    """A freshly initialised network; draws from torch's global generator."""
-    return ResNet(
-        config.depth,
-        classes=classes,
-        sampling=sampling(config, own),
-        stem=config.stem,
-        width=config.width,
-        padding=config.padding,
-        output_stride=output_stride,
-    )
-
-
 class Gain(nn.Sequential):
     """A filter that carries the gain of an upsampling by 2 (Sec. 4.3)."""
 
@@ -90,10 +77,11 @@ class Gain(nn.Sequential):
         return 4.0 * cast(Tensor, super().forward(x))
 
 
-def upsample(config: Segmenter, own: Own | None = None) -> Any:
+def upsample(experiment: Experiment) -> Any:
     """LPUs from a number of channels. Adaptive filters work in one group, for the number of classes may be prime."""
-    if own is not None:
-        smooth = cast(Sampling, sampling(config, own)).antialias
+    config = experiment.model
+    if experiment.own is not None:
+        smooth = cast(Sampling, sampling(experiment)).antialias
         return lambda channels: Upsample(None if smooth is None else Gain(smooth(channels)))
     low_pass = filters.named(config.antialias, padding=config.padding, groups=1, gain=4.0)
     return lambda channels: Upsample(None if low_pass is None else low_pass(channels))
@@ -102,17 +90,27 @@ def upsample(config: Segmenter, own: Own | None = None) -> Any:
 def fresh(experiment: Experiment, data: Any, seed: int) -> nn.Sequential:
     """The network of an experiment with random weights throughout, from uint8 images to logits."""
     torch.manual_seed(seed)
-    config, own, classes = experiment.model, experiment.own, len(data.classes)
-    if not isinstance(config, Segmenter):
-        return nn.Sequential(Normalize(*data.statistics()), build_model(config, classes, own=own))
-    segmenter = DeepLabV3Plus(
-        build_model(config, classes, config.output_stride, own),
+    config, classes = experiment.model, len(data.classes)
+    normalize = Normalize(*data.statistics())
+    network = ResNet(
+        config.depth,
         classes=classes,
-        upsample=upsample(config, own) if config.unpool else None,
+        sampling=sampling(experiment),
+        stem=config.stem,
+        width=config.width,
+        padding=config.padding,
+        output_stride=config.output_stride if isinstance(config, Segmenter) else 32,
+    )
+    if not isinstance(config, Segmenter):
+        return nn.Sequential(normalize, network)
+    segmenter = DeepLabV3Plus(
+        network,
+        classes=classes,
+        upsample=upsample(experiment) if config.unpool else None,
         padding=config.head_padding,
         channels=config.head_channels,
     )
-    return nn.Sequential(Normalize(*data.statistics()), segmenter)
+    return nn.Sequential(normalize, segmenter)
 
 
 def started(experiment: Experiment, data: Any, seed: int, results: Path) -> tuple[nn.Sequential, Path | None]:
@@ -132,34 +130,32 @@ def started(experiment: Experiment, data: Any, seed: int, results: Path) -> tupl
 def find_backbone(experiment: Experiment, seed: int, results: Path) -> Path | None:
     """The weights in ``results`` that ``model.backbone`` names, of the same network: those of a run, or the newest of a
     row with this profile, its settings and this seed; ``None`` for ``random``, and for a classifier."""
-    ours = experiment.model
-    named = ours.backbone if isinstance(ours, Segmenter) else "random"
-    if named == "random":
+    ours, profile = experiment.model, experiment.profile
+    if not isinstance(ours, Segmenter) or ours.backbone == "random":
         return None
-    row, profile = "/".join(named.split("/")[:2]), experiment.profile
+    named, row = ours.backbone, "/".join(ours.backbone.split("/")[:2])
     of_row = (results / row).glob(f"{profile}-seed{seed}-*.pt")
     paths = sorted(of_row, key=lambda path: path.stat().st_mtime) if row == named else [results / f"{named}.pt"]
-    found = {path: read_record(path.with_suffix(".json")) for path in reversed(paths) if path.exists()}
-    if not found:
+    why = []
+    for path in reversed([path for path in paths if path.exists()]):
+        record = read_record(path.with_suffix(".json"))
+        theirs = record["config"]["model"]
+        apart = [f"{name} is {value} there" for name, value in theirs.items() if getattr(ours, name) != value]
+        if apart:
+            why.append(f"are of another network: {', '.join(apart)}; train that row with the settings of this one")
+        elif row == named and (other := changed(record, experiment_of(row, profile), ("data", "model", "train"))):
+            why.append(
+                f"are not those of the profile {profile}: {', '.join(other)}; name one run, with --set "
+                f"model.backbone={record['id']}, or train that row as it is"
+            )
+        else:
+            return path
+    if not why:
         raise FileNotFoundError(
             f"{experiment.name} starts from {named}, which has no weights in {results}; make them with: python -m lps "
             f"run {row} --profile {profile} --seed {seed}, or start with --set model.backbone=random"
         )
-    words = ""
-    for path, record in found.items():
-        theirs = record["config"]["model"]
-        apart = [f"{name} is {value} there" for name, value in theirs.items() if getattr(ours, name) != value]
-        (base,) = matching([row])
-        other = changed(record, load_profile(profile).row(base), ("data", "model", "train")) if row == named else []
-        if not apart and not other:
-            return path
-        words = words or (
-            f"are of another network: {', '.join(apart)}; train that row with the settings of this one"
-            if apart
-            else f"are not those of the profile {profile}: {', '.join(other)}; name one run, with --set "
-            f"model.backbone={record['id']}, or train that row as it is"
-        )
     raise ValueError(
-        f"{experiment.name} starts from {named}, whose weights in {results} {words}, or start with --set "
+        f"{experiment.name} starts from {named}, whose weights in {results} {why[0]}, or start with --set "
         "model.backbone=random"
     )

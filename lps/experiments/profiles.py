@@ -21,7 +21,6 @@ class Profile:
     ``like``."""
 
     name: str
-    about: str
     experiments: dict[str, dict[str, dict[str, Any]]]
     notebooks: dict[str, dict[str, Any]]
 
@@ -54,7 +53,7 @@ def load_profile(name: str) -> Profile:
     if "like" in content:
         like = load_profile(content["like"])
         experiments, notebooks = _merged(like.experiments, experiments), _merged(like.notebooks, notebooks)
-    return Profile(name, content["about"], experiments, notebooks)
+    return Profile(name, experiments, notebooks)
 
 
 @cache

@@ -19,6 +19,8 @@ from .profiles import profile_names, recorded
 from .rows import BY_NAME, own_name
 from .schema import COUNT, PERCENT, POSITIVE, REAL, SOME, Shape, among, conform, moment
 
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
+
 Subject = Task | Literal["layers", "convert"]
 """What a record tells of: the results of a task, the times of layers and networks, or converted networks."""
 
@@ -224,7 +226,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def made_with(subject: Subject, packages: Iterable[str]) -> dict[str, Any]:
+def made_with(subject: Subject, packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
     """What a record says of the code, the packages, the machine and the moment that it begins with."""
     return {
         "code": code_version(subject),

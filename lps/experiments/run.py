@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from filelock import FileLock
-from torch import distributed as dist
 from torch import nn
 
-from ..data import data_root, load
+from ..data import data_root, load, require_whole
+from ..processes import ALONE, Session, gather
 from . import weights
 from .config import SECTIONS, Data, Experiment, Own, Photographs, Seed
 from .evaluate import Metrics, measure
@@ -23,9 +23,6 @@ from .profiles import load_profile
 from .records import command, determinism, made_with, read_record, run_id, short_hash, write_json
 from .rows import by_value, matching
 from .schema import conform
-from .signals import ALONE, Session
-
-PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ class DataCache:
         return self.loaded[data]
 
     def _load(self, data: Data) -> Any:
-        from ..data import cifar10, photographs
+        from ..data import photographs
 
         if isinstance(data, Photographs):
             chosen = (data.name, data.folder, data.train, data.test, data.seed, data.resize)
@@ -118,7 +115,7 @@ class DataCache:
         images = load(data.name, data.train, data.test, data.seed, self.root)
         if data.name.startswith("cifar10"):
             whole = (part for part in ("train", "test") if getattr(data, part) is None)
-            cifar10.require_whole(images, data_root(self.root), whole)
+            require_whole(images, data_root(self.root), whole)
         return images
 
 
@@ -145,13 +142,31 @@ def plan(
     return runs
 
 
+def describe(run: Run, images: Any, fingerprint: str, sections: Iterable[str] = SECTIONS) -> dict[str, Any]:
+    """What the record of a run, and of each study of its network, says of the run and its data."""
+    settings = run.experiment.as_dict()
+    return {
+        "experiment": run.experiment.name,
+        "profile": run.experiment.profile,
+        "seed": run.seed,
+        "config": {section: settings[section] for section in sections},
+        "data": {
+            "name": images.name,
+            "source": images.source,
+            "fingerprint": fingerprint,
+            "train": len(images.train),
+            "test": len(images.test),
+            "classes": list(images.classes),
+        },
+    }
+
+
 def perform(run: Run, data: DataCache, session: Session = ALONE) -> bool:
     """Train, evaluate and record one run unless it is recorded already; true if it did anything.
 
     A lock keeps two processes from training the same run; the second waits and finds the record.
     """
-    from .batches import Batches
-    from .fit import fit, write_log
+    from .fit import Batches, fit, write_log
     from .learner import Learner
 
     run, shared = replace(run, start=run.starts_from()), run.experiment.engine.shared
@@ -162,7 +177,7 @@ def perform(run: Run, data: DataCache, session: Session = ALONE) -> bool:
         if run.done:
             return False
         images, fingerprint = data(run.experiment.data)
-        began, made = time.perf_counter(), made_with(run.experiment.task, PACKAGES)
+        began, made = time.perf_counter(), made_with(run.experiment.task)
         network, backbone = started(run.experiment, images, run.seed, run.results)
         if backbone and weights.sha256(backbone) != run.start:
             raise ValueError(f"{backbone} was written anew while its run was to start: run the same command again")
@@ -171,21 +186,10 @@ def perform(run: Run, data: DataCache, session: Session = ALONE) -> bool:
         fit(learner, Batches(images, run.experiment, run.seed), run.work, session)
         metrics, convolutions = measure(network, images, run.experiment)
         if leads():
-            settings, history = run.experiment.as_dict(), learner.history
+            history, own = learner.history, run.experiment.own
             weights.save(network.cpu().state_dict(), run.weights)
             record = {
-                "experiment": run.experiment.name,
-                "profile": run.experiment.profile,
-                "seed": run.seed,
-                "config": {section: settings[section] for section in SECTIONS},
-                "data": {
-                    "name": images.name,
-                    "source": images.source,
-                    "fingerprint": fingerprint,
-                    "train": len(images.train),
-                    "test": len(images.test),
-                    "classes": list(images.classes),
-                },
+                **describe(run, images, fingerprint),
                 "metrics": metrics,
                 "history": history,
                 "parameters": sum(p.numel() for p in network.parameters()),
@@ -200,14 +204,13 @@ def perform(run: Run, data: DataCache, session: Session = ALONE) -> bool:
                 "processor_seconds": sum(epoch["processor_seconds"] for epoch in history),
                 "command": command(run.experiment, run.seed),
             }
-            write_json(run.record, record | {name: settings[name] for name in ("own",) if name in settings})
+            write_json(run.record, record | ({"own": own.as_dict()} if own else {}))
             shutil.rmtree(run.work)
-        if dist.is_available() and dist.is_initialized():
-            dist.barrier()  # the others go on once the record is there
+        gather(None)  # the others go on once the record is there
         return True
 
 
-def trained(run: Run, experiment: Experiment, images: Any) -> nn.Module:
+def trained(run: Run, experiment: Experiment, images: Any) -> nn.Sequential:
     """The network of a recorded run, or of another ``experiment`` with the same network, with the trained weights."""
     if not run.weights.exists():
         missing = f"{run.title} has no weights in {run.results}; {run.weights.name} is expected there"

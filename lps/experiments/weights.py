@@ -16,7 +16,12 @@ HASHES = "weights.sha256"
 """A file of a folder of results with lines ``<SHA-256>  <row>/<run>.pt``, for weights that are not the run's own bytes,
 as shipped ones in half precision, or whose records are older than the entry for them."""
 
-_DAMAGED = "{} is not a readable file of weights; remove it and its record to train anew"
+CHECKPOINT = "last.ckpt"
+
+_DAMAGED = {
+    ".pt": "{} is not a readable file of weights; remove it and its record to train anew",
+    ".ckpt": "{} is not a readable checkpoint; remove it to start over",
+}
 
 
 def save(content: Any, path: Path) -> None:
@@ -27,16 +32,24 @@ def save(content: Any, path: Path) -> None:
     write_whole(path, whole.getbuffer())
 
 
-def load(path: Path, damaged: str, device: Any = "cpu") -> Any:
-    """What :func:`save` wrote. Raises ``ValueError`` with the words ``damaged`` where the file is not whole, or holds
-    more than tensors and plain values."""
+def load(path: Path, device: Any = "cpu") -> Any:
+    """What :func:`save` wrote. Raises ``ValueError`` where the file is not whole, or holds more than tensors and plain
+    values."""
     try:
         require_intact(path)
         return torch.load(path, map_location=device, weights_only=True)
     except OSError:
         raise
     except Exception as error:  # torch has many words for a file that is none of its own, and advice against safety
-        raise ValueError(damaged.format(path)) from error
+        raise ValueError(_DAMAGED[path.suffix].format(path)) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint without the contents of its tensors. Raises ``ValueError`` where it is damaged, or none of a run."""
+    found = load(path, "meta")
+    if not isinstance(found, dict) or not {"state_dict", "history", "processes"} <= found.keys():
+        raise ValueError(f"{path} is no checkpoint of a run; remove it to start over")
+    return found
 
 
 def sha256(path: Path) -> str:
@@ -66,9 +79,9 @@ def expected_sha256(path: Path) -> str | None:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """What a run left in ``path``. Raises ``ValueError`` where the file is damaged, or another than its record's."""
-    weights = load(path, _DAMAGED)
+    weights = load(path)
     if not isinstance(weights, dict):
-        raise ValueError(_DAMAGED.format(path))
+        raise ValueError(_DAMAGED[path.suffix].format(path))
     if (expected := expected_sha256(path)) not in (None, sha256(path)):
         raise ValueError(
             f"{path} is not the file that was recorded, of SHA-256 {expected:.12}...: copy it again, or remove it and "

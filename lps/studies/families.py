@@ -1,16 +1,19 @@
-"""The survey of ``python -m lps survey families``: which networks that people use convert, and why others do not.
+"""The verb ``survey``: the records of what converted networks do, which the book's pages show.
 
-Each is converted as :func:`lps.convert` comes, and then tried by a test of its own: its outputs for images of other
-sizes, one at a time, and for circular shifts of them are compared bit for bit.
+The networks of each family are converted as :func:`lps.convert` comes, and then tried by a test of its own: outputs for
+images of other sizes, one at a time, and for circular shifts of them are compared bit for bit.
 """
 
+import argparse
 import inspect
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from fnmatch import fnmatch
 from importlib.resources import files
 from importlib.util import find_spec
@@ -20,15 +23,19 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
 from ..convert import ConvertError, Head, conversion_report, convert
 from ..convert.check import drawn
 from ..experiments.jobs import default_jobs
-from ..experiments.records import code_version, is_current, now, write_json
+from ..experiments.profiles import load_profile
+from ..experiments.records import is_current, made_with, now, write_json
 from ..experiments.schema import read_yaml
-from ..machine import hardware, versions
-from ..polyphase import steps
+from ..notebooks.cells import read, run
+from ..notebooks.parameters import declared_parameters
+from ..paths import SHIPPED
+from ..polyphase import circular_shift, steps
 from ..processes import apart, forks
 from ..watch import tensors
 
@@ -46,6 +53,111 @@ FAMILIES: Mapping[str, Sequence[str]] = {kind: family["networks"] for kind, fami
 """What each family is, in words, and its networks."""
 
 SHIFTS = 4
+
+NOTEBOOKS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
+    "finetuning": ("finetune", "curves", {}),
+    "pretrained": (
+        "pretrained",
+        "rows",
+        {"network": "pretrained", "photographs": "imagenet-sample/val", "count": 800, "size": 224, "epochs": 3},
+    ),
+}
+"""Records that a notebook's own code makes: the notebook, its result, and how its parameters differ from those of the
+profile *reduced*."""
+
+KINDS = {
+    "families": "which networks of timm, torchvision, segmentation_models_pytorch and MONAI convert",
+    "borders": "what zero padding and crops leave of invariance",
+    "finetuning": "the notebook on fine-tuning with the CIFAR-10 images",
+    "pretrained": "the notebook on EfficientNet-Lite0 with photographs of ImageNet",
+}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    what = "; ".join(f"{kind}: {words}" for kind, words in KINDS.items())
+    parser.add_argument("kind", choices=KINDS, help=what)
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="families: those whose name matches, 'timm:*'")
+    to = "file of the record; default: the one that the book shows, in results/shipped/convert"
+    parser.add_argument("--to", type=Path, metavar="FILE", help=to)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Write a record, or the rows of ``families`` that are outstanding."""
+    path = options.to or SHIPPED / "convert" / f"{options.kind}.json"
+    if options.kind == "families":
+        record_families(path, options.only)
+    elif options.kind == "borders":
+        write_json(path, {**about("torchvision", "timm"), "rows": borders()})
+    else:
+        write_json(path, from_notebook(options.kind))
+    return 0
+
+
+def about(*packages: str) -> dict[str, Any]:
+    """Code, versions, machine and date of a record."""
+    made = made_with("convert", ("torch", *packages))
+    made["made"] = made.pop("started")
+    return made
+
+
+def borders() -> dict[str, dict[str, float]]:
+    """By network and kind of shift: the change of the outputs, in per cent of that between two images.
+
+    ResNet-18 with untrained weights, as it is and converted with zero and with circular padding; 8 smooth random images
+    and 16 random shifts of up to 32 pixels, around the image or of a window of 64 pixels on it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = F.interpolate(torch.randn(8, 3, 24, 24, generator=generator), scale_factor=4, mode="bicubic")
+    moves = torch.randint(0, 33, (16, 2), generator=generator)
+    original = drawn(named("torchvision:resnet18"), images)
+    networks = {
+        "original": original,
+        "converted, zero padding": convert(original, padding="zeros"),
+        "converted, circular padding": convert(original),
+    }
+    rows = {}
+    for name, network in networks.items():
+        with torch.inference_mode():
+            reference = network(images[..., :64, :64])
+            circular = [network(circular_shift(images[..., :64, :64], move.tolist())) for move in moves]
+            windows = [network(images[..., i : i + 64, j : j + 64]) for i, j in moves.tolist()]
+        between = (reference[:, None] - reference).abs().sum() / (8 * 7)
+        looks = {"circular shift": circular, "crop": windows}
+        rows[name] = {
+            kind: float(100 * torch.stack([(y - reference).abs().sum() / 8 for y in ys]).mean() / between)
+            for kind, ys in looks.items()
+        }
+    return rows
+
+
+def from_notebook(record: str) -> dict[str, Any]:
+    """A record of :data:`NOTEBOOKS`: the notebook's own code runs here, cell by cell, until the result is whole."""
+    (page, result, changes), profile = NOTEBOOKS[record], "reduced"
+    notebook = read(page)
+    parameters = declared_parameters(notebook) | load_profile(profile).notebooks.get(page, {}) | dict(changes)
+    _, *code = (cell for cell in notebook["cells"] if cell["cell_type"] == "code")
+    sets = re.compile(rf"^{result}\b|^    {result}\[", re.MULTILINE)
+    last = max(number for number, cell in enumerate(code) if sets.search("".join(cell["source"])))
+    made_by, began = about("torchvision", "timm"), time.perf_counter()
+    names: dict[str, Any] = dict(parameters)
+    run(page, {"cells": code[: last + 1]}, names)
+    images, found = names["images"], names[result]
+    if record == "finetuning":  # of each network accuracy and consistency after each epoch
+        for name, curve in found.items():
+            found[name] = [{"accuracy": acc, "c_cons": cons.percent, "pairs": cons.total} for acc, cons in curve]
+    return {
+        **made_by,
+        "commit": made_by["code"]["commit"],
+        "profile": profile,
+        "config": parameters,
+        "seed": parameters["seed"],
+        "data": {"name": images.name, "source": images.source, "fingerprint": images.fingerprint()},
+        "threads": torch.get_num_threads(),
+        "started": made_by["made"],
+        "seconds": time.perf_counter() - began,
+        "command": f"OMP_NUM_THREADS=1 python -m lps survey {record}",
+        "rows": found,
+    }
 
 
 def named(name: str, seed: int = 0) -> nn.Module:
@@ -91,16 +203,13 @@ def record_families(path: Path, pattern: str = "*") -> None:
 
     What was converted by a code of the same results stays; what was refused by another commit is tried again.
     """
-    about: dict[str, Any] = {
-        "code": code_version("convert"),
-        "versions": versions(("torch", *LIBRARIES.values())),
-        "hardware": hardware(),
+    made = about(*LIBRARIES.values()) | {
         "settings": {"threads": torch.get_num_threads(), "shifts": SHIFTS},
         "command": "make families",
     }
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     rows = record.get("rows", {}) if is_current(record.get("code", {}), "convert") else {}
-    commit = about["code"]["commit"]
+    commit = made["code"]["commit"]
 
     def is_done(name: str) -> bool:
         outcome = rows.get(name, {"outcome": "not tried"})["outcome"]
@@ -112,7 +221,7 @@ def record_families(path: Path, pattern: str = "*") -> None:
         print(f"{LIBRARIES[library]} is not installed: its networks are left out", file=sys.stderr)
     for name, row in _tried([name for name in wanted if name.partition(":")[0] not in absent]):
         rows[name] = {**row, "commit": commit, "made": now()}
-        write_json(path, {**about, "made": now(), "rows": rows})
+        write_json(path, {**made, "made": now(), "rows": rows})
         print(name, row["outcome"], row.get("reason", ""), file=sys.stderr, flush=True)
 
 
@@ -152,11 +261,16 @@ def row(name: str) -> dict[str, Any]:
     seconds, report = time.process_time() - began, conversion_report(network)
     first = next(module for module in original.modules() if isinstance(module, _ConvNd))
     channels = 1 if name.startswith("monai:") else 3  # a network may turn positions into channels before it convolves
-    images = _images(channels, report.stride, first.weight.dim() - 2)
+    # one image of a size that lps.convert does not try
+    size = [s * (max(3, 32 // s) + axis) for axis, s in enumerate(steps(report.stride, first.weight.dim() - 2))]
+    images = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))
+    exact, original_exact = follows_shifts(drawn(network, images), images), False
+    with suppress(Exception):  # it may take no images of this size
+        original_exact = follows_shifts(drawn(original, images), images)
     added = sum(map(math.prod, report.parameters.values()))
     return {
-        "outcome": "exact" if follows_shifts(drawn(network, images), images) else "not exact",
-        "original_exact": _follows_shifts(original, images),
+        "outcome": "exact" if exact else "not exact",
+        "original_exact": original_exact,
         "head": head,
         "stride": report.stride,
         "strides": len(report.strides),
@@ -166,20 +280,6 @@ def row(name: str) -> dict[str, Any]:
         "added": added / sum(p.numel() for p in original.parameters()),
         "seconds": seconds,
     }
-
-
-def _images(channels: int, stride: int | tuple[int, ...], dims: int) -> Tensor:
-    """One image of a size that :func:`lps.convert` does not try."""
-    size = [s * (max(3, 32 // s) + axis) for axis, s in enumerate(steps(stride, dims))]
-    return torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))
-
-
-def _follows_shifts(original: nn.Module, images: Tensor) -> bool:
-    """Does the network follow shifts before it is converted? No, where it takes no images of this size."""
-    try:
-        return follows_shifts(drawn(original, images), images)
-    except Exception:
-        return False
 
 
 def follows_shifts(network: nn.Module, images: Tensor) -> bool:

@@ -16,20 +16,17 @@ from typing import Any, NamedTuple
 import torch
 
 from ..data import Split
+from ..experiments import Trained
 from ..experiments.config import Experiment, Task
 from ..experiments.evaluate import exact_convolutions, in_percent
 from ..experiments.profiles import changed, experiment_of
 from ..experiments.records import determinism, flags, made_with, read_record, write_json
-from ..experiments.run import PACKAGES
+from ..experiments.run import describe
 from ..experiments.schema import COUNT, REAL, Shape, conform
-from ..experiments.training import Trained
 from ..experiments.weights import about
 from ..notebooks.cells import left_by
 
-IMAGES = 1000
-"""Shifts and margins are measured on the first test images, by default as many as these."""
-BATCH = 250
-"""Images in a batch of a study."""
+BATCH = 250  # images in a batch of a study
 
 
 def _section53_held(record: Any, where: str) -> None:
@@ -57,10 +54,6 @@ def _margins_held(record: Any, where: str) -> None:
         conform(record["metrics"], dict.fromkeys(rates, dict), "metrics")
 
 
-def _placed_held(record: Any, where: str) -> None:
-    conform(record["metrics"], dict.fromkeys(("mascc", "mascc, put right", "miou", "miou, put right"), dict), "metrics")
-
-
 class Study(NamedTuple):
     """A kind of study: the notebook that measures it, the methods and the task that it says something of, whether it
     takes all test images or the first ones, and what its record holds besides the metrics."""
@@ -76,6 +69,7 @@ class Study(NamedTuple):
 
 
 MAPS: Shape = {"maps": [{"components": [[[[REAL]]]], "kept": COUNT, "largest": COUNT}]}
+PLACED: Shape = {"metrics": dict.fromkeys(("mascc", "mascc, put right", "miou", "miou, put right"), dict)}
 EVERY = ("baseline", "lpf", "ddac", "aps", "lps")
 STUDIES = {
     "section53": Study("section53", ("lps",), True, _section53_held),
@@ -84,7 +78,7 @@ STUDIES = {
     "controls": Study("section53", EVERY, True, {}),
     "grid": Study("evidence", EVERY, True, {}),
     "margins": Study("evidence", ("aps", "lps"), False, _margins_held),
-    "placed": Study("table5", ("aps", "lps"), True, _placed_held, "segmentation"),
+    "placed": Study("table5", ("aps", "lps"), True, PLACED, "segmentation"),
 }
 """By the folder of its records."""
 
@@ -99,16 +93,16 @@ def measures(notebook: str) -> dict[str, Any]:
     return left_by(notebook, "study")
 
 
-def study(trained: Trained, kind: str = "section53", images: int = IMAGES) -> dict[str, Any]:
-    """The record of a study of a trained network on test images, made when there is none of as many ``images``: on a
-    GPU where there is one, with convolutions that keep the network's guarantee."""
-    run, experiment, of = trained.run, trained.run.experiment, STUDIES[kind]
+def study(trained: Trained, kind: str = "section53", images: int = 1000) -> dict[str, Any]:
+    """The record of a study of a trained network, made when there is none of as many ``images``: of the first ones to
+    test on, for shifts and margins, and of all for the others. It runs on a GPU where there is one, with convolutions
+    that keep the network's guarantee."""
+    run, experiment, of, full = trained.run, trained.run.experiment, STUDIES[kind], trained.data
     if not of.suits(experiment):
         raise ValueError(
             f"{kind} is a study of networks for {of.task} with {', '.join(of.methods)}; given: {experiment.name}"
         )
     path = run.results / kind / experiment.name / f"{run.id}.json"
-    full = trained.data
     count = len(full.test) if of.whole else min(images, len(full.test))
     if path.exists() and (record := read_study(path))["data"]["test"] >= count:
         return record
@@ -120,21 +114,17 @@ def study(trained: Trained, kind: str = "section53", images: int = IMAGES) -> di
     some, _ = next(iter(test.batches(4)))
     with exact_convolutions(network, some, BATCH if small else experiment.evaluate.batch_size, device) as convolutions:
         found = measures(of.notebook)[f"study_{kind}"](network, test, device)
-    settings = experiment.as_dict()
+    about_run = describe(run, full, full.fingerprint(), ("data", "model", "train"))
     this = f"{experiment.name} --profile {experiment.profile} --seed {run.seed} --images {images}"
     this += flags(experiment.changes)
     content = {
         **found,
-        "experiment": experiment.name,
+        **about_run,
         "run": f"{experiment.name}/{run.id}",
-        "profile": experiment.profile,
-        "seed": run.seed,
-        "config": {section: settings[section] for section in ("data", "model", "train")},
-        "data": {"name": full.name, "source": full.source, "fingerprint": full.fingerprint()}
-        | {"train": len(full.train), "test": count, "classes": list(full.classes)},
+        "data": about_run["data"] | {"test": count},
         "metrics": in_percent(found["metrics"]),
         "weights": about(run.weights),
-        **made_with(of.task, PACKAGES),
+        **made_with(of.task),
         "determinism": determinism() | {"convolutions": convolutions},
         "seconds": {"training": 0.0, "this_session": time.perf_counter() - began},
         "command": f"python -m lps study {this}",

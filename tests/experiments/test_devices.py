@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 import torch
 
-from lps.experiments.batches import Batches, EpochOrder
 from lps.experiments.evaluate import predictor
-from lps.experiments.fit import CHECKPOINT, AtomicCheckpoints
+from lps.experiments.fit import AtomicCheckpoints, Batches, EpochOrder
 from lps.experiments.jobs import RunsFailed, attempt, run_all
 from lps.experiments.learner import Learner
 from lps.experiments.model import fresh
 from lps.experiments.run import DataCache, Run, measure_again, perform, plan
-from lps.experiments.signals import Session
+from lps.experiments.weights import CHECKPOINT
+from lps.processes import Session
 
 ONE_STEP = {
     "data.train": "20",

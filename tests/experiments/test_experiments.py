@@ -18,18 +18,16 @@ from PIL import Image
 
 from lps import data as lps_data
 from lps.__main__ import main
-from lps.data import cifar10
 from lps.experiments import profiles, records, rows
 from lps.experiments.config import SECTIONS, Experiment, parse_changes, shapes
-from lps.experiments.fit import CHECKPOINT, AtomicCheckpoints
-from lps.experiments.jobs import attempt, run_all
+from lps.experiments.fit import AtomicCheckpoints
+from lps.experiments.jobs import attempt, run_all, state
 from lps.experiments.learner import learning_rate, temperature
 from lps.experiments.model import fresh
 from lps.experiments.profiles import load_profile
 from lps.experiments.run import DataCache, Run, measure_again, perform, plan
 from lps.experiments.schema import read_yaml
-from lps.experiments.status import state
-from lps.experiments.weights import HASHES, about, read_weights
+from lps.experiments.weights import CHECKPOINT, HASHES, about, read_weights
 from lps.paths import SHIPPED
 
 TINY = {"data.train": "60", "data.test": "40", "train.epochs": "3", "train.batch_size": "20", "model.width": "8"}
@@ -126,7 +124,7 @@ def test_wrong_names_are_answered_with_the_known_ones() -> None:
 
 def folder_of_images(root: Path, per_class: int = 2, size: int = 32) -> Path:
     for part in ("train", "test"):
-        for label, name in enumerate(cifar10.CLASSES):
+        for label, name in enumerate(lps_data.CIFAR10_CLASSES):
             folder = root / "cifar10" / part / name
             folder.mkdir(parents=True)
             for i in range(per_class):

@@ -9,10 +9,9 @@ import pytest
 from filelock import FileLock
 
 from lps.__main__ import main
-from lps.experiments.jobs import attempt
+from lps.experiments.jobs import attempt, clock, estimate, overview, state
 from lps.experiments.run import DataCache, Run, perform, plan
-from lps.experiments.signals import Session
-from lps.experiments.status import clock, estimate, overview, state
+from lps.processes import Session
 
 SMALL = {
     "data.train": "40",

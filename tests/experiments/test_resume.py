@@ -14,10 +14,9 @@ import torch
 
 from lps.data.photographs import Augmented
 from lps.experiments import fit, learner
-from lps.experiments.jobs import attempt
+from lps.experiments.jobs import attempt, state
 from lps.experiments.run import DataCache, Run, perform, plan
-from lps.experiments.signals import Session
-from lps.experiments.status import state
+from lps.processes import Session
 
 COMMON = {"train.epochs": "2"}
 TASKS = {

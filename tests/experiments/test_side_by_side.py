@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from lps.experiments.fit import CHECKPOINT
 from lps.experiments.jobs import RunsFailed, default_jobs, run_all
 from lps.experiments.run import DataCache, Run, perform, plan
+from lps.experiments.weights import CHECKPOINT
 
 CHANGES = {"data.train": "60", "data.test": "40", "train.epochs": "3", "train.batch_size": "20"}
 

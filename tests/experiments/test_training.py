@@ -13,10 +13,9 @@ import lps
 from lps import experiments
 from lps.__main__ import main
 from lps.commands import experiments as cli
-from lps.experiments import fit
+from lps.experiments import Trained, fit
 from lps.experiments.records import read_record, read_records
-from lps.experiments.signals import Session
-from lps.experiments.training import Trained
+from lps.processes import Session
 from lps.report import compare
 from lps.selection import choose
 

@@ -12,7 +12,7 @@ from typing import Any, cast, get_args
 
 import pytest
 
-from lps.experiments import training
+from lps import experiments
 from lps.experiments.profiles import load_profile
 from lps.notebooks.execute import plan
 from lps.paths import NOTEBOOKS, PAPER, ROOT
@@ -32,7 +32,7 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.
     assert source.count("assert ") >= 2
     # as a cell of a notebook: its source is known by its name
     monkeypatch.setitem(linecache.cache, f"{page}.md", (len(source), None, source.splitlines(True), f"{page}.md"))
-    monkeypatch.setitem(cast(Any, training.train).__kwdefaults__, "results", tmp_path)
+    monkeypatch.setitem(cast(Any, experiments.train).__kwdefaults__, "results", tmp_path)
     exec(compile(source, f"{page}.md", "exec"), {})
 
 

@@ -9,11 +9,11 @@ import torch
 
 import lps
 from lps.__main__ import main
+from lps.experiments import Trained, train
 from lps.experiments.model import fresh
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import matching
 from lps.experiments.run import DataCache, plan
-from lps.experiments.training import Trained, train
 from lps.report import section53
 from lps.studies.trained import measures, read, study
 
