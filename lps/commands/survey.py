@@ -14,8 +14,7 @@ from ..convert import convert
 from ..convert.check import drawn
 from ..experiments.profiles import load_profile
 from ..experiments.records import made_with, write_json
-from ..notebooks.cells import read, run
-from ..notebooks.parameters import declared_parameters
+from ..notebooks.cells import declared_parameters, read, run
 from ..paths import SHIPPED
 from ..polyphase import circular_shift
 from ..studies.families import named, record_families

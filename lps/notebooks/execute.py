@@ -29,7 +29,7 @@ from ..machine import hardware, versions
 from ..paths import ROOT
 from ..processes import apart, forks
 from . import worker
-from .parameters import check_parameters, declared_parameters, parse_overrides, words
+from .cells import check_parameters, declared_parameters, parse_overrides, words
 from .worker import Job, files_hash
 
 SOURCES = ("lps/**/*.py", "lps/**/*.yml", "lps/report/*.mplstyle")

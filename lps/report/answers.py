@@ -9,8 +9,7 @@ import pandas as pd
 
 from . import section53, times
 from .frame import Record, drawn, groups, images, labels, one_per_seed
-from .paper import paper_number
-from .statements import Pair, listed, pairs, printed
+from .paper import Pair, listed, pairs, paper_number, printed
 from .statistics import Interval, mean_interval
 
 Outcome = Literal["seen", "leans", "not settled", "not seen", "the other way round", "not tested"]

@@ -16,14 +16,26 @@ from ..machine import hardware
 from ..notebooks.cells import left_by
 from ..paths import BUILD, LOCAL, ROOT, SHIPPED
 from ..studies import trained as studies
-from . import answers, coverage, section53, statements
+from . import answers, coverage, section53
 from . import times as benchmarks
 from .answers import MIN_SEEDS
 from .frame import GROUP, Record, age, by_seed, drawn, groups, labels, measured, one_per_seed, runs
-from .paper import TABLES, command, paper_table
-from .statements import Pair, agrees, listed, pairs, printed, select
+from .paper import (
+    MARGIN,
+    TABLES,
+    Pair,
+    Relation,
+    agrees,
+    command,
+    listed,
+    pairs,
+    paper_table,
+    printed,
+    select,
+    table4_parameters,
+)
 from .statistics import Interval, failure_bound, paired
-from .tables import CONSISTENCIES, MARGIN, Verdict, judge, together, write_tables
+from .tables import CONSISTENCIES, Verdict, judge, together, write_tables
 from .theory import STATEMENTS, Check, check, counterexample, evidence, tried
 
 README = ROOT / "README.md"
@@ -220,7 +232,7 @@ def grouped(number: str) -> str:
 
 
 def _counted(entry: Entry, row: Mapping[str, str], metric: str) -> Entry:
-    ours = statements.table4_parameters(row["row"])[metric]
+    ours = table4_parameters(row["row"])[metric]
     digits = len(row[metric].partition(".")[2])
     return replace(
         entry,
@@ -311,7 +323,7 @@ class Compared(NamedTuple):
         return bool(self.behind["full"].all())
 
 
-def _compare(pair: Pair, relation: statements.Relation, groups: Sequence[Measured]) -> Compared:
+def _compare(pair: Pair, relation: Relation, groups: Sequence[Measured]) -> Compared:
     """A pair within the group that contradicts it at full scale, else that compares it over enough seeds."""
 
     def within(found: Measured) -> Compared:
@@ -415,7 +427,7 @@ def _sentence(item: Mapping[str, str], studied: Sequence[Record], timed: Sequenc
 def _tried(item: Mapping[str, Any]) -> tuple[bool, str, str]:
     """Whether a sentence holds here and now, our value, and how it was found."""
     if "share" in item:
-        share = statements.table4_parameters(item["share"])["pooling_share"]
+        share = table4_parameters(item["share"])["pooling_share"]
         words = "counted on this machine, 10 classes as in Table 4"
         return item["paper"] == f"about {share:.0f} %", f"{share:.2f} %", words
     if "notebook" in item:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from lps.notebooks import execute as notebooks
+from lps.notebooks.cells import words
 from lps.notebooks.execute import Job, execute, plan
-from lps.notebooks.parameters import words
 
 PARAMETERS = "size: int = 3  # how many\nname = 'a'  # what\nrate = 0.5\nflag = False\nrows = ['x']\nfree = None"
 
