@@ -170,11 +170,6 @@ def one_per_seed(lines: pd.DataFrame) -> pd.DataFrame:
     return lines[lines["run"].isin(kept)].sort_values("seed", kind="stable")
 
 
-def by_seed(lines: pd.DataFrame) -> pd.Series:
-    """Values of one metric of one row and group, to be paired."""
-    return lines.set_index("seed")["value"]
-
-
 def measured(lines: pd.DataFrame) -> dict[str, Any] | None:
     """A metric over seeds: mean, deviation (``None`` for one value), number, and the counts added up."""
     if lines.empty:

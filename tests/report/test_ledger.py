@@ -253,7 +253,7 @@ def test_parameter_counts_hold_and_a_wrong_one_fails(monkeypatch: pytest.MonkeyP
         return [e.verdict for e in claims.cell_entries(frame([])) if e.id.rpartition(":")[2] in claims.COUNTED]
 
     assert verdicts() == ["holds"] * 13
-    monkeypatch.setattr(claims, "table4_parameters", lambda row: dict.fromkeys(claims.COUNTED, 1))
+    monkeypatch.setattr(paper, "table4_parameters", lambda row: dict.fromkeys(claims.COUNTED, 1))
     assert verdicts() == ["fails"] * 13
 
 
@@ -326,7 +326,7 @@ def test_what_is_tried_now_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     found = claims.sentence_entries([])
     verdicts = {entry.id: entry.verdict for entry in found}
     assert len(TRIED) == 15 and {verdicts[item["id"]] for item in TRIED} == {"holds"}
-    monkeypatch.setattr(claims, "table4_parameters", lambda row: {"pooling_share": 2.0})
+    monkeypatch.setattr(paper, "table4_parameters", lambda row: {"pooling_share": 2.0})
     shares = {item["id"] for item in TRIED if "share" in item}
     assert {e.verdict for e in claims.sentence_entries([]) if e.id in shares} == {"fails"}
 
