@@ -309,13 +309,8 @@ def _compare(pair: Pair, relation: Relation, groups: Sequence[pd.DataFrame]) -> 
     return max([result for result in made if len(result.behind)] or made[-1:], key=weight)
 
 
-def effect_entries(made: pd.DataFrame) -> list[Entry]:
-    """Mean differences over filters, paired by seed, of the largest profile with enough seeds."""
-    found = answers.effects(made)
-    return [_effect(item, found[item["id"]]) for item in listed("effects")]
-
-
 def _effect(item: Mapping[str, Any], found: Sequence[answers.Effect]) -> Entry:
+    """A mean difference over filters, paired by seed, of the largest profile with enough seeds."""
     rule = (
         f"mean over the pairs of rows, then over at least {MIN_SEEDS} seeds: the 95 % interval on the paper's side of "
         "zero; below the paper's scale direction only at most"
@@ -419,12 +414,13 @@ def _tried(item: Mapping[str, Any]) -> tuple[bool, str, str]:
 def ledger(theory: bool = True, folders: Sequence[Path] = (SHIPPED, LOCAL)) -> dict[str, Any]:
     """All entries by the records below ``folders``, with counts by verdict and where they were judged."""
     made, timed = runs(*folders), benchmarks.read(*folders)
+    effects = answers.effects(made)
     studied, controls, placed = (studies.read(*folders, kind=kind) for kind in ("section53", "controls", "placed"))
     entries = [
         *(theorem_entries() if theory else []),
         *cell_entries(made, timed),
         *ordering_entries(made, timed),
-        *effect_entries(made),
+        *(_effect(item, effects[item["id"]]) for item in listed("effects")),
         *consistency_entries(made),
         *sentence_entries(studied, timed),
     ]
