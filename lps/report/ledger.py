@@ -102,6 +102,7 @@ def _cell(
 ) -> Entry:
     table, printed = TABLES[name], row[metric]
     exact = metric in CONSISTENCIES and printed == "100"
+    shown = f"{int(printed):,}" if printed.isdigit() else printed or None
     antialias = "without a filter" if row["antialias"] == "-" else f"with {row['antialias']}"
     deviation = row.get(f"{metric}_std") if metric != "time_ms" else None
     tolerance = f"within max(2 combined standard errors, {paper.MARGIN} points); only at the paper's scale"
@@ -110,7 +111,7 @@ def _cell(
         "cell",
         f"Table {name.removeprefix('table')}",
         f"{table.metrics[metric]} of {row['method']} {antialias}" + (f" on {row['model']}" if "model" in row else ""),
-        f"{printed} ± {deviation}" if deviation else grouped(printed) or None,
+        f"{printed} ± {deviation}" if deviation else shown,
         rule=EVERY_PAIR if exact else RULES.get(metric, tolerance),
         evidence=f"no record; needs {table.data}",
         command=command(row["row"]),
@@ -206,11 +207,6 @@ def _bound(metric: str, lines: pd.DataFrame) -> str:
     total = int(lines["total"].min())
     rate = f"{100 * failure_bound(total):.2g} %"
     return f"; of each network alone, on {total:,} pairs, a failure rate above {rate} is ruled out (95 %)"
-
-
-def grouped(number: str) -> str:
-    """A whole number with separators of thousands; others as they are printed."""
-    return f"{int(number):,}" if number.isdigit() else number
 
 
 def _counted(entry: Entry, row: Mapping[str, str], metric: str) -> Entry:

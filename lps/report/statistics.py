@@ -19,10 +19,6 @@ class Sample(NamedTuple):
     std: float
     n: int
 
-    @staticmethod
-    def of(values: Sequence[float]) -> "Sample":
-        return Sample(mean(values), stdev(values), len(values))
-
 
 class Interval(NamedTuple):
     """A value with the ends of its confidence interval."""

@@ -203,9 +203,8 @@ def _by_order(record: Record, name: str) -> dict[str, Mapping[str, float]]:
 
 def orders(record: Record) -> pd.DataFrame:
     """Ratios of each case of a record in words, in turn and in a row."""
-    names = [*filter(record["cases"].__contains__, LABELS)]
-    words = {name: {order: in_a_cell(ratio) for order, ratio in _by_order(record, name).items()} for name in names}
-    return pd.DataFrame.from_dict(words, orient="index")
+    ratios = {name: _by_order(record, name) for name in LABELS if name in record["cases"]}
+    return pd.DataFrame.from_dict(ratios, orient="index").map(in_a_cell)
 
 
 def kept_memory(records: Sequence[Record]) -> pd.DataFrame:
@@ -219,15 +218,11 @@ def kept_memory(records: Sequence[Record]) -> pd.DataFrame:
         given = plain.get(kept["group"])
         if given is None or any(given[key] != kept[key] for key in ("hardware", "versions", "determinism")):
             continue
-        line: dict[tuple[str, str], float] = {}
+        line = lines[kept["group"]] = {}
         for name in ("lpf-tri-3", "lps-tri-3"):
             before, after = (record["cases"][name]["in_a_row"]["cpu_ms"]["median"] for record in (given, kept))
-            line |= {
-                (LABELS[name], "ms"): before,
-                (LABELS[name], "memory kept, ms"): after,
-                (LABELS[name], "ratio"): after / before,
-            }
-        lines[kept["group"]] = line
+            shown = {"ms": before, "memory kept, ms": after, "ratio": after / before}
+            line |= {(LABELS[name], column): value for column, value in shown.items()}
     return pd.DataFrame.from_dict(lines, orient="index")
 
 
