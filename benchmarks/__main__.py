@@ -1,8 +1,6 @@
 """The command ``python -m benchmarks``: time the groups in turn, and record each as soon as it is done."""
 
 import argparse
-import hashlib
-import json
 import os
 import sys
 import time
@@ -18,7 +16,7 @@ import torch
 
 from lps.__main__ import print_any_character
 from lps.commands.experiments import seconds
-from lps.experiments.records import code_version, determinism, now, write_json
+from lps.experiments.records import code_version, determinism, now, short_hash, write_json
 from lps.machine import hardware, versions
 from lps.paths import LOCAL
 
@@ -52,11 +50,10 @@ def record(group: Group, measured: dict[str, Any], began: float, options: argpar
         "code": code_version("layers"),
         "versions": versions(("torch", "torchvision", "numpy")),
     }
-    stem = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
     took = round(time.monotonic() - began)
     words = [f"python -m benchmarks {group.name} --device {options.device} --budget {took}s"]
     words += [f"--threads {torch.get_num_threads()}"] + ([f"--batch {options.batch}"] if options.batch else [])
-    path = Path(options.results) / f"{group.name}-{stem}.json"
+    path = Path(options.results) / f"{group.name}-{short_hash(content)}.json"
     about = {"date": now(), "seconds": took, "command": " ".join(words)}
     write_json(path, {**content, **about, **measured})
     return path
@@ -90,10 +87,8 @@ def main() -> int:
         print("error: no GPU that torch can use; leave out --device cuda to measure on the processor", file=sys.stderr)
         return 2
     options.budget = options.budget or (600.0 if options.device == "cuda" else 300.0)
-    planned = plan(options.device, options.batch)
-    groups = [g for g in planned if any(fnmatch(g.name, p) for p in options.patterns)]
-    if not options.patterns:
-        groups = [g for g in planned if not g.by_name]
+    planned, patterns = plan(options.device, options.batch), options.patterns
+    groups = [g for g in planned if (any(fnmatch(g.name, p) for p in patterns) if patterns else not g.by_name)]
     if options.list or not groups:
         print("\n".join(g.name for g in planned))
         return 0 if options.list else 2

@@ -5,19 +5,19 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lps import DeepLabV3Plus, Downsample, LearnedPhase, LowPass, MaxNorm, Upsample, convert, polyphase
+from lps import DeepLabV3Plus, Downsample, LearnedPhase, LowPass, MaxNorm, Upsample, convert
 from lps.resnet import Stem
 from lps.studies.families import named
 from lps.watch import tensors
 
 from .measure import Case, Work
-from .networks import LPF, LPS, NAIVE, NAIVE_LPF, STRIDED, UNet, classifier
+from .networks import LPF, LPS, NAIVE, NAIVE_LPF, STRIDED, SplitLogits, UNet, classifier
 
 Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "tf32", "bf16"]
@@ -104,7 +104,7 @@ def calibrated(network: nn.Module, images: Tensor) -> nn.Module:
             norm.train().momentum = 1.0
     with torch.no_grad():
         network(images)
-    return network
+    return network.eval()
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,6 @@ def classifiers(
     """Networks of Table 4, or of Table 1 with ``stem="cifar"``, in evaluation or in training, over LPF Tri-3."""
 
     def build(row: str) -> Work:
-        torch.manual_seed(0)
         images = setting.place(torch.randn(batch, 3, size, size))
         network = setting.place(classifier(row, depth, stem, width))
         if not train:
@@ -167,7 +166,6 @@ def segmentation(setting: Setting, batch: int, size: int, seconds: float) -> Gro
     """DeepLabV3+ on ResNet-18: LPD with bilinear upsampling, with LPU, and LPF with bilinear."""
 
     def build(row: str, by_lpu: bool) -> Work:
-        torch.manual_seed(0)
         images = setting.place(torch.randn(batch, 3, size, size))
         upsample = upsampler if by_lpu else None
         network = setting.place(DeepLabV3Plus(classifier(row, 18, "imagenet"), classes=21, upsample=upsample))
@@ -190,7 +188,6 @@ def upsampling(setting: Setting, batch: int, maps: Sequence[tuple[int, int]], se
     """LPU alone beside bilinear interpolation of the same map, by two; ``maps`` are channels and size."""
 
     def build(channels: int, size: int, by_lpu: bool) -> Work:
-        torch.manual_seed(0)
         y = setting.place(torch.randn(batch, channels, size, size))
         if not by_lpu:
             return setting.inference(nn.Upsample(scale_factor=2, mode="bilinear"), y)
@@ -206,18 +203,6 @@ def upsampling(setting: Setting, batch: int, maps: Sequence[tuple[int, int]], se
     return Group(f"upsampling-{setting.name}", setting, cases, {"batch": batch}, seconds, profiled=tuple(cases))
 
 
-class SplitLogits(nn.Module):
-    """The choice of LPD as it is written down: split, ``f_theta`` of each component."""
-
-    def __init__(self, select: LearnedPhase) -> None:
-        super().__init__()
-        self.select = select
-
-    def forward(self, x: Tensor) -> Tensor:
-        components = polyphase(x, self.select.stride)
-        return self.select.component_logit(components.flatten(0, 1)).unflatten(0, components.shape[:2])
-
-
 RESNET_101 = ((64, 224), (64, 112), (128, 56), (256, 28), (512, 14))
 """Channels and size of the maps that the five LPDs of ResNet-101 choose from, at 224x224."""
 
@@ -231,7 +216,6 @@ def roofline(setting: Setting, batch: int, seconds: float) -> Group:
     """
 
     def logits(channels: int, size: int, split: bool) -> Work:
-        torch.manual_seed(0)
         select = LearnedPhase(channels, channels // 8)
         x = setting.place(torch.randn(batch, channels, size, size))
         return setting.inference(SplitLogits(select) if split else select, x)
@@ -282,7 +266,6 @@ def scaling(setting: Setting, batch: int, size: int, seconds: float) -> Group:
     }
 
     def build(method: str, shape: tuple[int, int, int, int]) -> Work:
-        torch.manual_seed(0)
         n, c, width, stride = shape
         select = None if method == "lpf" else LearnedPhase(c, c // 8, stride)
         layer = Downsample(select, LowPass(c, 3), stride)
@@ -308,26 +291,21 @@ CONVERTED = (
 """Networks that are timed before and after :func:`lps.convert`."""
 
 
-def pooled(network: Any) -> nn.Module:
-    """A VGG with a mean in front of its linear layers, which read 7 x 7 windows and so do not convert as they are."""
-    network.avgpool, network.classifier[0] = nn.AdaptiveAvgPool2d(1), nn.Linear(512, 4096)
-    return cast(nn.Module, network)
-
-
 def conversion(setting: Setting, name: str, batch: int, size: int, seconds: float) -> Group:
     """A network and what it is converted to, sampling before its convolutions or behind them."""
     short = name.rpartition(":")[2]
 
-    def build(method: Any, antialias: Any, placement: Any) -> Work:
-        torch.manual_seed(0)
+    def build(method: Any = None, antialias: Any = None, placement: Any = None) -> Work:
         images = setting.place(torch.randn(batch, 3, size, size))
-        network = UNet() if short == "unet" else named(name)
-        network = calibrated(pooled(network) if short.startswith("vgg") else network, images).eval()
+        network: Any = UNet() if short == "unet" else named(name)
+        if short.startswith("vgg"):  # its linear layers read 7 x 7 windows, and so it does not convert as it is
+            network.avgpool, network.classifier[0] = nn.AdaptiveAvgPool2d(1), nn.Linear(512, 4096)
+        network = calibrated(network, images)
         if method:
             network = convert(network, method, antialias, placement=placement, example=images[:1])
         return setting.inference(network, images)
 
-    cases = {"original": Case(partial(build, None, None, None), "original")}
+    cases = {"original": Case(build, "original")}
     for placement in ("before", "behind"):
         for method, antialias in (("aps", "none"), ("aps", "tri-3"), ("lps", "tri-3")):
             cases[f"{method}-{antialias} {placement}"] = Case(partial(build, method, antialias, placement), "original")

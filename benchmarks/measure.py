@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lps import Downsample
 
-from .networks import FilterDensely, SplitFirst
+from .networks import Arrangement
 
 MIN_ROUNDS = 3
 TURN = 0.05
@@ -101,6 +101,7 @@ def measure(
     costs: dict[str, dict[str, float]] = {}
     end = min(time.monotonic() + seconds, deadline)
     for name, case in cases.items():
+        torch.manual_seed(0)
         works[name] = case.build()
         step = works[name].step
         costs[name] = {}
@@ -191,7 +192,7 @@ def parts_named(network: nn.Module) -> Iterator[None]:
     """Let the profiler see the sampling layers of a network, and in them the choice and the filter outside of it."""
     parts: dict[nn.Module, str] = {}
     for layer in network.modules():
-        if isinstance(layer, Downsample | SplitFirst | FilterDensely):
+        if isinstance(layer, Downsample | Arrangement):
             parts[layer] = PARTS[0]
         if isinstance(layer, Downsample):
             inside = zip((layer.select, layer.antialias), PARTS[1:], strict=True)

@@ -26,10 +26,11 @@ def classifier(row: str, depth: int, stem: Stem, width: int = 64) -> ResNet:
     network = ResNet(depth, classes=10, sampling=sampling, stem=stem, width=width)
     if row == STRIDED:
         filter_then_stride(network)
-    if row == NAIVE:
-        split_first(network)
-    if row == NAIVE_LPF:
-        filter_densely(network)
+    elif row == NAIVE:
+        rearrange(network, SplitFirst)
+    elif row == NAIVE_LPF:
+        rearrange(network, FilterDensely)
+        use_torchs_own(network)
     return network
 
 
@@ -48,23 +49,34 @@ def filter_then_stride(network: ResNet) -> None:
             block.downsample = None
 
 
-class SplitFirst(nn.Module):
-    """LPD as it is written down, and as the original computes it: filter, split, a logit for each part, gather.
+class Arrangement(nn.Module):
+    """Another way to compute what a ``layer`` does, with its parameters; equal up to rounding."""
 
-    The same parameters, logits and outputs as the ``layer`` that it replaces, up to rounding.
-    """
-
-    def __init__(self, layer: Downsample) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
         self.layer = layer
 
+
+def rearrange(network: ResNet, arrangement: type[Arrangement]) -> None:
+    """Replace every sampling layer of a network by its arrangement."""
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, Downsample):
+            network.set_submodule(name, arrangement(layer))
+
+
+def split_logits(select: Any, components: Tensor) -> Tensor:
+    """The logits of LPD as they are written down: ``f_theta`` of each component."""
+    return cast(Tensor, select.component_logit(components.flatten(0, 1)).unflatten(0, components.shape[:2]))
+
+
+class SplitFirst(Arrangement):
+    """LPD as it is written down, and as the original computes it: filter, split, a logit for each part, gather."""
+
     def forward(self, x: Tensor, selection: Selection | None = None, origin: Any = None) -> tuple[Tensor, Selection]:
-        layer: Any = self.layer
-        filtered = x if layer.antialias is None else layer.antialias(x)
-        components = polyphase(filtered, layer.stride)
+        layer = self.layer
+        components = polyphase(x if layer.antialias is None else layer.antialias(x), layer.stride)
         if selection is None:
-            logits = layer.select.component_logit(components.flatten(0, 1)).unflatten(0, components.shape[:2])
-            selection = self.choose(logits, layer.select.tau)
+            selection = self.choose(split_logits(layer.select, components), layer.select.tau)
         if selection.phase is not None:
             return components[torch.arange(len(x), device=x.device), selection.phase], selection
         weights = selection.z.to(components.dtype)[..., None, None, None]
@@ -77,37 +89,27 @@ class SplitFirst(nn.Module):
         return Selection(logits, F.one_hot(phase, logits.shape[1]).to(logits.dtype), phase)
 
 
-class FilterDensely(nn.Module):
-    """LPF as it is written down, and as the original computes it: torch's border, a filter at every position, a slice.
+class SplitLogits(Arrangement):
+    """The choice of LPD alone as it is written down."""
 
-    The same outputs as the ``layer`` that it replaces, up to rounding.
-    """
+    def forward(self, x: Tensor) -> Tensor:
+        return split_logits(self.layer, polyphase(x, self.layer.stride))
 
-    def __init__(self, layer: Downsample) -> None:
-        super().__init__()
-        self.layer = layer
+
+class FilterDensely(Arrangement):
+    """LPF as it is written down, and as the original computes it: torch's border, a dense filter, a slice."""
 
     def forward(self, x: Tensor, selection: Any = None, origin: Any = None) -> tuple[Tensor, None]:
-        h, (down, right) = self.layer.antialias, steps(self.layer.stride, 2)
-        if h is not None:
-            lowpass = cast(LowPass, h)
-            x = F.pad(x, lowpass.reach * 2, mode="circular")
-            x = F.conv2d(x, lowpass.kernel, groups=x.shape[1])
+        down, right = steps(self.layer.stride, 2)
+        if self.layer.antialias is not None:
+            lowpass = self.layer.antialias
+            x = F.conv2d(F.pad(x, lowpass.reach * 2, mode="circular"), lowpass.kernel, groups=x.shape[1])
         return x[..., ::down, ::right], None
 
 
-def split_first(network: ResNet) -> None:
-    """Replace every sampling layer of a network by its :class:`SplitFirst`."""
+def use_torchs_own(network: ResNet) -> None:
+    """Replace the convolutions and the pooling of a network, which are ours, by torch's."""
     for name, layer in list(network.named_modules()):
-        if isinstance(layer, Downsample):
-            network.set_submodule(name, SplitFirst(layer))
-
-
-def filter_densely(network: ResNet) -> None:
-    """Replace every sampling layer of a network by its :class:`FilterDensely`, and what else is ours by torch's own."""
-    for name, layer in list(network.named_modules()):
-        if isinstance(layer, Downsample):
-            network.set_submodule(name, FilterDensely(layer))
         if isinstance(layer, Conv2d):
             (size, _), (stride, _) = layer.kernel_size, layer.stride
             border: Any = {"padding": size // 2, "padding_mode": layer.padding_mode} if size > 1 else {}

@@ -3,13 +3,17 @@
 They come from the layers, the drawn pictures and the rows of this library wherever they show more than an idea.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import product
+from typing import Any
 
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle, Wedge
+from torch import Tensor
 
 from lps import Downsample, LowPass, MaxNorm, circular_shift, polyphase
 from lps.experiments.fit import EpochOrder
@@ -80,12 +84,12 @@ def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> Non
     ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": figures.MUTED, "shrinkA": 1, "shrinkB": 1})
 
 
-def chain(*steps: str, below: str = "") -> Figure:
+def chain(first: str, second: str, third: str, below: str = "") -> Figure:
     """Boxes from left to right, each of which leads to the next, and a line of words below."""
     fig, ax = canvas(1.0 if below else 0.75)
     gap, bottom = 0.26, 0.35 if below else 0.1
-    width = (WIDTH - gap * (len(steps) - 1) - 0.04) / len(steps)
-    for n, words in enumerate(steps):
+    width = (WIDTH - gap * 2 - 0.04) / 3
+    for n, words in enumerate((first, second, third)):
         left = 0.02 + n * (width + gap)
         box(ax, left, bottom, width, 0.55, words)
         if n:
@@ -94,25 +98,13 @@ def chain(*steps: str, below: str = "") -> Figure:
     return fig
 
 
-def cells(ax: Axes, rows: int, columns: int, colors: Callable[[int, int], str]) -> None:
-    """A grid of squares, row 0 on top."""
-    for i in range(rows):
-        for j in range(columns):
-            ax.add_patch(Rectangle((j, rows - 1 - i), 1, 1, facecolor=colors(i, j), edgecolor="white", linewidth=0.8))
-    ax.set(xlim=(0, columns), ylim=(0, rows), aspect="equal")
-    ax.set_axis_off()
-
-
-def samples(ax: Axes, y: float, words: str, numbers: Iterable[int | None]) -> None:
-    """A signal as squares with the numbers of its samples, even and odd ones in two colours."""
-    ax.text(1.28, y + 0.15, words, ha="right", va="center")
-    for n, number in enumerate(numbers):
-        x = 1.4 + 0.4 * n
-        color = "white" if number is None else (EVEN, ODD)[number % 2]
-        ax.add_patch(Rectangle((x, y), 0.36, 0.3, facecolor=color, edgecolor=figures.MUTED, linewidth=0.6))
-        shown = "" if number is None else str(number)
-        ink = figures.INK if number is None or number % 2 else "white"
-        ax.text(x + 0.18, y + 0.15, shown, ha="center", va="center_baseline", color=ink)
+def gallery(panels: Mapping[str, Tensor], height: float) -> tuple[Figure, Any]:
+    """Pictures side by side, each below its title."""
+    fig, axes = plt.subplots(1, len(panels), figsize=(WIDTH, height))
+    for ax, (words, image) in zip(axes, panels.items(), strict=True):
+        figures.show(ax, image)
+        ax.set_title(words)
+    return fig, axes
 
 
 # Page by page ---------------------------------------------------------------------------------------------
@@ -150,11 +142,11 @@ def convert() -> Figure:
     for ax, (words, (row, column)) in zip(axes, kept.items(), strict=True):
         color = STRIDED if words.startswith("the") else BY_CONTENT
         rest = "#F6D8C2" if words.startswith("behind") else WASH
-
-        def fill(i: int, j: int, color: str = color, rest: str = rest, at: tuple[int, int] = (row, column)) -> str:
-            return color if (i % 2, j % 2) == at else rest
-
-        cells(ax, 8, 8, fill)
+        for i, j in product(range(8), repeat=2):
+            fill = color if (i % 2, j % 2) == (row, column) else rest
+            ax.add_patch(Rectangle((j, 7 - i), 1, 1, facecolor=fill, edgecolor="white", linewidth=0.8))
+        ax.set(xlim=(0, 8), ylim=(0, 8), aspect="equal")
+        ax.set_axis_off()
         ax.set_title(words, fontsize=9, color=color)
     return fig
 
@@ -198,32 +190,14 @@ def status() -> Figure:
     return fig
 
 
-def reproduce() -> Figure:
-    return chain(
-        "lps, notebooks\nand a profile", "executed\nby make reproduce", "ledger, book\nby make book",
-        below="What has not changed does not run again.",
-    )  # fmt: skip
-
-
-def records() -> Figure:
-    return chain("a number\non a page", "its record\nsettings, data, seed", "the command\nthat repeats it")
-
-
-def map_() -> Figure:
-    return chain("Eq. (7)\nin the paper", "Claim 1\na page of this book", "sampling.py\na line of the code")
-
-
 def data() -> Figure:
     """A drawn picture as JPEG would keep it: brightness of each pixel, colour of blocks."""
     x = figures.picture()[0, :, 8:24, 4:20] + 0.5
     brightness = torch.einsum("c,chw->hw", torch.tensor([0.299, 0.587, 0.114], dtype=x.dtype), x)
     colour = x - brightness
     shared = torch.nn.functional.avg_pool2d(colour, 2).repeat_interleave(2, 1).repeat_interleave(2, 2)
-    panels = {"a picture": x, "its brightness": brightness.expand(3, -1, -1), "its colour, shared": shared + 0.5}
-    fig, axes = plt.subplots(1, 3, figsize=(WIDTH, 1.8))
-    for ax, (words, image) in zip(axes, panels.items(), strict=True):
-        figures.show(ax, image - 0.5)
-        ax.set_title(words)
+    panels = {"a picture": x - 0.5, "its brightness": brightness.expand(3, -1, -1) - 0.5, "its colour, shared": shared}
+    fig, axes = gallery(panels, 1.8)
     for n in range(0, 17, 2):
         axes[2].axhline(n - 0.5, color="white", linewidth=0.7)
         axes[2].axvline(n - 0.5, color="white", linewidth=0.7)
@@ -289,11 +263,7 @@ def deviations() -> Figure:
     x = (torch.cos(((row - 8) ** 2 + (column - 8) ** 2) / 34) / 2).expand(1, 3, -1, -1)
     tri, keep = LowPass(3, 5), Downsample()
     panels = {"fine rings": x, "filter, then keep": keep(tri(x))[0], "keep, then filter": tri(keep(x)[0])}
-    fig, axes = plt.subplots(1, 3, figsize=(WIDTH, 1.8))
-    for ax, (words, image) in zip(axes, panels.items(), strict=True):
-        figures.show(ax, image)
-        ax.set_title(words)
-    return fig
+    return gallery(panels, 1.8)[0]
 
 
 def original_code() -> Figure:
@@ -310,6 +280,7 @@ def original_code() -> Figure:
 
 
 def notation() -> Figure:
+    """A signal, its components and what is kept: samples in squares with their numbers, even and odd in two colours."""
     fig, ax = canvas(2.35)
     size, chosen = 8, 1
     put_back = [n if n % 2 == chosen else None for n in range(size)]
@@ -321,8 +292,16 @@ def notation() -> Figure:
         (f"LPD$(x)$, $k^\\star={chosen}$", range(chosen, size, 2)),
         ("LPU of it", put_back),
     )
-    for n, (words, numbers) in enumerate(signals):
-        samples(ax, 2.0 - 0.38 * n, words, numbers)
+    for line, (words, numbers) in enumerate(signals):
+        y = 2.0 - 0.38 * line
+        ax.text(1.28, y + 0.15, words, ha="right", va="center")
+        for n, number in enumerate(numbers):
+            x = 1.4 + 0.4 * n
+            color = "white" if number is None else (EVEN, ODD)[number % 2]
+            ax.add_patch(Rectangle((x, y), 0.36, 0.3, facecolor=color, edgecolor=figures.MUTED, linewidth=0.6))
+            shown = "" if number is None else str(number)
+            ink = figures.INK if number is None or number % 2 else "white"
+            ax.text(x + 0.18, y + 0.15, shown, ha="center", va="center_baseline", color=ink)
     return fig
 
 
@@ -346,10 +325,21 @@ def api() -> Figure:
 
 
 DRAWN = (
-    *(hero, experiments, convert, questions, status, reproduce, records, map_, data, scale),
+    *(hero, experiments, convert, questions, status, data, scale),
     *(original_checkpoints, new_row, deviations, original_code, notation, api),
 )
-PICTURES = {draw.__name__.rstrip("_").replace("_", "-"): draw for draw in DRAWN}
+CHAINS: dict[str, tuple[str, ...]] = {
+    "reproduce": (
+        *("lps, notebooks\nand a profile", "executed\nby make reproduce", "ledger, book\nby make book"),
+        "What has not changed does not run again.",
+    ),
+    "records": ("a number\non a page", "its record\nsettings, data, seed", "the command\nthat repeats it"),
+    "map": ("Eq. (7)\nin the paper", "Claim 1\na page of this book", "sampling.py\na line of the code"),
+}
+PICTURES: dict[str, Callable[[], Figure]] = {
+    **{draw.__name__.replace("_", "-"): draw for draw in DRAWN},
+    **{name: partial(chain, *words) for name, words in CHAINS.items()},
+}
 """By the page that each stands on; the landing page's is ``hero``."""
 
 

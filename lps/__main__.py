@@ -23,7 +23,7 @@ VERBS = {
     "compare": ("lps.report.compare", "your runs, the shipped runs and the paper"),
     "notebooks": ("lps.notebooks.execute", "execute the notebooks that changed"),
     "variant": ("lps.notebooks.execute", "one notebook, other parameters"),
-    "book": ("lps.notebooks.build", "the ledger and the book, where they are out of date"),
+    "book": ("lps.notebooks.execute", "the ledger and the book, where they are out of date"),
     "check": ("lps.notebooks.environment", "is this environment fit for the job?"),
 }
 """By verb its module, which has ``arguments`` and ``main``, or where it serves several ``list_arguments`` and

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lps.notebooks.parameters import words
+from lps.notebooks.cells import words
 
 SHOW = "import json, sys; print(json.dumps(sys.argv[1:]))"
 ODD = (

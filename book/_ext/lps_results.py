@@ -10,7 +10,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +103,6 @@ class Result(SphinxDirective):
         href = "../" * self.env.docname.count("/") + f"_downloads/{self.env.dlfiles.add_file(self.env.docname, path)}"
         link = '<a class="reference download internal" download="" href="{}">{}</a>'
         return Markup(link).format(href, words)
-
-    def source_line(self, name: str) -> Markup:
-        return Markup(source_line(self.env, name))
 
     def take_away(self, stem: str) -> str:
         """Links to one thing in several formats, those that there are."""
@@ -269,16 +266,15 @@ def shipped(page: Result) -> Nodes:
     """What is shipped of each table: rows, seeds, machines, and records of earlier code."""
     runs = frame.frame(r for r in page.records().values() if r["path"].startswith("results/shipped/table"))
     runs = runs.assign(runs=frame.labels(runs)).drop_duplicates("run")
-    return [listing(shipped_line(name, words, made) for (name, words), made in runs.groupby(["table", "runs"]))]
-
-
-def shipped_line(name: str, words: str, made: pd.DataFrame) -> str:
-    rows = made.groupby("row")["seed"].nunique().value_counts().sort_index()
-    seeds = ", ".join(f"{n} with {k} {'seeds' if k > 1 else 'seed'}" for k, n in rows.items())
-    machines = ", ".join(f"{n} on {where}" for where, n in made["machine"].value_counts().sort_index().items())
-    old = f", {made['stale'].sum()} of them made before `lps` last changed" if made["stale"].any() else ""
-    whole = f"{rows.sum()} of {len(paper_table(name))} rows"
-    return code(f"Table {name[5:]}, {words}: {whole} ({seeds}); {len(made)} runs ({machines}){old}.")
+    lines = []
+    for (name, words), made in runs.groupby(["table", "runs"]):
+        rows = made.groupby("row")["seed"].nunique().value_counts().sort_index()
+        seeds = ", ".join(f"{n} with {k} {'seeds' if k > 1 else 'seed'}" for k, n in rows.items())
+        machines = ", ".join(f"{n} on {where}" for where, n in made["machine"].value_counts().sort_index().items())
+        old = f", {made['stale'].sum()} of them made before `lps` last changed" if made["stale"].any() else ""
+        whole = f"{rows.sum()} of {len(paper_table(name))} rows"
+        lines.append(code(f"Table {name[5:]}, {words}: {whole} ({seeds}); {len(made)} runs ({machines}){old}."))
+    return [listing(lines)]
 
 
 @shows("downloads")
@@ -311,7 +307,8 @@ def items(page: Result) -> Nodes:
     path = page.path("results/paper/items.yml")
     page.env.note_dependency(str(path))
     section = read_yaml(path)[page.argument]
-    return [table(" ".join(page.content), "items", "lps-items", page=page, items=section)]
+    about = {"page": page, "items": section, "line": partial(source_line, page.env)}
+    return [table(" ".join(page.content), "items", "lps-items", **about)]
 
 
 SETUP = """!git clone -q --depth 1 {url} companion && pip install -q pytorch-lightning myst-nb
@@ -423,7 +420,7 @@ def slowdown(page: Result) -> Nodes:
     return made or page.absent("The cost of conversion", conversion.COMMAND)
 
 
-def source_line(env: BuildEnvironment, name: str) -> str:
+def source_line(env: BuildEnvironment, name: str) -> Markup:
     """Link to the listing of an object of ``lps``: its name, file and line as they are now."""
     found = find(name)
     if found is None:
@@ -432,14 +429,14 @@ def source_line(env: BuildEnvironment, name: str) -> str:
     assert module is not None
     inside = name.removeprefix(f"{module.__name__}").removeprefix(".")
     line = max(inspect.getsourcelines(found)[1] if inside else 1, 1)
-    words = f"<code>{inside or module.__name__}</code> ({module.__name__.replace('.', '/')}.py:{line})"
+    words = Markup(f"<code>{inside or module.__name__}</code> ({module.__name__.replace('.', '/')}.py:{line})")
     api = Path(env.srcdir, "book", "api.md")
     for path in (str(module.__file__), str(api)):
         env.note_dependency(path)
     if f":: {module.__name__}\n" not in api.read_text(encoding="utf-8"):  # then there is no listing of its source
         return words
     uri = env.app.builder.get_relative_uri(env.docname, "_modules/" + module.__name__.replace(".", "/"))
-    return f'<a class="reference internal" href="{uri}{"#" if inside else ""}{inside}">{words}</a>'
+    return Markup(f'<a class="reference internal" href="{uri}{"#" if inside else ""}{inside}">{words}</a>')
 
 
 def paper_value(env: BuildEnvironment, name: str) -> str:

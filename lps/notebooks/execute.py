@@ -1,4 +1,4 @@
-"""Execute the notebooks, and only those whose result would differ from what is there.
+"""Execute the notebooks, and only those whose result would differ from what is there; build the book that shows them.
 
 A notebook's executed copy is current as long as nothing that it depends on has another content: its source,
 its parameters, the sources and profiles of ``lps``, the installed versions, and those results that its metadata names:
@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,11 +26,13 @@ from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
 
+from ..experiments.profiles import load_profile, profile_names
+from ..experiments.records import write_json
 from ..machine import hardware, versions
-from ..paths import ROOT
+from ..paths import BUILD, ROOT
 from ..processes import apart, forks
 from . import worker
-from .parameters import check_parameters, declared_parameters, parse_overrides, words
+from .cells import check_parameters, declared_parameters, parse_overrides, words
 from .worker import Job, files_hash
 
 SOURCES = ("lps/**/*.py", "lps/**/*.yml", "lps/report/*.mplstyle")
@@ -41,6 +44,7 @@ PRELOADED_FOR_MANY = ("seaborn", "torchvision", "pytorch_lightning")
 """What most notebooks import."""
 
 RECORDS = ("results/local/**/*.json", "results/shipped/**/*.json", "results/paper/*")
+PAGES = ("_config.yml", "_toc.yml", "book/*.*", "book/_ext/**/*.*", "book/_static/*", "notebooks/*.ipynb")
 
 
 class Failure(NamedTuple):
@@ -96,9 +100,9 @@ def plan(
         return Job(
             name=name,
             profile=profile,
-            root=str(root),
-            target=str(root / "build" / f"{place}.ipynb"),
-            log=str(root / "build" / "logs" / f"{place.removeprefix('notebooks/')}.log"),
+            root=root,
+            target=root / "build" / f"{place}.ipynb",
+            log=root / "build" / "logs" / f"{place.removeprefix('notebooks/')}.log",
             parameters=parameters,
             hash=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
             records=list(RECORDS) if read is True else [f"results/{pattern}" for pattern in read],
@@ -116,12 +120,12 @@ def execute(requested: Sequence[Job], jobs: int = 1) -> list[Failure]:
         return []
     from filelock import FileLock, Timeout
 
-    build = Path(requested[0].root, "build")
-    build.mkdir(exist_ok=True)
-    with suppress(Timeout), FileLock(build / ".notebooks.lock", timeout=0):
+    lock = requested[0].root / "build" / ".notebooks.lock"
+    lock.parent.mkdir(exist_ok=True)
+    with suppress(Timeout), FileLock(lock, timeout=0):
         return run_jobs(requested, jobs)
     print("Notebooks of this checkout are being executed elsewhere; waiting for that to end.", file=sys.stderr)
-    with FileLock(build / ".notebooks.lock"):
+    with FileLock(lock):
         return run_jobs(requested, jobs)
 
 
@@ -141,7 +145,7 @@ def run_jobs(requested: Sequence[Job], jobs: int) -> list[Failure]:
     def perform(job: Job) -> Failure | None:
         said, started = None, time.monotonic()
         if not job.is_current():
-            Path(job.log).parent.mkdir(parents=True, exist_ok=True)
+            job.log.parent.mkdir(parents=True, exist_ok=True)
             running.append(job.name)
             bar.set_postfix_str(", ".join(running))
             try:
@@ -153,7 +157,7 @@ def run_jobs(requested: Sequence[Job], jobs: int) -> list[Failure]:
             running.remove(job.name)
             bar.write(f"{job.name}: {'FAILED after' if said else 'executed in'} {time.monotonic() - started:.0f} s")
         bar.update()
-        return Failure(job.name, log=Path(job.log).relative_to(job.root).as_posix(), **said) if said else None
+        return Failure(job.name, log=job.log.relative_to(job.root).as_posix(), **said) if said else None
 
     with tqdm(total=len(early + late), **options) as bar, ThreadPoolExecutor(jobs) as threads:
         try:
@@ -195,15 +199,13 @@ def variant_main(args: argparse.Namespace) -> int:
     """Execute one notebook with other parameters, apart from the main results, and say where it is."""
     failed, (job,) = run(args, [args.notebook], variant=True)
     if not failed:
-        target = Path(job.target).relative_to(ROOT)
+        target = job.target.relative_to(ROOT)
         print(target, target.with_suffix(".html"), sep="\n")
     return failed
 
 
 def run(args: argparse.Namespace, only: Sequence[str], jobs: int = 1, variant: bool = False) -> tuple[int, list[Job]]:
     """Plan, execute and report; the exit code, and what was asked for."""
-    from ..experiments.profiles import load_profile
-
     overrides = [*args.set, *words(args.parameters)]
     requested = plan(args.profile, load_profile(args.profile).notebooks, only, overrides, variant)
     if current := sum(job.is_current() for job in requested):
@@ -217,3 +219,32 @@ def run(args: argparse.Namespace, only: Sequence[str], jobs: int = 1, variant: b
         where = f" in {failure.cell}" if failure.cell else ""
         print(f"{failure.name} failed{where}: {failure.error} (log: {failure.log})", file=sys.stderr)
     return 1 if failures else 0, requested
+
+
+def book_arguments(parser: argparse.ArgumentParser) -> None:
+    about = "whose executed notebooks it shows (default: quick)"
+    parser.add_argument("--profile", default="quick", choices=profile_names(), help=about)
+
+
+def book_main(args: argparse.Namespace) -> int:
+    """Write the ledger and the tables, then run jupyter-book with warnings as errors, unless nothing that they depend
+    on has changed; its exit status."""
+    stamp, html = BUILD / "book.json", BUILD / "_build" / "html"
+    sources = (*PAGES, *SOURCES, *RECORDS, f"build/notebooks/{args.profile}/*")
+    content = {"profile": args.profile, "hash": files_hash(ROOT, sources)}
+    if stamp.exists() and (html / "index.html").exists() and json.loads(stamp.read_text(encoding="utf-8")) == content:
+        print("The book is up to date: build/html/index.html")
+        return 0
+    from ..report.ledger import ledger, write
+
+    write(ledger())
+    program = Path(sys.executable).with_name("jupyter-book")
+    command: list[str | Path] = [program, "build", "-q", "-n", "-W", "--keep-going", "--path-output", BUILD, ROOT]
+    built = subprocess.run(command, env={**os.environ, "BOOK_PROFILE": args.profile}, cwd=ROOT)
+    if built.returncode == 0:
+        link = BUILD / "html"
+        link.unlink(missing_ok=True)
+        link.symlink_to(html.relative_to(BUILD))
+        write_json(stamp, content)
+        print("The book is at build/html/index.html")
+    return built.returncode

@@ -27,13 +27,13 @@ from ..paths import write_whole
 
 @dataclass(frozen=True)
 class Job:
-    """One execution: what to run, with which parameters, and where its result goes. Paths are absolute."""
+    """One execution: what to run, with which parameters, and where its result goes."""
 
     name: str
     profile: str
-    root: str
-    target: str  # the executed copy; its sidecar is the same path with the suffix .json
-    log: str
+    root: Path
+    target: Path  # the executed copy; its sidecar is the same path with the suffix .json
+    log: Path
     parameters: dict[str, Any]
     hash: str
     records: list[str]  # patterns of the results that it reads
@@ -43,18 +43,18 @@ class Job:
 
     @property
     def sidecar(self) -> Path:
-        return Path(self.target).with_suffix(".json")
+        return self.target.with_suffix(".json")
 
     def is_current(self) -> bool:
         """Whether the executed copy is there and was made from the same content."""
-        if not (Path(self.target).exists() and self.sidecar.exists()):
+        if not (self.target.exists() and self.sidecar.exists()):
             return False
         made = json.loads(self.sidecar.read_text(encoding="utf-8"))
         return made["hash"] == self.hash and made["records"] == self.records_hash()
 
     def records_hash(self) -> str | None:
         """Hash of the results that the notebook reads, None where it reads none."""
-        return files_hash(Path(self.root), self.records) if self.records else None
+        return files_hash(self.root, self.records) if self.records else None
 
 
 def files_hash(root: Path, patterns: Iterable[str]) -> str:
@@ -76,13 +76,13 @@ def work(job: Job, machine: Mapping[str, Any]) -> dict[str, str] | None:
 
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        isolate_kernel(Path(folder), Path(job.root))
+        isolate_kernel(Path(folder), job.root)
         try:
             notebook: NotebookNode = papermill.execute_notebook(
-                Path(job.root, "notebooks", f"{job.name}.ipynb"),
+                job.root / "notebooks" / f"{job.name}.ipynb",
                 None,
                 parameters=job.parameters,
-                cwd=Path(job.root, "notebooks"),
+                cwd=job.root / "notebooks",
                 kernel_name="python3",
                 progress_bar=False,
                 log_output=True,
@@ -95,7 +95,7 @@ def work(job: Job, machine: Mapping[str, Any]) -> dict[str, str] | None:
         except Exception as error:  # the kernel died, the notebook is no notebook: reported like any other failure
             print(repr(error), file=sys.stderr)
             return {"cell": "", "error": f"{type(error).__name__}: {error}"}
-    strip(notebook, Path(job.root))
+    strip(notebook, job.root)
     sidecar = {
         "notebook": job.name,
         "profile": job.profile,
@@ -107,7 +107,7 @@ def work(job: Job, machine: Mapping[str, Any]) -> dict[str, str] | None:
         "peak_memory_mb": peak_memory_mb(),
         **machine,
     }
-    target = Path(job.target)
+    target = job.target
     target.parent.mkdir(parents=True, exist_ok=True)
     job.sidecar.unlink(missing_ok=True)  # it vouches for the copy that is about to go
     for kind in DRAWINGS.values():
@@ -217,7 +217,7 @@ def perform(job: Job, machine: Mapping[str, Any], share: int) -> dict[str, str] 
     parent = cast(Any, parent_process())
     os.setsid()  # Ctrl-C reaches the parent alone, which ends this process
     Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-    with Path(job.log).open("wb") as log:
+    with job.log.open("wb") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
     for name in ("OMP_NUM_THREADS", "LPS_JOBS"):

@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -28,9 +29,7 @@ def families(rows: Rows) -> Shown:
     """How many networks of each kind were tried, convert, and are exact."""
     lines = []
     for kind, words in TITLES.items():
-        tried = [
-            rows[name] for name in FAMILIES[kind] if rows.get(name, {"outcome": "not tried"})["outcome"] in OUTCOMES
-        ]
+        tried = [rows[name] for name in FAMILIES[kind] if name in rows and rows[name]["outcome"] in OUTCOMES]
         found = Counter(row["outcome"] for row in tried)
         converted = found["exact"] + found["not exact"]
         pooled = sum(row.get("head") == "pool" for row in tried)
@@ -51,7 +50,7 @@ def refused(rows: Rows) -> Shown:
     """The networks that did not convert, or not exactly, by cause: of reasons that differ by numbers, the first."""
     causes = defaultdict[str, list[str]](list)
     first: dict[str, str] = {}
-    for name in (name for names in FAMILIES.values() for name in names if name in rows):
+    for name in filter(rows.__contains__, chain.from_iterable(FAMILIES.values())):
         row = rows[name]
         if row["outcome"] == "refused":
             first.setdefault(cause := NUMBERS.sub("n", row["reason"]), row["reason"])

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from ..experiments.schema import read_yaml
@@ -48,16 +48,10 @@ def pages() -> set[str]:
 
 def find(name: str) -> Any:
     """The object of a dotted name, ``None`` where there is none."""
-    parts = name.split(".")
-    for split in range(len(parts), 0, -1):
-        try:
-            found: Any = import_module(".".join(parts[:split]))
-        except ModuleNotFoundError:
-            continue
-        for part in parts[split:]:
-            found = getattr(found, part, None)
-        return found
-    return None
+    try:
+        return resolve_name(name)
+    except (AttributeError, ModuleNotFoundError):
+        return None
 
 
 def report(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""The look of every figure, and the picture and the fitted layer that several pages draw."""
+"""The look of every figure, the picture and the fitted layer that several pages draw, and what a reader can turn."""
 
+import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -79,3 +80,11 @@ def show(ax: Axes, values: Tensor, frame: str = RULE, width: float = 1.0, **opti
     for spine in ax.spines.values():
         spine.set(visible=True, color=frame, linewidth=width)
     return ax.imshow(values.numpy(), **options)
+
+
+def live(name: str, data: Any) -> Any:
+    """The data and the scripts of ``book/_static/<name>.js``, which fills the element ``lps-<name>`` of the page."""
+    from IPython.display import HTML
+
+    scripts = "".join(f'<script defer src="../_static/{script}.js"></script>' for script in ("widgets", name))
+    return HTML(f'<script type="application/json" id="lps-{name}-data">{json.dumps(data)}</script>\n{scripts}')

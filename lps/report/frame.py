@@ -31,8 +31,9 @@ def runs(*folders: Path) -> pd.DataFrame:
 def frame(records: Iterable[Record]) -> pd.DataFrame:
     """A line for each metric of each run: ``value`` in per cent, and ``agree`` of ``total`` where it is a share.
 
-    ``run`` numbers the records, as a repetition of a shipped run has its ``id``. ``full``, ``as_profile``, ``differs``
-    and ``stale`` are what the functions below say of a record. ``guaranteed``: no circular shift may matter.
+    ``run`` numbers the records, as a repetition of a shipped run has its ``id``. ``full``, ``as_profile`` and
+    ``differs`` are what the functions below say of a record. ``stale``: the same run would give other results today.
+    ``guaranteed``: no circular shift may matter.
     """
     lines = [
         {"run": number, **about, "metric": metric, **measured}
@@ -61,7 +62,7 @@ def _about(record: Record) -> dict[str, Any]:
         "full": is_full_scale(record),
         "as_profile": as_profile(record),
         "differs": differences(record),
-        "stale": stale(record),
+        "stale": not is_current(record["code"], experiment_of(record["experiment"], "full").task),
         "guaranteed": guaranteed(model),
     }
 
@@ -84,27 +85,21 @@ def images(data: Mapping[str, Any]) -> str:
     return f"{name} as JPEG" if data["name"].startswith("cifar10") and "re-encoded" in data["source"] else name
 
 
-def size_of(record: Record) -> Size:
-    """Images and classes that a run has seen; an older study does not say it of training."""
+def _other_size(record: Record) -> str:
+    """What the images and classes that a run has seen lack, in words; an older study does not say it of training."""
     data = record["data"]
-    return Size(data.get("train", 0), data["test"], len(data.get("classes", ())))
+    seen = Size(data.get("train", 0), data["test"], len(data.get("classes", ())))
+    return other_size(record["config"]["data"]["name"], seen)
 
 
 def is_full_scale(record: Record) -> bool:
     """Was the run made with every setting of the paper, on as many images of as many classes?"""
-    if changed(record, experiment_of(record["experiment"], "full")):
-        return False
-    return not other_size(record["config"]["data"]["name"], size_of(record))
+    return not changed(record, experiment_of(record["experiment"], "full")) and not _other_size(record)
 
 
 def as_profile(record: Record) -> bool:
     """Was the run made with the settings of its profile as it is now, without an override?"""
     return not changed(record, experiment_of(record["experiment"], record["profile"]))
-
-
-def stale(record: Record) -> bool:
-    """Would the same run give other results today?"""
-    return not is_current(record["code"], experiment_of(record["experiment"], "full").task)
 
 
 def differences(record: Record) -> list[str]:
@@ -116,9 +111,8 @@ def differences(record: Record) -> list[str]:
         for name, value in record["config"][section].items()
         if value != paper[section][name]
     ]
-    layout = record["config"]["data"]["name"]
-    size = other_size(layout, size_of(record)) if layout == paper["data"]["name"] else ""
-    return [f"images: {record['data']['source']}", *([size] if size else []), *words]
+    same_layout = record["config"]["data"]["name"] == paper["data"]["name"]
+    return [f"images: {record['data']['source']}", *filter(None, [same_layout and _other_size(record)]), *words]
 
 
 def _word(name: str, value: Any) -> str:
@@ -155,11 +149,8 @@ def drawn(lines: pd.DataFrame) -> pd.Series:
 def groups(lines: pd.DataFrame) -> list[pd.DataFrame]:
     """Lines of one profile and data together: the largest profile first, then the groups with the most runs."""
     found = [members for _, members in lines.groupby(GROUP, sort=False)]
-    return sorted(found, key=lambda members: (_rank(members["profile"].iloc[0]), -members["run"].nunique()))
-
-
-def _rank(profile: str) -> int:
-    return -profile_names().index(profile)
+    rank = profile_names().index
+    return sorted(found, key=lambda members: (-rank(members["profile"].iloc[0]), -members["run"].nunique()))
 
 
 def one_per_seed(lines: pd.DataFrame) -> pd.DataFrame:
@@ -168,11 +159,6 @@ def one_per_seed(lines: pd.DataFrame) -> pd.DataFrame:
     ranked = lines.assign(late=late).sort_values(["stale", "late"], kind="stable")
     kept = ranked.drop_duplicates(["row", *GROUP, "seed"])["run"]
     return lines[lines["run"].isin(kept)].sort_values("seed", kind="stable")
-
-
-def by_seed(lines: pd.DataFrame) -> pd.Series:
-    """Values of one metric of one row and group, to be paired."""
-    return lines.set_index("seed")["value"]
 
 
 def measured(lines: pd.DataFrame) -> dict[str, Any] | None:

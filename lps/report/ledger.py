@@ -1,10 +1,9 @@
 """The ledger: every checkable statement of the paper with its verdict on this machine."""
 
 import argparse
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -16,14 +15,13 @@ from ..machine import hardware
 from ..notebooks.cells import left_by
 from ..paths import BUILD, LOCAL, ROOT, SHIPPED
 from ..studies import trained as studies
-from . import answers, coverage, section53, statements
+from . import answers, coverage, paper, section53
 from . import times as benchmarks
 from .answers import MIN_SEEDS
-from .frame import GROUP, Record, age, by_seed, drawn, groups, labels, measured, one_per_seed, runs
-from .paper import TABLES, command, paper_table
-from .statements import Pair, agrees, listed, pairs, printed, select
+from .frame import GROUP, Record, age, drawn, groups, labels, measured, one_per_seed, runs
+from .paper import TABLES, Pair, Relation, command, listed, paper_table
 from .statistics import Interval, failure_bound, paired
-from .tables import CONSISTENCIES, MARGIN, Verdict, judge, together, write_tables
+from .tables import CONSISTENCIES, Verdict, judge, together, write_tables
 from .theory import STATEMENTS, Check, check, counterexample, evidence, tried
 
 README = ROOT / "README.md"
@@ -100,24 +98,20 @@ def cell_entries(made: pd.DataFrame, timed: Sequence[Record] = ()) -> list[Entry
 
 
 def _cell(
-    name: str,
-    row: Mapping[str, str],
-    metric: str,
-    found: pd.DataFrame,
-    every: pd.DataFrame,
-    timed: Sequence[Record],
+    name: str, row: Mapping[str, str], metric: str, found: pd.DataFrame, every: pd.DataFrame, timed: Sequence[Record]
 ) -> Entry:
     table, printed = TABLES[name], row[metric]
     exact = metric in CONSISTENCIES and printed == "100"
+    shown = f"{int(printed):,}" if printed.isdigit() else printed or None
     antialias = "without a filter" if row["antialias"] == "-" else f"with {row['antialias']}"
     deviation = row.get(f"{metric}_std") if metric != "time_ms" else None
-    tolerance = f"within max(2 combined standard errors, {MARGIN} points); only at the paper's scale"
+    tolerance = f"within max(2 combined standard errors, {paper.MARGIN} points); only at the paper's scale"
     entry = Entry(
         f"{row['row']}:{metric}",
         "cell",
         f"Table {name.removeprefix('table')}",
         f"{table.metrics[metric]} of {row['method']} {antialias}" + (f" on {row['model']}" if "model" in row else ""),
-        f"{printed} ± {deviation}" if deviation else grouped(printed) or None,
+        f"{printed} ± {deviation}" if deviation else shown,
         rule=EVERY_PAIR if exact else RULES.get(metric, tolerance),
         evidence=f"no record; needs {table.data}",
         command=command(row["row"]),
@@ -161,8 +155,10 @@ def comparable(made: pd.DataFrame) -> list[pd.DataFrame]:
 
 def best_runs(made: pd.DataFrame) -> pd.DataFrame:
     """The runs that say most about each row by itself: those of the first group of :func:`comparable` that has it."""
-    ranked = pd.concat([made.head(0), *(found.assign(rank=rank) for rank, found in enumerate(comparable(made)))])
-    return ranked[ranked["rank"] == ranked.groupby("row")["rank"].transform("min")] if "rank" in ranked else ranked
+    best = made.head(0)
+    for found in comparable(made):
+        best = pd.concat([best, found[~found["row"].isin(best["row"])]])
+    return best
 
 
 PROTOCOLS = {"original": "by the original code's protocol", "all": "over all pairs of shifts of the first images"}
@@ -173,24 +169,23 @@ def _measured(entry: Entry, row: Mapping[str, str], metric: str, found: pd.DataF
     ours = measured(lines)
     if ours is None:
         return entry
-    paper = {"mean": float(row[metric]), "std": float(row.get(f"{metric}_std") or 0)}
+    value = {"mean": float(row[metric]), "std": float(row.get(f"{metric}_std") or 0)}
     scale = _scale(found)
-    evidence = f"{ours['agree']:,} of {ours['total']:,} {scale}" if "total" in ours else scale
-    evidence += _bound(metric, lines)
+    evidence = (f"{ours['agree']:,} of {ours['total']:,} " if "total" in ours else "") + scale + _bound(metric, lines)
     for ending, words in PROTOCOLS.items():  # the same consistency counted otherwise, where all runs have it
         counted = found[found["metric"] == f"{metric}_{ending}"]
         if len(counted) == found["run"].nunique():
             evidence += f"; {words} {counted['agree'].sum():,.0f} of {counted['total'].sum():,.0f}"
     profile, *data = found.iloc[0][GROUP]
     others = every[(every["profile"] == profile) & ~drawn(every)].drop_duplicates("run")
-    apart = (others[GROUP[1:]] != data).any(axis=1).sum()
+    evidence += age(found)
+    if apart := (others[GROUP[1:]] != data).any(axis=1).sum():
+        evidence += f"; runs of this profile on other data, which stand apart: {apart}"
     return replace(
         entry,
         ours=f"{ours['mean']:.2f} (n = {ours['n']}, {scale.removeprefix('at reduced scale, ')})",
-        verdict=judge(metric, paper, lines),
-        evidence=evidence
-        + age(found)
-        + (f"; runs of this profile on other data, which stand apart: {apart}" if apart else ""),
+        verdict=judge(metric, value, lines),
+        evidence=evidence,
         run=list(found["id"].unique()),
     )
 
@@ -214,13 +209,8 @@ def _bound(metric: str, lines: pd.DataFrame) -> str:
     return f"; of each network alone, on {total:,} pairs, a failure rate above {rate} is ruled out (95 %)"
 
 
-def grouped(number: str) -> str:
-    """A whole number with separators of thousands; others as they are printed."""
-    return f"{int(number):,}" if number.isdigit() else number
-
-
 def _counted(entry: Entry, row: Mapping[str, str], metric: str) -> Entry:
-    ours = statements.table4_parameters(row["row"])[metric]
+    ours = paper.table4_parameters(row["row"])[metric]
     digits = len(row[metric].partition(".")[2])
     return replace(
         entry,
@@ -235,29 +225,22 @@ def _counted(entry: Entry, row: Mapping[str, str], metric: str) -> Entry:
 
 RELATIONS = {
     "above": "above zero",
-    "not below": f"above -{MARGIN} points",
-    "close": f"within {MARGIN} points of zero",
+    "not below": f"above -{paper.MARGIN} points",
+    "close": f"within {paper.MARGIN} points of zero",
 }
 
 
 def ordering_entries(made: pd.DataFrame, timed: Sequence[Record] = ()) -> list[Entry]:
     """Statements that one method beats another: paired over seeds, never from one seed; times, in a benchmark."""
-    found = [
-        defaultdict(partial(lines.head, 0), iter(lines.groupby(["row", "metric"])))
-        for lines in (*comparable(made), made.head(0))
-    ]
+    found = [*comparable(made), made.head(0)]
     return [_ordering(item, found, timed) for item in listed("orderings")]
 
 
-Measured = Mapping[tuple[str, str], pd.DataFrame]
-"""Lines of a group of runs by row and metric."""
-
-
-def _ordering(item: Mapping[str, Any], found: Sequence[Measured], timed: Sequence[Record]) -> Entry:
-    compared, relation = list(pairs(item)), item.get("relation", "above")
+def _ordering(item: Mapping[str, Any], found: Sequence[pd.DataFrame], timed: Sequence[Record]) -> Entry:
+    compared, relation = list(paper.pairs(item)), item.get("relation", "above")
     tables = sorted({pair.better.split("/")[0] for pair in compared})
-    gaps = [gap for pair in compared if (gap := printed(pair)) is not None]
-    in_print = sum(agrees(relation, gap, gap) is True for gap in gaps)
+    gaps = [gap for pair in compared if (gap := paper.printed(pair)) is not None]
+    in_print = sum(paper.agrees(relation, gap, gap) is True for gap in gaps)
     entry = Entry.of(
         item,
         "ordering",
@@ -275,10 +258,11 @@ def _ordering(item: Mapping[str, Any], found: Sequence[Measured], timed: Sequenc
         [(result.agrees if pair in known else None, result.full) for pair, result in results.items()],
         tried=any(result.n for result in results.values()),
     )
-    against = sum(result.agrees is False for result in known.values())
+    directions = Counter({True: "seen", False: "against", None: "open"}[result.agrees] for result in known.values())
+    counts = ", ".join(f"{directions[name]} {name}" for name in ("seen", "against", "open") if directions[name])
     needed = f"{len(known)} of {len(results)} comparisons have {MIN_SEEDS} paired seeds"
-    if verdict == "undecided" and against:
-        needed += f", and the direction of {against} is not seen at this scale"
+    if verdict == "undecided" and directions["against"]:
+        needed += f", and the direction of {directions['against']} is not seen at this scale"
     elif verdict == "undecided" and len(known) == len(results):
         needed = "the intervals do not decide it"
     words = "; ".join(
@@ -288,51 +272,41 @@ def _ordering(item: Mapping[str, Any], found: Sequence[Measured], timed: Sequenc
     )
     behind = pd.concat([result.behind for result in results.values()]).drop_duplicates("id")
     evidence = f"{needed}{age(behind)}. {words}".strip()
-    return replace(entry, ours=_directions(known.values()), verdict=verdict, evidence=evidence, run=list(behind["id"]))
-
-
-def _directions(compared: Iterable["Compared"]) -> str | None:
-    """How many comparisons have the direction of a sentence, the other one, or an interval with both."""
-    counts = Counter({True: "seen", False: "against", None: "open"}[result.agrees] for result in compared)
-    found = ", ".join(f"{counts[name]} {name}" for name in ("seen", "against", "open") if counts[name])
-    return f"of {counts.total()}: {found}" if found else None
+    ours = f"of {len(known)}: {counts}" if known else None
+    return replace(entry, ours=ours, verdict=verdict, evidence=evidence, run=list(behind["id"]))
 
 
 class Compared(NamedTuple):
-    """The difference of a pair over its common seeds, their number, whether it agrees, and the runs behind it."""
+    """The difference of a pair over its common seeds, their number, whether it agrees, whether it was made at the
+    paper's scale, and the runs behind it."""
 
     interval: Interval
     n: int
     agrees: bool | None
+    full: bool
     behind: pd.DataFrame
 
-    @property
-    def full(self) -> bool:
-        return bool(self.behind["full"].all())
 
-
-def _compare(pair: Pair, relation: statements.Relation, groups: Sequence[Measured]) -> Compared:
+def _compare(pair: Pair, relation: Relation, groups: Sequence[pd.DataFrame]) -> Compared:
     """A pair within the group that contradicts it at full scale, else that compares it over enough seeds."""
 
-    def within(found: Measured) -> Compared:
-        better, worse = (found[row, pair.metric] for row in (pair.better, pair.worse))
-        interval, n = paired(by_seed(better), by_seed(worse))
-        return Compared(interval, n, agrees(relation, interval.low, interval.high), pd.concat([better, worse]))
+    def within(found: pd.DataFrame) -> Compared:
+        lines = found[found["metric"] == pair.metric].set_index("seed")
+        sides = [lines[lines["row"] == row] for row in (pair.better, pair.worse)]
+        (interval, n), behind = paired(*(side["value"] for side in sides)), pd.concat(sides)
+        return Compared(
+            interval, n, paper.agrees(relation, interval.low, interval.high), bool(behind["full"].all()), behind
+        )
 
     def weight(made: Compared) -> tuple[bool, int]:
         return made.n >= MIN_SEEDS and made.agrees is False and made.full, min(made.n, MIN_SEEDS)
 
-    rows = {(pair.better, pair.metric), (pair.worse, pair.metric)}
-    return max(map(within, [found for found in groups if rows & found.keys()] or groups[-1:]), key=weight)
-
-
-def effect_entries(made: pd.DataFrame) -> list[Entry]:
-    """Mean differences over filters, paired by seed, of the largest profile with enough seeds."""
-    found = answers.effects(made)
-    return [_effect(item, found[item["id"]]) for item in listed("effects")]
+    made = [*map(within, groups)]
+    return max([result for result in made if len(result.behind)] or made[-1:], key=weight)
 
 
 def _effect(item: Mapping[str, Any], found: Sequence[answers.Effect]) -> Entry:
+    """A mean difference over filters, paired by seed, of the largest profile with enough seeds."""
     rule = (
         f"mean over the pairs of rows, then over at least {MIN_SEEDS} seeds: the 95 % interval on the paper's side of "
         "zero; below the paper's scale direction only at most"
@@ -361,15 +335,14 @@ def consistency_entries(made: pd.DataFrame) -> list[Entry]:
 
 
 def _consistency(item: Mapping[str, Any], groups: Sequence[pd.DataFrame], every: pd.DataFrame) -> Entry:
-    rows, table, metric = select(item["table"], item["rows"]), TABLES[item["table"]], item["metric"]
+    rows, table, metric = paper.select(item["table"], item["rows"]), TABLES[item["table"]], item["metric"]
     names, values = [row["row"] for row in rows], [float(row[metric]) for row in rows if row[metric]]
     exact = item["kind"] == "exact"
+    spread = " to ".join(f"{value:g}" for value in sorted({min(values), max(values)}))
     entry = Entry.of(
         item,
         "sentence",
-        paper="100 in every row"
-        if exact
-        else " to ".join(f"{value:g}" for value in sorted({min(values), max(values)})),
+        paper="100 in every row" if exact else spread,
         rule=EVERY_PAIR if exact else "some pairs differ in every row",
         evidence=f"no record; needs {table.data}",
         command=command(f"{item['table']}/*"),
@@ -415,7 +388,7 @@ def _sentence(item: Mapping[str, str], studied: Sequence[Record], timed: Sequenc
 def _tried(item: Mapping[str, Any]) -> tuple[bool, str, str]:
     """Whether a sentence holds here and now, our value, and how it was found."""
     if "share" in item:
-        share = statements.table4_parameters(item["share"])["pooling_share"]
+        share = paper.table4_parameters(item["share"])["pooling_share"]
         words = "counted on this machine, 10 classes as in Table 4"
         return item["paper"] == f"about {share:.0f} %", f"{share:.2f} %", words
     if "notebook" in item:
@@ -437,12 +410,13 @@ def _tried(item: Mapping[str, Any]) -> tuple[bool, str, str]:
 def ledger(theory: bool = True, folders: Sequence[Path] = (SHIPPED, LOCAL)) -> dict[str, Any]:
     """All entries by the records below ``folders``, with counts by verdict and where they were judged."""
     made, timed = runs(*folders), benchmarks.read(*folders)
+    effects = answers.effects(made)
     studied, controls, placed = (studies.read(*folders, kind=kind) for kind in ("section53", "controls", "placed"))
     entries = [
         *(theorem_entries() if theory else []),
         *cell_entries(made, timed),
         *ordering_entries(made, timed),
-        *effect_entries(made),
+        *(_effect(item, effects[item["id"]]) for item in listed("effects")),
         *consistency_entries(made),
         *sentence_entries(studied, timed),
     ]

@@ -27,13 +27,12 @@ def judge(name: str, studied: Sequence[Record]) -> dict[str, Any]:
     """
     command = "python -m lps run 'table1/lps*' --profile reduced; python -m lps study 'table1/lps*' --profile reduced"
     fields = {"rule": f"{DIRECTIONS[name]}, {LIMITS}", "command": command, "ours": None}
-    studied = one_per_run(studied)
     groups: dict[str, list[Record]] = {}
     for record in on_real_images(studied):
         groups.setdefault(record["data"]["fingerprint"], []).append(record)
     found = max(groups.values(), key=lambda made: (any(map(is_full_scale, made)), len(made)), default=[])
     if not found:
-        drawn = f"; on drawn data: {_value(name, studied)}" if studied else ""
+        drawn = f"; on drawn data: {_value(name, one_per_run(studied))}" if studied else ""
         return {**fields, "verdict": "not run", "evidence": f"no study of a network trained on real images{drawn}"}
     parts = [(direction(name, record["metrics"]), is_full_scale(record)) for record in found]
     without, verdict = sum(not seen for seen, _ in parts), together(parts)

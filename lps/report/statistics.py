@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from statistics import NormalDist, mean, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mpmath
 import pandas as pd
@@ -18,10 +18,6 @@ class Sample(NamedTuple):
     mean: float
     std: float
     n: int
-
-    @staticmethod
-    def of(values: Sequence[float]) -> "Sample":
-        return Sample(mean(values), stdev(values), len(values))
 
 
 class Interval(NamedTuple):
@@ -39,15 +35,13 @@ class Interval(NamedTuple):
 
 @cache
 def t_quantile(probability: float, freedom: float) -> float:
-    """Quantile of Student's t, for ``probability`` above one half: by Newton's method from the normal one, below it."""
-    log = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - math.log(freedom * math.pi) / 2
-    t = step = NormalDist().inv_cdf(probability)
-    while step > 1e-9 * t:  # the next step would be the square of that
+    """Quantile of Student's t, for ``probability`` above one half: by secants from the normal one, below it."""
+
+    def beyond(t: Any) -> Any:
         above = mpmath.betainc(freedom / 2, 0.5, 0, freedom / (freedom + t * t), regularized=True) / 2
-        density = math.exp(log - (freedom + 1) / 2 * math.log1p(t * t / freedom))
-        step = float(above - (1 - probability)) / density
-        t += step
-    return t
+        return above - (1 - probability)
+
+    return float(mpmath.findroot(beyond, NormalDist().inv_cdf(probability)))
 
 
 def crossing(rising: Callable[[float], float], low: float, high: float) -> float:
@@ -92,10 +86,10 @@ def settled(pairs: Mapping[str, tuple[Sample, Sample]], confidence: float = CONF
     open_ = dict(pairs)
     while open_:
         level = 1 - (1 - confidence) / len(open_)
-        found = [name for name, pair in open_.items() if difference(*pair, level).decides]
-        if not found:
+        left = {name: pair for name, pair in open_.items() if not difference(*pair, level).decides}
+        if len(left) == len(open_):
             break
-        open_ = {name: pair for name, pair in open_.items() if name not in found}
+        open_ = left
     return [name for name in pairs if name not in open_]
 
 

@@ -10,11 +10,8 @@ import pandas as pd
 from ..experiments.records import write_json
 from ..paths import BUILD, LOCAL, SHIPPED
 from .frame import GROUP, frame, labels, measured, one_per_seed, runs
-from .paper import PAPER_SEEDS, TABLES, paper_table, printed_samples
+from .paper import MARGIN, PAPER_SEEDS, TABLES, paper_table, printed_samples
 from .statistics import Interval, average_difference, difference, mean_interval
-
-MARGIN = 0.46
-"""Points within which two accuracies count as equal: two standard errors of one near 94.5 % on 10,000 images."""
 
 Verdict = Literal["holds", "holds+", "direction only", "undecided", "fails", "not run", "not checkable"]
 

@@ -19,8 +19,7 @@ from typing import Any
 
 import torch
 
-from ..notebooks.cells import left_by, read, run
-from ..notebooks.parameters import check_parameters, declared_parameters
+from ..notebooks.cells import check_parameters, declared_parameters, left_by, read, run
 
 STATEMENTS = {"lemma-1": "lemma1", **{f"claim-{n}": f"claim{n}" for n in range(1, 5)}}
 """The notebook of each statement, by the label that the book gives it."""

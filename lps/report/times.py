@@ -4,6 +4,7 @@ A time is judged as a ratio: every case of a record took turns with the others i
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -137,11 +138,6 @@ def clock(record: Record) -> Literal["ratio", "cpu_ratio"]:
     return "cpu_ratio" if alone else "ratio"
 
 
-def milliseconds(record: Record, name: str) -> float:
-    """Median time of a case, by :func:`clock`."""
-    return float(record["cases"][name]["cpu_ms" if clock(record) == "cpu_ratio" else "ms"]["median"])
-
-
 def setting(record: Record) -> str:
     """How the networks of a record were run, in words."""
     config = record["config"]
@@ -166,13 +162,14 @@ def frame(record: Record) -> pd.DataFrame:
     time by the same clock, ``wall clock`` and ``processor time`` are both ratios in words; the rest is as recorded.
     """
     cases, by = record["cases"], clock(record)
+    milliseconds = {"ratio": "ms", "cpu_ratio": "cpu_ms"}[by]
     names = [*filter(cases.__contains__, LABELS), *(name for name in cases if name not in LABELS)]
     lines = {
         name: {
             "label": LABELS.get(name, name),
             "over": LABELS.get(cases[name]["against"], cases[name]["against"]),
             **dict(zip(("time", "low", "high"), (cases[name][by][q] for q in ("median", "q1", "q3")), strict=True)),
-            "ms": milliseconds(record, name),
+            "ms": cases[name][milliseconds]["median"],
             "wall clock": in_a_cell(cases[name]["ratio"]),
             "processor time": in_a_cell(cases[name]["cpu_ratio"]),
             "memory": cases[name]["memory_ratio"],
@@ -206,9 +203,8 @@ def _by_order(record: Record, name: str) -> dict[str, Mapping[str, float]]:
 
 def orders(record: Record) -> pd.DataFrame:
     """Ratios of each case of a record in words, in turn and in a row."""
-    names = [*filter(record["cases"].__contains__, LABELS)]
-    words = {name: {order: in_a_cell(ratio) for order, ratio in _by_order(record, name).items()} for name in names}
-    return pd.DataFrame.from_dict(words, orient="index")
+    ratios = {name: _by_order(record, name) for name in LABELS if name in record["cases"]}
+    return pd.DataFrame.from_dict(ratios, orient="index").map(in_a_cell)
 
 
 def kept_memory(records: Sequence[Record]) -> pd.DataFrame:
@@ -222,15 +218,11 @@ def kept_memory(records: Sequence[Record]) -> pd.DataFrame:
         given = plain.get(kept["group"])
         if given is None or any(given[key] != kept[key] for key in ("hardware", "versions", "determinism")):
             continue
-        line: dict[tuple[str, str], float] = {}
+        line = lines[kept["group"]] = {}
         for name in ("lpf-tri-3", "lps-tri-3"):
             before, after = (record["cases"][name]["in_a_row"]["cpu_ms"]["median"] for record in (given, kept))
-            line |= {
-                (LABELS[name], "ms"): before,
-                (LABELS[name], "memory kept, ms"): after,
-                (LABELS[name], "ratio"): after / before,
-            }
-        lines[kept["group"]] = line
+            shown = {"ms": before, "memory kept, ms": after, "ratio": after / before}
+            line |= {(LABELS[name], column): value for column, value in shown.items()}
     return pd.DataFrame.from_dict(lines, orient="index")
 
 
@@ -239,27 +231,28 @@ def limit(records: Iterable[Record], name: str, most: float) -> tuple[dict[str, 
 
     A line of a table with the highest ratio, and where it is missed and profiled, words on what is left to save.
     """
-    plain, found = name.removesuffix("-naive"), []
+    plain = name.removesuffix("-naive")
     naive = name != plain
+    found: list[dict[str, Any]] = []
     for record in (record for record in records if name in record["cases"]):
         for order, ratio in _by_order(record, name).items():
             if naive:
                 ratio = {"q1": 1 / ratio["q3"], "median": 1 / ratio["median"], "q3": 1 / ratio["q1"]}
-            found.append((ratio["median"], ratio, f"{threads_and_batch(record)}, {order}", record))
+            found.append({**ratio, "where": f"{threads_and_batch(record)}, {order}", "record": record})
     line = {"case": f"{LABELS[plain]}, over {LABELS[name]}" if naive else LABELS[name], "at most": most}
     if not found:
         return {**line, "result": "not run"}, ""
-    ratios = [ratio for _, ratio, *_ in found]
-    kept, missed = sum(r["q3"] <= most for r in ratios), sum(r["q1"] > most for r in ratios)
-    median, highest, where, _ = max(found, key=lambda entry: entry[0])
+    kept, missed = sum(one["q3"] <= most for one in found), any(one["q1"] > most for one in found)
     result = "reached" if kept == len(found) else "missed" if missed else "undecided"
-    line |= {"highest": spread(highest), "where": where, "within": f"{kept} of {len(found)}", "result": result}
-    profiled = [entry for entry in found if name in entry[-1].get("profile", {})]
+    high = max(found, key=itemgetter("median"))
+    line |= {"highest": spread(high), "where": high["where"], "within": f"{kept} of {len(found)}", "result": result}
+    profiled = [one for one in found if name in one["record"].get("profile", {})]
     if result != "missed" or not profiled:
         return line, ""
-    median, _, where, record = max(profiled, key=lambda entry: entry[0])
-    over = name if naive else record["cases"][name]["against"]
-    return line, _left(record, plain, over, median - most, f"{LABELS[plain]}, {where}: {median:.2f} of {LABELS[over]}")
+    high = max(profiled, key=itemgetter("median"))
+    over = name if naive else high["record"]["cases"][name]["against"]
+    words = f"{LABELS[plain]}, {high['where']}: {high['median']:.2f} of {LABELS[over]}"
+    return line, _left(high["record"], plain, over, high["median"] - most, words)
 
 
 def _left(record: Record, name: str, over: str, beyond: float, words: str) -> str:

@@ -32,8 +32,7 @@ from ..experiments.jobs import default_jobs
 from ..experiments.profiles import load_profile
 from ..experiments.records import is_current, made_with, now, write_json
 from ..experiments.schema import read_yaml
-from ..notebooks.cells import read, run
-from ..notebooks.parameters import declared_parameters
+from ..notebooks.cells import declared_parameters, read, run
 from ..paths import SHIPPED
 from ..polyphase import circular_shift, steps
 from ..processes import apart, forks

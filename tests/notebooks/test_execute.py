@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from lps.notebooks import execute as notebooks
+from lps.notebooks.cells import words
 from lps.notebooks.execute import Job, execute, plan
-from lps.notebooks.parameters import words
 
 PARAMETERS = "size: int = 3  # how many\nname = 'a'  # what\nrate = 0.5\nflag = False\nrows = ['x']\nfree = None"
 
@@ -57,7 +57,7 @@ def request(
 
 
 def outputs(job: Job) -> str:
-    cells = json.loads(Path(job.target).read_text())["cells"]
+    cells = json.loads(job.target.read_text())["cells"]
     return "".join("".join(output.get("text", "")) for cell in cells for output in cell.get("outputs", []))
 
 
@@ -68,17 +68,17 @@ def test_executes_once_until_something_changes(root: Path) -> None:
     (job,) = request(root, a={"size": 4})
     assert execute([job]) == []
     assert outputs(job) == "1 4\n"
-    assert "svg" in Path(job.target).with_name("a-1.svg").read_text()
+    assert "svg" in job.target.with_name("a-1.svg").read_text()
     sidecar = json.loads(job.sidecar.read_text())
     assert sidecar["parameters"] == {"size": 4}
     assert sidecar["seconds"] > 0 and sidecar["peak_memory_mb"] > 10
-    assert not list(Path(job.target).parent.glob("*.partial"))
+    assert not list(job.target.parent.glob("*.partial"))
 
-    made = Path(job.target).stat().st_mtime_ns
+    made = job.target.stat().st_mtime_ns
     os.utime(root / "notebooks" / "a.ipynb")
     (again,) = request(root, a={"size": 4})
     assert again.is_current() and execute([again]) == []
-    assert Path(job.target).stat().st_mtime_ns == made
+    assert job.target.stat().st_mtime_ns == made
 
     (root / "lps" / "__init__.py").write_text("value = 2\n")
     (changed,) = request(root, a={"size": 4})
@@ -174,7 +174,7 @@ def test_one_failure_does_not_stop_the_others(root: Path) -> None:
     assert "cell 3" in failure.cell and "raise RuntimeError" in failure.cell
     assert "RuntimeError: no\nluck" in (root / failure.log).read_text()
     assert [job.is_current() for job in request(root)] == [True, False, True]
-    assert not Path(request(root)[1].target).exists()
+    assert not request(root)[1].target.exists()
 
 
 def test_a_kernel_or_a_client_that_dies_is_a_failure(root: Path) -> None:
@@ -239,9 +239,9 @@ def test_a_variant_stays_apart_and_is_exported(root: Path) -> None:
     write_notebook(root, "a", "print(size, name)")
     (job,) = request(root, "a", overrides=("size=7", "name=b/c"), variant=True)
     assert execute([job]) == []
-    assert Path(job.target).relative_to(root).as_posix() == "build/variants/a/smoke_size=7_name=b_c.ipynb"
+    assert job.target.relative_to(root).as_posix() == "build/variants/a/smoke_size=7_name=b_c.ipynb"
     assert outputs(job) == "7 b/c\n"
-    assert "7 b/c" in Path(job.target).with_suffix(".html").read_text()
+    assert "7 b/c" in job.target.with_suffix(".html").read_text()
     assert not (root / "build" / "notebooks").exists()
 
 
@@ -249,7 +249,7 @@ def test_nothing_of_the_machine_stays_in_the_copy(root: Path) -> None:
     write_notebook(root, "a", "from pathlib import Path\nprint(Path.cwd())\nprint(Path.home() / 'x')")
     (job,) = request(root)
     assert execute([job]) == []
-    text = Path(job.target).read_text() + job.sidecar.read_text()
+    text = job.target.read_text() + job.sidecar.read_text()
     assert str(root) not in text and f"{Path.home()}/" not in text
     assert "start_time" not in text and "iopub" not in text
     assert outputs(job) == "notebooks\n~/x\n"

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import lps
-from lps.notebooks.parameters import declared_parameters
+from lps.notebooks.cells import declared_parameters
 from lps.paths import NOTEBOOKS, ROOT
 from lps.studies.small import SAMPLINGS, WIDTHS
 

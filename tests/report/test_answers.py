@@ -20,7 +20,7 @@ STUDENT = 4.302652729911275
 
 
 def effect(low: float, value: float, high: float, n: int = 3, paper: float = 1.0) -> Effect:
-    return Effect("e", "s", Interval(value, low, high), n, 4, 5, paper, "reduced", "drawn, profile reduced", [], False)
+    return Effect("e", Interval(value, low, high), n, 4, 5, paper, "reduced", "drawn, profile reduced", [], False)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lps.notebooks import cells
-from lps.report import paper, statements
+from lps.report import paper
 
 
 def audit() -> dict[str, Any]:
@@ -23,7 +23,7 @@ def test_it_recomputes_and_finds_what_does_not_agree() -> None:
     assert verdicts["LPD, Adapt-3: relative over default"] == "fails"  # 5.245 % is printed as 5.24 %
     assert verdicts["How many classes the counted networks have"] == "remark"  # the paper states none
     assert sum(where == "Sec. 5.1, ImageNet results" for where, *_ in lines) == 1
-    assert len(found["orderings"]) == len(statements.listed("orderings"))
+    assert len(found["orderings"]) == len(paper.listed("orderings"))
 
 
 def test_it_sees_a_wrong_digit(monkeypatch: pytest.MonkeyPatch) -> None:

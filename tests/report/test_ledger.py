@@ -15,7 +15,7 @@ from lps.experiments.profiles import load_profile
 from lps.experiments.rows import TABLE1, matching
 from lps.notebooks import cells as notebooks
 from lps.paths import PAPER, SHIPPED
-from lps.report import compare, coverage, paper, statements, statistics, tables, theory
+from lps.report import compare, coverage, paper, statistics, tables, theory
 from lps.report import ledger as claims
 from lps.report import times as benchmarks
 from lps.report.frame import as_profile, differences, frame, is_full_scale
@@ -253,7 +253,7 @@ def test_parameter_counts_hold_and_a_wrong_one_fails(monkeypatch: pytest.MonkeyP
         return [e.verdict for e in claims.cell_entries(frame([])) if e.id.rpartition(":")[2] in claims.COUNTED]
 
     assert verdicts() == ["holds"] * 13
-    monkeypatch.setattr(statements, "table4_parameters", lambda row: dict.fromkeys(claims.COUNTED, 1))
+    monkeypatch.setattr(paper, "table4_parameters", lambda row: dict.fromkeys(claims.COUNTED, 1))
     assert verdicts() == ["fails"] * 13
 
 
@@ -289,7 +289,7 @@ def test_the_readme_counts_what_is_shipped() -> None:
     said = claims.README.read_text().split(claims.MARK)[1]
     for line in claims.scoreboard(claims.ledger(theory=False, folders=(SHIPPED,))["entries"]).splitlines():
         assert line in said, line
-    assert f"| Theory | {len(statements.listed('theorems'))} |" in said
+    assert f"| Theory | {len(paper.listed('theorems'))} |" in said
 
 
 def test_what_was_measured_is_not_called_not_run() -> None:
@@ -319,14 +319,14 @@ def test_both_protocols_are_in_the_evidence() -> None:
     )
 
 
-TRIED = [i for i in statements.listed("sentences") if not {"reason", "study", "times"} & i.keys()]
+TRIED = [i for i in paper.listed("sentences") if not {"reason", "study", "times"} & i.keys()]
 
 
 def test_what_is_tried_now_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     found = claims.sentence_entries([])
     verdicts = {entry.id: entry.verdict for entry in found}
     assert len(TRIED) == 15 and {verdicts[item["id"]] for item in TRIED} == {"holds"}
-    monkeypatch.setattr(statements, "table4_parameters", lambda row: {"pooling_share": 2.0})
+    monkeypatch.setattr(paper, "table4_parameters", lambda row: {"pooling_share": 2.0})
     shares = {item["id"] for item in TRIED if "share" in item}
     assert {e.verdict for e in claims.sentence_entries([]) if e.id in shares} == {"fails"}
 
@@ -361,14 +361,14 @@ def test_a_sentence_falls_with_the_check_that_it_rests_on(monkeypatch: pytest.Mo
     ],
 )
 def test_relations(relation: Any, low: float, high: float, expected: bool | None) -> None:
-    assert statements.agrees(relation, low, high) is expected
+    assert paper.agrees(relation, low, high) is expected
 
 
 def test_a_statement_names_rows_that_exist() -> None:
-    for item in statements.listed("orderings"):
-        assert list(statements.pairs(item)), item["id"]
-    for item in statements.listed("consistencies"):
-        assert statements.select(item["table"], item["rows"]), item["id"]
+    for item in paper.listed("orderings"):
+        assert list(paper.pairs(item)), item["id"]
+    for item in paper.listed("consistencies"):
+        assert paper.select(item["table"], item["rows"]), item["id"]
 
 
 def test_nothing_of_the_paper_is_left_out() -> None:

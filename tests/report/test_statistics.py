@@ -2,6 +2,7 @@
 
 import math
 import random
+from statistics import fmean, stdev
 from types import SimpleNamespace
 
 import pandas as pd
@@ -64,7 +65,8 @@ def test_power_is_how_often_the_test_decides() -> None:
     rng = random.Random(0)
 
     def run(mean: float) -> Sample:
-        return Sample.of([rng.gauss(mean, 1.0) for _ in range(6)])
+        values = [rng.gauss(mean, 1.0) for _ in range(6)]
+        return Sample(fmean(values), stdev(values), len(values))
 
     trials = 250
     decided = sum(statistics.difference(run(1.5), run(0.0)).decides for _ in range(trials))
