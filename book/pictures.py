@@ -176,7 +176,7 @@ def status() -> Figure:
     fig, ax = canvas(2.2)
     steps = {
         "Was it measured?": "no:  not run, not checkable",
-        "Is it an equality?": "yes:  holds, or fails",
+        "A theorem, or a count?": "yes:  holds, or fails",
         "At the paper's scale?": "yes:  holds, holds+, or fails",
     }
     for n, (question, answer) in enumerate(steps.items()):

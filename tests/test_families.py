@@ -111,7 +111,8 @@ def test_the_page_shows_what_conversion_costs_beside_the_targets() -> None:
     assert middle == ["median", *["1.30"] * 6] and target == ["target", "1.3", "", "1.5", "2.0", "", "2.5"]
     assert conversion.misses(found[1]) == "All medians are within their targets."
     assert "APS before convolutions, 3.00 in the median, not 1.3 (most: `b`, 3.00)" in conversion.misses(found[2])
-    assert conversion.price(records, "before").startswith("1.3 times the original's with APS, the median of 2 networks")
+    words = "1.3 (1.2 to 1.4) times the original's with LPS and Tri-3, 1.3 (1.2 to 1.4) with APS and no filter"
+    assert conversion.price(records, "before") == f"{words}, medians of 2 networks"
     assert "not been measured" in conversion.price([], "before") and conversion.costs([]) == {}
 
 

@@ -208,7 +208,7 @@ def result_table(page: Result, data: Record) -> Nodes:
             result.append(render("differs", group=group))
         rows = [row for row in group["rows"] if row["runs"]] or group["rows"]
         left_out = " Rows without a run are left out." if len(rows) < len(group["rows"]) else ""
-        caption = f"{data['title']}; {group['label']}.{left_out}"
+        caption = f"The paper: {data['title']}. The runs here: {group['label']}.{left_out}"
         result.append(table(caption, "comparison", "lps-comparison", rows=rows, **about))
         if any(row["stale"] for row in rows):
             note = "† computed, in part at least, before `lps` last changed; `python -m lps run` computes it again."

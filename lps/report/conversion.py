@@ -116,10 +116,16 @@ def misses(networks: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def price(records: Iterable[Record], placement: str) -> str:
-    """What sampling there costs with APS on one thread, in words."""
+    """What sampling there costs on one thread, in words."""
     networks = costs(records).get(1)
     if not networks:
         return "a factor that has not been measured in this checkout"
-    times = [ratios[f"aps-none {placement}"]["median"] for ratios in networks.values()]
-    spread = f"{min(times):.1f} to {max(times):.1f}"
-    return f"{median(times):.1f} times the original's with APS, the median of {len(times)} networks ({spread})"
+
+    def times(case: str) -> str:
+        found = [ratios[f"{case} {placement}"]["median"] for ratios in networks.values()]
+        return f"{median(found):.1f} ({min(found):.1f} to {max(found):.1f})"
+
+    return (
+        f"{times('lps-tri-3')} times the original's with LPS and Tri-3, {times('aps-none')} with APS and no filter, "
+        f"medians of {len(networks)} networks"
+    )

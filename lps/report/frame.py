@@ -107,9 +107,9 @@ def differences(record: Record) -> list[str]:
     paper = experiment_of(record["experiment"], "full").as_dict()
     words = [
         f"{section}.{name} is {_word(name, value)} (at full scale: {_word(name, paper[section][name])})"
-        for section in ("data", "model", "train")
-        for name, value in record["config"][section].items()
-        if value != paper[section][name]
+        for section in ("data", "model", "train", "evaluate")
+        for name, value in record["config"].get(section, {}).items()
+        if value != paper[section][name] and (section, name) != ("evaluate", "batch_size")
     ]
     same_layout = record["config"]["data"]["name"] == paper["data"]["name"]
     return [f"images: {record['data']['source']}", *filter(None, [same_layout and _other_size(record)]), *words]

@@ -201,6 +201,14 @@ def _by_order(record: Record, name: str) -> dict[str, Mapping[str, float]]:
     return {"in turn": case[by], "in a row": case["in_a_row"][by]}
 
 
+def on_processors(records: Iterable[Record], name: str) -> list[float]:
+    """Median ratios of a case on ResNet-101, by the newest records: each number of threads, batch and order."""
+    timed = (r for r in latest(records) if r["group"].startswith(TABLE4) and r["config"]["device"] == "cpu")
+    known = (r for r in timed if name in r["cases"])
+    found = (_by_order(r, name).values() if "in_a_row" in r["config"] else [r["cases"][name][clock(r)]] for r in known)
+    return [ratio["median"] for ratios in found for ratio in ratios]
+
+
 def orders(record: Record) -> pd.DataFrame:
     """Ratios of each case of a record in words, in turn and in a row."""
     ratios = {name: _by_order(record, name) for name in LABELS if name in record["cases"]}

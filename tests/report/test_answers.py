@@ -10,6 +10,7 @@ from lps.experiments.profiles import load_profile
 from lps.experiments.records import read_records
 from lps.experiments.rows import ROWS, matching
 from lps.paths import SHIPPED
+from lps.report import times
 from lps.report.answers import Effect, answers, effects, most_first
 from lps.report.frame import COLUMNS, frame, guaranteed
 from lps.report.statistics import Interval
@@ -19,8 +20,8 @@ STUDENT = 4.302652729911275
 """The 97.5 % quantile of Student's t with two degrees of freedom."""
 
 
-def effect(low: float, value: float, high: float, n: int = 3, paper: float = 1.0) -> Effect:
-    return Effect("e", Interval(value, low, high), n, 4, 5, paper, "reduced", "drawn, profile reduced", [], False)
+def effect(low: float, value: float, high: float, n: int = 3, paper: float = 1.0, pairs: int = 5) -> Effect:
+    return Effect("e", Interval(value, low, high), n, pairs, 5, paper, "reduced", "drawn, profile reduced", [], False)
 
 
 @pytest.mark.parametrize(
@@ -32,11 +33,14 @@ def effect(low: float, value: float, high: float, n: int = 3, paper: float = 1.0
         (effect(-0.1, 0.5, 1.1), "leans"),
         (effect(-1.1, -0.5, 0.1), "not settled"),
         (effect(0.1, 0.5, 0.9, n=2), "leans"),
+        (effect(0.1, 0.5, 0.9, pairs=4), "leans"),
+        (effect(-0.9, -0.5, -0.1, pairs=4), "not settled"),
     ],
 )
 def test_the_outcome_says_what_the_interval_says(found: Effect, outcome: str) -> None:
     assert found.outcome == outcome
-    assert f"n = {found.n}, 4 of 5 filters; paper" in str(found)
+    filters = {4: "4 of 5 filters", 5: "all 5 filters"}[found.pairs]
+    assert f"n = {found.n}, {filters}; paper" in str(found)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +130,7 @@ def test_what_becomes_of_maps_that_are_put_right_is_told(shipped: list[Any]) -> 
     found = [
         answers(frame(shipped), ENTRIES, [], [], [], given)[5].text for given in (placed, placed + at_home + stays)
     ]
-    assert "those of 1 network with APS or LPD only keep 93.5 % of their labels, not 82.7 %." in found[0]
+    assert "those of 1 network with APS or LPD only keep 93.5 % of their labels, not 82.7 %, at an mIoU of" in found[0]
     assert found[1] == found[0]
 
 
@@ -149,3 +153,22 @@ def test_runs_on_drawn_pictures_say_nothing_where_there_are_real_images(shipped:
         "1.0 to 1.0 %"
         in answers(pd.concat([at_home, at_home.assign(guaranteed=True, agree=1, total=1)]), ENTRIES, [], [], [])[1].text
     )
+
+
+def test_a_gain_that_no_choice_makes_is_told(shipped: list[Any]) -> None:
+    controls = [r for r in read(SHIPPED, kind="controls") if r["experiment"] == "table1/lps"]
+    turned = [
+        r | {"metrics": r["metrics"] | {"acc, random phase": {"value": 10.0, "agree": 1000, "total": 10_000}}}
+        for r in controls
+    ]
+    alone, depends = (answers(frame(shipped), ENTRIES, [], given, [])[2].text for given in (controls, turned))
+    assert "so the gain is not that of the chosen phase" in alone and "chosen phase" not in depends
+
+
+def test_the_time_is_that_of_every_setting(shipped: list[Any]) -> None:
+    timed = times.read()
+    found = times.on_processors(timed, "lps-tri-3")
+    medians = [r["cases"]["lps-tri-3"]["ratio"]["median"] for r in timed if r["group"].startswith(times.TABLE4)]
+    assert len(found) >= len(medians) > 1 and min(found) < 1.2
+    text = answers(frame(shipped), ENTRIES, [], [], timed)[6].text
+    assert f"{100 * (min(found) - 1):.0f} to {100 * (max(found) - 1):.0f} % more on a processor" in text
