@@ -15,7 +15,8 @@ DIRECTIONS = {
     "replaced": "accuracy falls when APS chooses, the 95 % intervals apart",
     "share": f"LPD takes the largest norm less often than by chance ({100 * CHANCE:g} %), 95 % interval",
     "differs": (
-        f"in the last sampling layer the choices differ on some images; a share near {100 * CHANCE:g} % may be no rule at all"
+        "in the last sampling layer the choices differ on some images; "
+        f"a share near {100 * CHANCE:g} % may be no rule at all"
     ),
 }
 LIMITS = "in every network; direction only at most, and undecided below full scale where a network lacks it"
