@@ -320,9 +320,9 @@ def _cost(entries: Sequence[Mapping[str, Any]], timed: Sequence[Record]) -> Said
         text += (
             f"{low:.0f} to {high:.0f} % more on a processor, by threads, batch and order; not to be compared with the "
         )
-        text += f"paper's {paper:.0f} % on a GPU."
+        text += f"paper's {paper:.0f} %, whose device it does not name."
     else:
-        text += f"not measured (paper: {paper:.0f} % on a GPU)."
+        text += f"not measured (paper: {paper:.0f} %)."
     return "not settled", text, "the paper's network"  # the time is of other hardware than the paper's
 
 

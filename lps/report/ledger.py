@@ -216,7 +216,7 @@ def _counted(entry: Entry, row: Mapping[str, str], metric: str) -> Entry:
         entry,
         ours=f"{ours:.3f}" if digits else f"{int(ours):,}",
         verdict="holds" if abs(ours - float(row[metric])) < 10**-digits else "fails",
-        evidence="counted on this machine; the paper's networks have 10 classes",
+        evidence="counted on this machine, with 10 classes, which the paper's counts are those of",
         command=HERE,
     )
 
