@@ -83,7 +83,8 @@ def rows_of_a_table(name: str) -> Figure:
             ax.grid(axis="y")
             ax.margins(x=0.08)
         panels[0].set_yticklabels(map(title_of, rows))
-        panels[0].set_title("The paper" if group is None else group["label"].capitalize(), loc="left")
+        label = "The paper" if group is None else group["label"]
+        panels[0].set_title(label[:1].upper() + label[1:], loc="left")
     return figure
 
 

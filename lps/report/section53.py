@@ -16,7 +16,7 @@ DIRECTIONS = {
     "share": f"LPD takes the largest norm less often than by chance ({100 * CHANCE:g} %), 95 % interval",
     "differs": (
         "in the last sampling layer the choices differ on some images; "
-        f"a share near {100 * CHANCE:g} % may be no rule at all"
+        "below full scale accuracy has to fall as well when APS chooses, for another choice may be no rule at all"
     ),
 }
 LIMITS = "in every network; direction only at most, and undecided below full scale where a network lacks it"
@@ -37,7 +37,7 @@ def judge(name: str, studied: Sequence[Record]) -> dict[str, Any]:
     if not found:
         drawn = f"; on drawn data: {_value(name, one_per_run(studied))}" if studied else ""
         return {**fields, "verdict": "not run", "evidence": f"no study of a network trained on real images{drawn}"}
-    parts = [(direction(name, record["metrics"]), is_full_scale(record)) for record in found]
+    parts = [(direction(name, record["metrics"], full := is_full_scale(record)), full) for record in found]
     without, verdict = sum(not seen for seen, _ in parts), together(parts)
     seen = f"the direction is not seen at this scale in {without} of {len(found)} networks; " if without else ""
     return {
@@ -85,11 +85,12 @@ def falls(metrics: Mapping[str, Any], changed: str) -> bool:
     return _interval(metrics, changed).high < _interval(metrics, "acc").low
 
 
-def direction(name: str, metrics: Mapping[str, Any]) -> bool:
-    """Does one network show what the rule asks for?"""
+def direction(name: str, metrics: Mapping[str, Any], full: bool = False) -> bool:
+    """Does one network show what the rule asks for? Below full scale another choice is only seen to be a rule where
+    the network depends on it."""
     if name == "replaced":
         return falls(metrics, "acc_max_norm")
     if name == "share":
         return _interval(metrics, "max_norm").high < CHANCE
     last = metrics[_last_layer(metrics)]
-    return bool(last["agree"] < last["total"])
+    return bool(last["agree"] < last["total"]) and (full or falls(metrics, "acc_max_norm"))

@@ -138,7 +138,7 @@ def pad_with_zeros(x: Tensor, before: int, after: int, padding: str) -> Tensor:
             "claim-1", "lps.exact.fused.keep", keep_next, "# Eq. (7)", id="another phase than the selected one"
         ),
         pytest.param("claim-2", "lps.selection.choose", first_phase, "# Eq. (19)", id="APS takes the first phase"),
-        pytest.param("claim-3", "lps.selection.pad", pad_with_zeros, "# Eq. (11)", id="logits with zero padding"),
+        pytest.param("claim-3", "lps.selection.pad", pad_with_zeros, "# Eq. (23)", id="logits with zero padding"),
         pytest.param("claim-4", "lps.exact.ties.place", place_at_zero, "# Eq. (24)", id="features put back to phase 0"),
     ],
 )
