@@ -34,7 +34,8 @@
     }
     const first = (found) => found.reduce((best, each) => (each.logit > best.logit ? each : best)).r; // Eq. (7), the first of equals
 
-    const ruler = make("canvas", { width: WIDE, height: 110, class: "lps-ruler", role: "img" });
+    const ends = make("div", { class: "lps-ends" });
+    const ruler = make("canvas", { width: WIDE, height: 90, class: "lps-ruler", role: "img" });
     const map = make("canvas", { width: S * CELL, height: S * CELL, class: "lps-map", role: "img" });
     map.addEventListener("click", (event) => {
       const box = map.getBoundingClientRect(), cell = box.width / S;
@@ -48,7 +49,7 @@
       radios("How is the mean summed?", "lps-exact-sum", Object.keys(sums), state.sum, (name) => { state.sum = name; compute(); }),
       make("div", { class: "lps-buttons" }, slider({ min: 3, max: 24, value: state.bits, id: "lps-exact-bits" }, (bits) => `${bits} bits${named[bits] ?? ""}`,
         (bits) => { state.bits = bits; compute(); }), place, next),
-      ruler, said, make("div", { class: "lps-ruled" }, map, verdict));
+      ruler, ends, said, make("div", { class: "lps-ruled" }, map, verdict));
 
     function go(d) {
       const input = place.querySelector("input");
@@ -82,12 +83,12 @@
       const half = Math.max(0.6 * (Math.max(...all) - Math.min(...all)), 3 * step * (state.sum === "one after the other"), 1e-9);
       const x = (value) => WIDE / 2 + ((value - middle) / half) * (WIDE / 2 - 20), ink = getComputedStyle(root).color;
       const context = ruler.getContext("2d");
-      Object.assign(context, { fillStyle: ink, strokeStyle: ink, lineWidth: 1, font: "12px sans-serif", textAlign: "center" });
-      context.clearRect(0, 0, WIDE, 110);
+      Object.assign(context, { fillStyle: ink, strokeStyle: ink, lineWidth: 1 });
+      context.clearRect(0, 0, WIDE, 90);
       context.fillRect(0, 80, WIDE, 1);
       if (x(middle + step) - x(middle) > 3)
         for (let n = Math.ceil((middle - half) / step); n * step <= middle + half; n++) context.fillRect(x(n * step), 74, 1, 12);
-      for (const [n, end] of [[40, middle - half], [WIDE - 60, middle + half]]) context.fillText(end.toPrecision(7), n + 10, 104);
+      ends.replaceChildren(...[middle - half, middle + half].map((end) => make("span", {}, end.toPrecision(7))));
       context.globalAlpha = 0.12;
       for (const { r, logit } of state.found.flat()) { context.fillStyle = colours[r]; context.fillRect(x(logit) - 1, 60, 2, 20); }
       context.globalAlpha = 1;
@@ -99,8 +100,10 @@
         context.fillRect(x(logit) - 0.5, 50 - 13 * k, 1, 30 + 13 * k);
       });
       const now = state.kept[state.shift];
-      said.textContent = `Logits of phases 0 to 3: ${found.map(({ logit }) => logit.toPrecision(9)).join(", ")}. ` +
-        `Kept: component ${now} of the unshifted map${now === state.kept[0] ? "" : ", where it kept component " + state.kept[0]}.`;
+      const key = found.flatMap(({ r, logit }, k) => [
+        make("i", { class: "lps-key", style: `background: ${colours[r]}`, "aria-hidden": "true" }), `${logit.toPrecision(9)}${k < 3 ? ", " : ". "}`]);
+      said.replaceChildren("Logits of phases 0 to 3: ", ...key,
+        `Kept: component ${now} of the unshifted map${now === state.kept[0] ? "" : ", where it kept component " + state.kept[0]}.`);
       ruler.setAttribute("aria-label", said.textContent);
 
       const picture = map.getContext("2d");

@@ -81,7 +81,7 @@
     }
 
     function show() {
-      const { x, d } = state, moved = T(x, d), name = d === 1 ? "T x" : `T^${d} x`;
+      const { x, d } = state, moved = T(x, d), name = d === 1 ? "T x" : `T${String(d).replace(/\d/g, (digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit])} x`;
       handles.forEach((handle, n) => {
         handle.replaceChildren(...bars([x[n]], [n])[0].children);
         handle.setAttribute("aria-valuenow", x[n]);

@@ -1,5 +1,6 @@
 """Charts that several pages share: one colour for each method, one marker for each filter."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -89,18 +90,28 @@ def rows_of_a_table(name: str) -> Figure:
 
 
 def learning_curves(records: Sequence[Record]) -> Figure:
-    """Loss, training accuracy and the temperature of LPD at the end of each epoch, a line for each run."""
-    figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.2))
+    """Loss, training accuracy and the temperature of LPD at the end of each epoch: panels for each profile and data, a
+    line for each row, the mean over its seeds."""
+    groups = defaultdict[tuple[str, str], dict[str, list[Record]]](lambda: defaultdict(list))
     for record in records:
-        row, history = row_of(record), pd.DataFrame(record["history"])
-        style = {**look(row), "markersize": 4, "linewidth": 1.2, "markevery": max(1, len(history) // 12)}
-        for ax, name in zip(axes, ("loss", "accuracy", "tau"), strict=True):
-            if name in history and (name != "tau" or row.method == "lps"):
-                ax.plot(history["epoch"], history[name], label=SHOWN[row.method], **style)
-    for ax, label in zip(axes, ("training loss", "training accuracy (%)", "temperature τ"), strict=True):
-        ax.set(xlabel="epoch", ylabel=label)
-        ax.xaxis.get_major_locator().set_params(integer=True)
-    axes[2].set_yscale("log")
+        groups[record["profile"], record["data"]["fingerprint"]][record["experiment"]].append(record)
+    shape, size = (max(1, len(groups)), 3), (9.5, 0.6 + 2.6 * max(1, len(groups)))
+    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False)
+    for panels, ((profile, _), rows) in zip(axes, groups.items(), strict=False):
+        panels[0].set_title(f"profile {profile}", loc="left")
+        for made in rows.values():
+            row = row_of(made[0])
+            histories = pd.concat(pd.DataFrame(record["history"]) for record in made)
+            history = histories.groupby("epoch").mean(numeric_only=True)
+            style = {**look(row), "markersize": 4, "linewidth": 1.2, "markevery": max(1, len(history) // 12)}
+            for ax, name in zip(panels, ("loss", "accuracy", "tau"), strict=True):
+                if name in history and (name != "tau" or row.method == "lps"):
+                    ax.plot(history.index, history[name], label=SHOWN[row.method], **style)
+    for panels in axes:
+        for ax, label in zip(panels, ("training loss", "training accuracy (%)", "temperature τ"), strict=True):
+            ax.set(xlabel="epoch", ylabel=label)
+            ax.xaxis.get_major_locator().set_params(integer=True)
+        panels[2].set_yscale("log")
     methods = dict.fromkeys(SHOWN[row_of(record).method] for record in records)
     handles = [Line2D([], [], color=COLORS[method], label=method) for method in methods]
     figure.legend(handles=handles, loc="outside upper center", ncols=max(1, len(handles)))

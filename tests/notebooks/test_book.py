@@ -398,6 +398,47 @@ def test_no_table_of_results_is_cut_on_a_screen(browser: Any, html: Path) -> Non
     assert beyond and max(beyond) <= 0
 
 
+CONTRAST = """document.documentElement.dataset.theme = "dark";
+    const channels = (color) => color.match(/[\\d.]+/g).map(Number);
+    const light = (color) => channels(color).slice(0, 3).map((c) => c / 255)
+        .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, c, k) => sum + c * [0.2126, 0.7152, 0.0722][k], 0);
+    function behind(node) {
+        const color = getComputedStyle(node).backgroundColor;
+        return (channels(color)[3] ?? 1) > 0 ? color : behind(node.parentElement);
+    }
+    return [...document.querySelectorAll(".cell_output :is(td, th, caption)")].filter((node) => node.innerText)
+        .map((node) => [getComputedStyle(node).color, behind(node)].map(light).sort((a, b) => b - a))
+        .map(([a, b]) => (a + 0.05) / (b + 0.05))"""
+
+
+@pytest.mark.parametrize("name", ["audit", "section53"])
+def test_tables_of_notebooks_can_be_read_in_the_dark(browser: Any, html: Path, name: str) -> None:
+    show(browser, html / "notebooks" / f"{name}.html", PHONE)
+    found = browser.execute_script(CONTRAST)
+    assert found and min(found) >= 4.5
+
+
+def test_wide_tables_say_so_and_what_widgets_read_is_not_shown(browser: Any, html: Path) -> None:
+    show(browser, html / "notebooks" / "section53.html", PHONE)
+    wide = """return [...document.querySelectorAll(".output.text_html, .pst-scrollable-table-container")]
+        .map((node) => [node.scrollWidth > node.clientWidth + 1, node.classList.contains("lps-wide")])"""
+    deadline = time.monotonic() + 20
+    found = browser.execute_script(wide)
+    while not any(said for _, said in found) and time.monotonic() < deadline:
+        time.sleep(0.1)
+        found = browser.execute_script(wide)
+    assert any(over for over, _ in found) and all(over == said for over, said in found)
+    show(browser, html / "notebooks" / "tau.html", SCREEN)
+    data = "return document.getElementById('lps-tau-data').closest('.output').offsetHeight"
+    assert browser.execute_script(data) == 0
+
+
+def test_no_dash_of_a_table_is_a_list(html: Path) -> None:
+    lists = re.compile(r"<td[^>]*><ul[^>]*>\s*<li>(<p></p>)?</li>")
+    assert [page.name for page in html.glob("book/*.html") if lists.search(page.read_text())] == []
+
+
 def test_parameters_stand_once_folded_with_their_values(html: Path) -> None:
     page = (html / "notebooks" / "lemma1.html").read_text()
     folded = page.partition('<details class="lps-provenance">')[2].partition("</details>")[0]
