@@ -843,3 +843,10 @@ def test_windows_meet_no_stride_by_chance() -> None:
 
     with pytest.raises(lps.ConvertError, match="windows whose size follows that of the images meet a stride"):
         lps.convert(segmenter(Do(forward), 8), "aps", example=torch.zeros(1, 3, 32, 32))
+
+
+def test_a_parameter_without_values_is_in_no_one_s_way() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    network.register_parameter("empty", nn.Parameter(torch.zeros(0)))
+    converted = lps.convert(network, "aps", antialias="none")
+    assert lps.verify(converted, torch.randn(1, 3, 32, 32), shifts=4).exact

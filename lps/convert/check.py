@@ -231,7 +231,7 @@ def drawn(network: nn.Module, images: Tensor, signs: bool = False) -> nn.Module:
 
 def _alike(values: Tensor) -> bool:
     flat = values.flatten()
-    return all(bool((part == flat[0]).all()) for part in (flat[:100], flat))
+    return all(bool((part == flat[:1]).all()) for part in (flat[:100], flat))
 
 
 def _moves(y: Tensor, moved: Tensor, place: Map | None, shift: list[int], size: Size) -> bool:
