@@ -76,7 +76,6 @@ STUDIES = {
     "figure4": Study("figure4", ("lps",), False, MAPS),
     "shifts": Study("evidence", EVERY, False, _shifts_held),
     "controls": Study("section53", EVERY, True, {}),
-    "grid": Study("evidence", EVERY, True, {}),
     "margins": Study("evidence", ("aps", "lps"), False, _margins_held),
     "placed": Study("table5", ("aps", "lps"), True, PLACED, "segmentation"),
 }

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import lps
-from lps.data import Split
 from lps.metrics import Count
 from lps.studies.trained import measures
 
@@ -60,20 +59,3 @@ def test_margins_are_those_of_every_layer_that_selects(antialias: Any) -> None:
     record = measure.study_margins(network, SimpleNamespace(images=IMAGES), torch.device("cpu"))
     assert record["metrics"]["turned_exact, layer 3"] == Count(0, 6)
     assert [sum(layer["lead"]) for layer in record["layers"]] == [6, 6, 6]
-
-
-def test_a_network_that_reads_a_grid_loses_by_a_move_of_it() -> None:
-    """The label is the value at even rows and columns; a mark stands there, and nothing elsewhere."""
-    labels = torch.arange(5)
-    images = torch.zeros(5, 1, 8, 8)
-    images[..., ::2, ::2] = labels.view(5, 1, 1, 1)
-    logits = torch.nn.Sequential(torch.nn.AvgPool2d(1, 2), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-    network = torch.nn.Sequential(logits, Nearest())
-    metrics = measure.study_grid(network, Split(images, labels), torch.device("cpu"))["metrics"]
-    assert [metrics[name] for name in measure.PARITIES] == [Count(5, 5), *[Count(1, 5)] * 3]
-    assert metrics["c_cons"].total == 5
-
-
-class Nearest(torch.nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return -(x - torch.arange(5.0)).abs()
