@@ -184,7 +184,7 @@ def _consistent(made: pd.DataFrame) -> Said:
 def most_first(found: Sequence[Effect]) -> list[Effect]:
     """The same effect at several scales, which come longest training first: over enough seeds, then over fewer.
 
-    Networks that have not converged decide nothing, however many filters they had.
+    Shorter training decides less, however many filters it had.
     """
     return sorted(found, key=lambda effect: -min(effect.n, MIN_SEEDS))
 
