@@ -261,7 +261,11 @@ def _learned(studied: Sequence[Record], controls: Sequence[Record]) -> Said:
         text += (
             f" With phases drawn at random it does in {fall} of {len(controlled)}, by {_most(controlled, RANDOM):.2f}"
         )
-        text += ": networks that do not depend on the phase cannot say what LPD learned." if not falls + fall else "."
+        text += (
+            ": networks whose accuracy does not depend on the phase cannot say what LPD learned."
+            if not falls + fall
+            else "."
+        )
     outcome: Outcome = "seen" if falls == len(real) else "leans" if 2 * falls > len(real) else "not seen"
     if controlled and not falls + fall:
         outcome = "not settled"
