@@ -12,7 +12,7 @@ from lps.experiments.rows import ROWS, matching
 from lps.paths import SHIPPED
 from lps.report import times
 from lps.report.answers import Effect, answers, effects, most_first
-from lps.report.frame import COLUMNS, frame, guaranteed
+from lps.report.frame import COLUMNS, as_profile, frame, guaranteed
 from lps.report.statistics import Interval
 from lps.studies.trained import read
 
@@ -52,7 +52,7 @@ def test_lps_over_aps_is_the_mean_over_filters_paired_by_seed(shipped: list[Any]
     reduced = {
         (r["experiment"], r["seed"]): r["metrics"]["acc"]["value"]
         for r in shipped
-        if "acc" in r["metrics"] and r["profile"] == "reduced"
+        if "acc" in r["metrics"] and r["profile"] == "reduced" and as_profile(r)
     }
     tails = ("", "-rect-2", "-tri-3", "-bin-5", "-adapt-3")
     gaps = [
