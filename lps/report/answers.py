@@ -192,10 +192,10 @@ def most_first(found: Sequence[Effect]) -> list[Effect]:
 def _elsewhere(found: Sequence[Effect]) -> str:
     """Briefly the effect in each other profile, and over more filters in that of the one that is judged."""
     judged, *rest = most_first(found)
-    others: dict[tuple[str, bool], Effect] = {}
+    others: dict[str, Effect] = {}
     for effect in rest:
-        others.setdefault((effect.profile, effect.profile == judged.profile and effect.pairs > judged.pairs), effect)
-    others.pop((judged.profile, False), None)
+        if effect.profile != judged.profile or effect.pairs > judged.pairs:
+            others.setdefault(effect.profile, effect)
     return ", ".join(f"{effect.gap} in {effect.profile} ({effect.size})" for effect in others.values())
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -97,9 +98,9 @@ def is_full_scale(record: Record) -> bool:
     return not changed(record, experiment_of(record["experiment"], "full")) and not _other_size(record)
 
 
-def as_profile(record: Record) -> bool:
-    """Was the run made with the settings of its profile as it is now, without an override?"""
-    return not changed(record, experiment_of(record["experiment"], record["profile"]))
+def as_profile(record: Record, changes: Mapping[str, str] = MappingProxyType({})) -> bool:
+    """Was the run made with the settings of its profile as it is now, and these ``changes`` to it alone?"""
+    return not changed(record, experiment_of(record["experiment"], record["profile"]).override(changes))
 
 
 def differences(record: Record) -> list[str]:
