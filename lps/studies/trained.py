@@ -1,6 +1,6 @@
 """Studies of trained networks, and their records: those of Sec. 5.3 (how LPD chooses, and what becomes of a network
-that loses its choice), labels under shifts of each size, how far choices are from a tie, and what becomes of a
-segmenter that puts its maps where they were taken.
+that loses its choice, and how alike the components are), labels under shifts of each size, how far choices are from a
+tie, and what becomes of a segmenter that puts its maps where they were taken.
 
 ``python -m lps study 'table1/*'`` studies the networks that ``run`` has trained and writes a record of each study. What
 a study measures stands in its notebook, in the cells tagged ``study``.
@@ -77,6 +77,7 @@ STUDIES = {
     "shifts": Study("evidence", EVERY, False, _shifts_held),
     "controls": Study("section53", EVERY, True, {}),
     "margins": Study("evidence", ("aps", "lps"), False, _margins_held),
+    "alike": Study("section53", ("aps", "lps"), False, {"alike": [REAL]}),
     "placed": Study("table5", ("aps", "lps"), True, PLACED, "segmentation"),
 }
 """By the folder of its records."""
