@@ -226,11 +226,13 @@ def test_a_study_of_a_changed_network_stands_apart(tmp_path: Path, monkeypatch: 
 
 def test_components_are_alike_by_their_correlation() -> None:
     one = torch.randn(3, 1, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-    parts = (one - one.mean((1, 2, 3, 4), keepdim=True)).expand(3, 4, 2, 8, 8)
+    parts = (one - one.mean((1, 3, 4), keepdim=True)).expand(3, 4, 2, 8, 8)
     assert torch.allclose(measure.correlations(lps.merge(parts)), torch.ones(3))
     opposite = parts * torch.tensor([1.0, 1.0, -1.0, -1.0]).view(1, 4, 1, 1, 1)  # of six pairs two are equal
     assert torch.allclose(measure.correlations(lps.merge(opposite)), torch.full((3,), -1 / 3))
     scaled = parts * torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1, 1)
-    assert torch.allclose(measure.correlations(lps.merge(scaled) + 5), torch.ones(3))
+    assert torch.allclose(
+        measure.correlations(lps.merge(scaled) + torch.tensor([5.0, 9.0]).view(1, 2, 1, 1)), torch.ones(3)
+    )
     unlike = torch.randn(3, 4, 16, 8, 8, generator=torch.Generator().manual_seed(1))
     assert measure.correlations(lps.merge(unlike)).abs().max() < 0.05
