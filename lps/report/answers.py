@@ -289,13 +289,13 @@ SEGMENTATION = {
 def _segmentation(made: pd.DataFrame, known: Mapping[str, Sequence[Effect]], placed: Sequence[Record]) -> Said:
     lines = made[made["guaranteed"].astype(bool) & (made["metric"] == "mascc")]
     if lines.empty:
-        return "not tested", "No DeepLabV3+ with LPD and LPU is recorded."
+        return "not tested", "No DeepLabV3+ with LPU is recorded."
     lines = lines if (lines["agree"] < lines["total"]).any() else _real_first(lines)
     agree, total = lines["agree"].sum(), lines["total"].sum()
     outcome: Outcome = "seen" if agree == total else "the other way round"
     changed = f"{total - agree:,.0f} pixels change their label"
     kept = "every pixel keeps its label under every pair of shifts tried" if agree == total else changed
-    text = f"{lines['run'].nunique()} networks with LPD and LPU: {kept}."
+    text = f"{lines['run'].nunique()} networks with LPU: {kept}."
     judged = (effect for key in SEGMENTATION for effect in most_first(known[key])[:1])
     if against := [effect for effect in judged if effect.outcome == "the other way round"]:
         words = "; ".join(f"{SEGMENTATION[e.id]}, {e}" for e in against)
