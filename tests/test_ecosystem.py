@@ -75,6 +75,37 @@ def test_an_exported_network_gives_the_same_bits_at_any_batch_size(name: str, an
             assert torch.equal(actual, expected)
 
 
+class Attends(nn.Module):
+    """Exact sums of every kind, once it is converted: a group norm, attention and a mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, 2, 1), nn.GroupNorm(2, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        tokens = self.norm(self.conv(x)).relu().flatten(2).transpose(1, 2)
+        return (self.attention(tokens, tokens, tokens)[0].mean(1),)
+
+
+@pytest.mark.parametrize("traced_with_gradients", [True, False])
+@pytest.mark.parametrize("name", ["a ResNet", "aps", "lps", "converted"])
+def test_an_exported_network_hands_gradients_back(name: str, traced_with_gradients: bool) -> None:
+    """To the images, as a saliency map asks for; nobody has to turn gradients off to run it."""
+    more = {"lps": lambda: Small(lps.LearnedPhase(8, 4)), "converted": lambda: lps.convert(Attends())}
+    model = {**MODELS, **more}[name]().eval()
+    with torch.set_grad_enabled(traced_with_gradients):
+        program = torch.export.export(model, (images(2),))
+    gradients = []
+    for run in (model, program.module()):
+        x = images(2).requires_grad_()
+        run(x)[0].square().sum().backward()
+        gradients.append(x.grad)
+    assert gradients[0].any()
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_onnx_selects_the_same_phases(through_onnx: Callable[..., list[Tensor]]) -> None:
     class Both(nn.Module):

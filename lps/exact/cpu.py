@@ -51,6 +51,12 @@ def runs(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
+def exports() -> bool:
+    """Does torch.export take the network apart now, but for ONNX?"""
+    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.5 cannot tell
+    return bool(exporting()) and not torch.onnx.is_in_onnx_export()
+
+
 def in_full(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A convolution in groups of a map with a kernel, which a CPU computes in float32 where they are in half precision.
 
@@ -185,6 +191,8 @@ def evened(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) -> t
 def _sum_of_taps(taps: Sequence[Tensor], dilation: int, axis: int) -> Tensor:
     """Add to the middle one of three results, in place, what the other two say of its neighbours along ``axis``."""
     before, here, after = taps
+    if exports():  # its graph refuses writes to one of several views, where there are gradients
+        return here + before.roll(dilation, axis) + after.roll(-dilation, axis)
     size = here.shape[axis]
     for part, shift in ((before, dilation % size), (after, -dilation % size)):
         here.narrow(axis, shift, size - shift).add_(part.narrow(axis, 0, size - shift))

@@ -4,13 +4,14 @@ The theorems make the statistics that drive a selection invariant to shifts over
 shift reorders the terms of a sum, and rounding can turn a near tie. A fixed-point sum has no such order.
 """
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from .cpu import by_pieces
+from .cpu import by_pieces, exports
 
 _BITS = 62
 _TERM = 50
@@ -55,18 +56,45 @@ def _mean(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     return (total.double() * unit / count + finite).squeeze(dims)
 
 
+def _forward(x: Tensor, dims: Sequence[int]) -> Tensor:
+    return by_pieces(lambda part: _mean(part, tuple(dims)), x)
+
+
+def _keep_shape(ctx: Any, inputs: tuple[Tensor, Sequence[int]], output: Tensor) -> None:
+    x, ctx.dims = inputs
+    ctx.shape, ctx.dtype = x.shape, x.dtype
+    ctx.count = prod([x.shape[d] for d in ctx.dims])  # a list: torch.compile follows no generator here
+
+
+def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    kept = [1 if d in ctx.dims else size for d, size in enumerate(ctx.shape)]
+    return (gradient / ctx.count).to(ctx.dtype).view(kept).expand(ctx.shape), None
+
+
 class _ExactMean(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dims: tuple[int, ...]) -> Tensor:
-        ctx.shape, ctx.dtype, ctx.dims = x.shape, x.dtype, dims
-        ctx.count = prod([x.shape[d] for d in dims])  # a list: torch.compile follows no generator here
-        return by_pieces(lambda part: _mean(part, dims), x)
+    def forward(ctx: Any, x: Tensor, dims: Sequence[int]) -> Tensor:
+        mean = _forward(x, dims)
+        _keep_shape(ctx, (x, dims), mean)
+        return mean
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
-        kept = [1 if d in ctx.dims else size for d, size in enumerate(ctx.shape)]
-        return (gradient / ctx.count).to(ctx.dtype).view(kept).expand(ctx.shape), None
+        return _gradient(ctx, *gradients)
+
+
+@torch.library.custom_op("lps::exact_mean", mutates_args=())
+def _exported(x: Tensor, dims: Sequence[int]) -> Tensor:
+    """The same in one piece, for exported programs: they take a function apart, and integers hand no gradient back."""
+    return _forward(x, dims)
+
+
+@_exported.register_fake
+def _(x: Tensor, dims: Sequence[int]) -> Tensor:
+    return x.new_empty([size for d, size in enumerate(x.shape) if d not in dims], dtype=torch.float64)
+
+
+_exported.register_autograd(_gradient, setup_context=_keep_shape)
 
 
 def exact_mean(x: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -81,7 +109,7 @@ def exact_mean(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     Terms are rounded to a per-sample grid that spans 62 bits less those the count needs, then added as integers. The
     gradient is that of a mean.
     """
-    return cast(Tensor, _ExactMean.apply(x, dims))
+    return cast(Tensor, _exported(x, dims) if exports() else _ExactMean.apply(x, dims))
 
 
 def spatial_mean(x: Tensor, exact: bool) -> Tensor:

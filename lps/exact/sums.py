@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from math import inf, nan, prod
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from .cpu import exports
 from .mean import bits_below, exact_mean
 
 
@@ -64,44 +65,71 @@ def softmax(x: Tensor, dim: int) -> Tensor:
     return (powers / _sum(powers, (dim % x.dim(),))).to(x.dtype)
 
 
-class _Einsum(torch.autograd.Function):
+BITS = 53
+"""Of the whole numbers of float64."""
+
+
+def _einsum(equation: str, *operands: Tensor) -> Tensor:
     """Operands in two integers for each number, whose products add up in float64 without rounding."""
+    terms, out = equation.split("->")
+    letters = terms.split(",")
+    sizes = {letter: max(x.shape[term.index(letter)] for term, x in zip(letters, operands, strict=True)
+                         if letter in term) for letter in {*terms} - {","}}  # fmt: skip
+    bits = (BITS - bits_below(prod(n for letter, n in sizes.items() if letter not in out))) // 2
+    parts, scales, rows = [], [], []
+    for term, x in zip(letters, operands, strict=True):
+        summed = [axis for axis, letter in enumerate(term) if letter not in out]
+        x = x.double()
+        largest = x.abs().amax(summed, keepdim=True) if summed else x.abs()
+        if torch.onnx.is_in_onnx_export():  # which has no exponent of a float
+            scale = 2.0**bits / torch.where(largest > 0, largest, 1.0)
+        else:
+            scale = torch.ldexp(torch.ones_like(largest), bits - torch.frexp(largest).exponent.clamp_min(-960))
+        high = (x * scale).round()
+        parts.append((high, ((x * scale - high) * 2**bits).round()))
+        rows.append("".join(letter for letter in term if letter in out))
+        scales.append(scale.squeeze(summed) if summed else scale)
+    (a, a_rest), (b, b_rest) = parts
+    high, rest = (torch.einsum(equation, a, b),
+                  torch.einsum(equation, a, b_rest) + torch.einsum(equation, a_rest, b))  # fmt: skip
+    return (high + rest * 2.0**-bits) / torch.einsum(f"{','.join(rows)}->{out}", *scales)
 
-    BITS: ClassVar[int] = 53
 
+def _keep_operands(ctx: Any, inputs: tuple[str, Tensor, Tensor], output: Tensor) -> None:
+    ctx.equation, *operands = inputs
+    ctx.save_for_backward(*operands)
+
+
+def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    with torch.enable_grad():
+        operands = [x.detach().requires_grad_() for x in ctx.saved_tensors]
+        y = torch.einsum(ctx.equation, *operands)
+    return None, *torch.autograd.grad(y, operands, gradient.to(y.dtype))
+
+
+class _Einsum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, equation: str, *operands: Tensor) -> Tensor:
-        ctx.equation = equation
-        ctx.save_for_backward(*operands)
-        terms, out = equation.split("->")
-        letters = terms.split(",")
-        sizes = {letter: max(x.shape[term.index(letter)] for term, x in zip(letters, operands, strict=True)
-                             if letter in term) for letter in {*terms} - {","}}  # fmt: skip
-        bits = (_Einsum.BITS - bits_below(prod(n for letter, n in sizes.items() if letter not in out))) // 2
-        parts, scales, rows = [], [], []
-        for term, x in zip(letters, operands, strict=True):
-            summed = [axis for axis, letter in enumerate(term) if letter not in out]
-            x = x.double()
-            largest = x.abs().amax(summed, keepdim=True) if summed else x.abs()
-            if torch.onnx.is_in_onnx_export():  # which has no exponent of a float
-                scale = 2.0**bits / torch.where(largest > 0, largest, 1.0)
-            else:
-                scale = torch.ldexp(torch.ones_like(largest), bits - torch.frexp(largest).exponent.clamp_min(-960))
-            high = (x * scale).round()
-            parts.append((high, ((x * scale - high) * 2**bits).round()))
-            rows.append("".join(letter for letter in term if letter in out))
-            scales.append(scale.squeeze(summed) if summed else scale)
-        (a, a_rest), (b, b_rest) = parts
-        high, rest = (torch.einsum(equation, a, b),
-                      torch.einsum(equation, a, b_rest) + torch.einsum(equation, a_rest, b))  # fmt: skip
-        return (high + rest * 2.0**-bits) / torch.einsum(f"{','.join(rows)}->{out}", *scales)
+    def forward(ctx: Any, equation: str, a: Tensor, b: Tensor) -> Tensor:
+        _keep_operands(ctx, (equation, a, b), a)
+        return _einsum(equation, a, b)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad():
-            operands = [x.detach().requires_grad_() for x in ctx.saved_tensors]
-            y = torch.einsum(ctx.equation, *operands)
-        return None, *torch.autograd.grad(y, operands, gradients[0].to(y.dtype))
+        return _gradient(ctx, *gradients)
+
+
+@torch.library.custom_op("lps::exact_einsum", mutates_args=())
+def _exported(equation: str, a: Tensor, b: Tensor) -> Tensor:
+    """The same in one piece, as :func:`~lps.exact.mean.exact_mean` has it."""
+    return _einsum(equation, a, b)
+
+
+@_exported.register_fake
+def _(equation: str, a: Tensor, b: Tensor) -> Tensor:
+    return torch.einsum(equation, a.double(), b.double())
+
+
+_exported.register_autograd(_gradient, setup_context=_keep_operands)
 
 
 def exact_einsum(equation: str, a: Tensor, b: Tensor) -> Tensor:
@@ -114,4 +142,4 @@ def exact_einsum(equation: str, a: Tensor, b: Tensor) -> Tensor:
 
     Each row of an operand is rounded to about 40 bits below its largest number.
     """
-    return cast(Tensor, _Einsum.apply(equation, a, b))
+    return cast(Tensor, _exported(equation, a, b) if exports() else _Einsum.apply(equation, a, b))
