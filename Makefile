@@ -77,7 +77,7 @@ variant: env ## one notebook with other parameters: make variant NB=table1 P="an
 	@$(LPS) variant "$$NB" --profile "$$PROFILE" --parameters "$$P"
 
 compare: env ## your runs beside the shipped ones and the paper's values
-	$(LPS) compare
+	$(LPS) compare --profile "$$PROFILE"
 
 bench: env ## time the sampling layers on this machine: five minutes (on a GPU: python -m benchmarks --device cuda)
 	$(BIN)/python -m benchmarks

@@ -167,7 +167,7 @@ def keep(x: Tensor, phase: Tensor, stride: Stride = 2) -> Tensor:
 def mix(x: Tensor, z: Tensor, stride: Stride = 2) -> Tensor:
     """Weighted sum of the components of ``x`` ``(N, C, *space)`` with ``z`` ``(N, P)``: ``(N, C, *space / s)``.
 
-    Eq. (17): ``y = sum_k z_k Poly(x)_k``.
+    Eq. (17): ``y = sum_k z_k Poly(x)_k``. Behind a filter, ``exact/fused.py`` does both at once.
     """
     dims = x.dim() - 2
     weights = z.to(x.dtype).unflatten(1, steps(stride, dims))[

@@ -89,7 +89,8 @@ class LearnedPhase(nn.Module):
 
     ``f_theta`` is convolution (3, ``channels`` to ``hidden``), ReLU, convolution (3, ``hidden`` to ``hidden``), then
     the mean over channels and space. In training ``z`` is a Gumbel-softmax sample at temperature ``tau`` (Eq. 17);
-    in evaluation ``z`` is one-hot at the largest logit (Eq. 7). ``(N, C, *space)`` to :class:`Selection`.
+    in evaluation ``z`` is one-hot at the largest logit (Eq. 7). ``(N, C, *space)`` to :class:`Selection`. Of few
+    ``hidden`` channels, as of one or two, all may be shut by their ReLUs: then all logits are equal, and none learns.
     """
 
     tau: Tensor

@@ -706,6 +706,22 @@ def test_what_has_no_proof_is_refused_with_layer_and_reason(name: str) -> None:
         lps.convert(built(network), example=example)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_choice_of_few_hidden_channels_can_learn_whatever_its_maps(seed: int) -> None:
+    """A lone unit on maps of one sign is open or shut, and half of all would be shut for good."""
+    torch.manual_seed(seed)
+    depthwise = nn.Conv2d(16, 16, 3, 2, 1, groups=16)
+    network = lps.convert(nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1), nn.ReLU(), depthwise, nn.AdaptiveAvgPool2d(1)))
+    maps = 5 * torch.rand(4, 16, 8, 8) * torch.tensor([1.0, 1.0, -1.0, -1.0]).view(-1, 1, 1, 1)
+    (choice,) = (layer for layer in network.modules() if isinstance(layer, lps.LearnedPhase))
+    for x in maps.split(2):  # of either sign
+        choice.zero_grad()
+        scores = choice(x).scores
+        assert (scores.amax(1) > scores.amin(1)).all()
+        scores[:, 0].sum().backward()
+        assert choice.conv1.weight.grad.any() and choice.conv2.weight.grad.any()
+
+
 @pytest.mark.parametrize(
     "setting",
     [

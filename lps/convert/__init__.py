@@ -23,7 +23,7 @@ from ..filters import AntiAlias
 from ..sampling import Downsample, Sampling, Source
 from .check import require_any_size, require_invariance
 from .grids import shown
-from .layers import Entry
+from .layers import Entry, OpenPhase
 from .models import images_for, opened, unwrapped
 from .plan import Plan
 from .report import Conversion, ConvertError, Stride, in_words
@@ -63,13 +63,13 @@ def convert(
 
     ``model`` reads images ``(N, C, *space)`` with one, two or three spatial axes. Its weights are kept under their
     names. With ``method="lps"`` each choice has a small network of its own, which wants training, with
-    ``channels / hidden_divisor`` hidden channels: by default an eighth, and a 64th where a convolution in groups
-    strides, whose maps are wide and whose weights are few. ``"aps"`` has no parameters and needs none. ``antialias``
-    filters each map before it is sampled, but for averages, blurs and the convolution that reads the images, and
-    ``select_from`` says whether the choice sees the filtered map. ``placement="behind"`` samples behind a convolution,
-    its norm and its activation, as the original code does, and so convolves at every position. ``"before"`` filters the
-    map that a convolution reads and shifts it by the chosen phase, and the convolution strides as it did.
-    ``head="pool"`` puts global pooling in front of a head that reads flattened maps. ``example`` are
+    ``channels / hidden_divisor`` hidden channels, two at least: by default an eighth, and a 64th where a convolution in
+    groups strides, whose maps are wide and whose weights are few. ``"aps"`` has no parameters and needs none.
+    ``antialias`` filters each map before it is sampled, but for averages, blurs and the convolution that reads the
+    images, and ``select_from`` says whether the choice sees the filtered map. ``placement="behind"`` samples behind a
+    convolution, its norm and its activation, as the original code does, and so convolves at every position.
+    ``"before"`` filters the map that a convolution reads and shifts it by the chosen phase, and the convolution strides
+    as it did. ``head="pool"`` puts global pooling in front of a head that reads flattened maps. ``example`` are
     images to follow the network's code with; by default they are 224 samples wide, or of a size and channels that fit.
     Wrappers such as ``DataParallel`` are taken off. With a ``padding`` other than ``"circular"`` the network is
     converted alike, but no invariance is guaranteed; with ``"zeros"`` each layer sees the border that it had.
@@ -95,7 +95,9 @@ def convert(
 
     def sampling(stride: Any = 1, grouped: bool = False, dims: int = 2) -> Sampling:
         settings: dict[str, Any] = {"hidden_divisor": divisors[grouped], "padding": padding, "select_from": select_from}
-        return cast(Sampling, Sampling.named(method, antialias, stride=stride, dims=dims, **settings))
+        return cast(
+            Sampling, Sampling.named(method, antialias, stride=stride, dims=dims, learned=OpenPhase, **settings)
+        )
 
     sampling()
     try:

@@ -28,7 +28,7 @@ from ..exact.sums import EXACT, exact_einsum, softmax
 from ..exact.ties import Origin, put_back_phases
 from ..polyphase import Stride, components, known, offset_of, offsets, phases, place, steps
 from ..sampling import Downsample
-from ..selection import Selection
+from ..selection import LearnedPhase, Selection
 from .report import Conversion
 
 AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -221,6 +221,23 @@ class TransposedConvolution(Convolution):
     def compute(self, x: Tensor, weight: Any, bias: Tensor | None, **windows: Any) -> Tensor:  # type: ignore[override]
         flipped = weight.flip(tuple(range(2, weight.dim()))).unflatten(0, (self.groups, -1))
         return super().compute(x, flipped.transpose(1, 2).flatten(0, 1), bias, **windows)
+
+
+class OpenPhase(LearnedPhase):
+    """A choice of LPD whose hidden units start in pairs of opposite signs: of each pair one is open, on every map.
+
+    Maps behind an activation have one sign, on which the few units of a narrow layer are often all shut from the start.
+    All logits are then equal, and no gradient ever opens a unit.
+    """
+
+    def __init__(
+        self, channels: int, hidden: int, stride: Stride = 2, padding: Padding = "circular", dims: int = 2
+    ) -> None:
+        super().__init__(channels, max(2, hidden), stride, padding, dims)
+        pairs = self.conv1.out_channels // 2
+        with torch.no_grad():
+            for parameter in self.conv1.parameters():
+                parameter[pairs : 2 * pairs] = -parameter[:pairs]
 
 
 class Align(Downsample):

@@ -240,7 +240,7 @@ def _phase_means(x: Tensor, stride: Stride, exact: bool) -> Tensor:
 
 
 def phase_norms(x: Tensor, stride: Stride, exact: bool) -> Tensor:
-    """l2 norm of each component of ``x`` ``(N, C, *space)``: ``(N, P)``; where ``exact``, its sums have no order."""
+    """``||Poly(x)_k||_2`` of Eq. (5), ``(N, C, *space)`` to ``(N, P)``; where ``exact``, its sums have no order."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if not runs(x):
         return _scaled_norms(x, stride, exact)

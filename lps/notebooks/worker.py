@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import resource
 import sys
 import tempfile
@@ -91,6 +92,7 @@ def work(job: Job, machine: Mapping[str, Any]) -> dict[str, str] | None:
         except papermill.PapermillExecutionError as error:
             print(error, file=sys.stderr)
             code, message = (text.strip().split("\n")[0] for text in (error.source, error.evalue))
+            message = message or failing_line(error.traceback)  # of an assertion without words
             return {"cell": f"cell {error.cell_index} ({code})", "error": f"{error.ename}: {message}"}
         except Exception as error:  # the kernel died, the notebook is no notebook: reported like any other failure
             print(repr(error), file=sys.stderr)
@@ -123,6 +125,12 @@ def work(job: Job, machine: Mapping[str, Any]) -> dict[str, str] | None:
         write_whole(target.with_suffix(".html"), HTMLExporter().from_notebook_node(notebook)[0])
     write_whole(job.sidecar, json.dumps(sidecar, indent=1) + "\n")
     return None
+
+
+def failing_line(traceback: Iterable[str]) -> str:
+    """The line of code to which the last arrow of a kernel's traceback points."""
+    plain = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(traceback))
+    return next(reversed(re.findall(r"^-+> *\d+ +(.*)$", plain, re.MULTILINE)), "")
 
 
 def isolate_kernel(folder: Path, root: Path) -> None:

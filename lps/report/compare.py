@@ -54,12 +54,12 @@ def environment_differences(mine: Mapping[str, Any], shipped: list[dict[str, Any
 
 def main(options: argparse.Namespace) -> int:
     """Print the comparison; exit status 1 when a consistency that was exact is exact no more."""
-    local, shipped = (
-        [r for rows in ("table*", "mine") for r in read_records(folder, rows=rows) if r["profile"] == options.profile]
-        for folder in (LOCAL, SHIPPED)
-    )
+    found = [[r for rows in ("table*", "mine") for r in read_records(folder, rows=rows)] for folder in (LOCAL, SHIPPED)]
+    local, shipped = ([r for r in records if r["profile"] == options.profile] for records in found)
     if not local:
-        print(f"no runs of your own with profile {options.profile}: make reproduce PROFILE={options.profile}")
+        others = " and ".join(sorted({record["profile"] for record in found[0]}))
+        yours = f", which are with {others}" if others else ""
+        print(f"no runs of your own with profile {options.profile}{yours}: make reproduce PROFILE={options.profile}")
         if shipped:
             print(f"What is shipped, in {SHIPPED.relative_to(ROOT)}, with its records:")
     paper = {row["row"]: row for name in TABLES for row in paper_table(name)}

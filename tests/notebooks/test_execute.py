@@ -177,6 +177,13 @@ def test_one_failure_does_not_stop_the_others(root: Path) -> None:
     assert not request(root)[1].target.exists()
 
 
+def test_an_assertion_without_words_is_named_by_its_line(root: Path) -> None:
+    loop = "def check(n):\n    assert n < 2  # Eq. (15)\n\n\nfor n in range(3):\n    check(n)"
+    write_notebook(root, "a", loop)
+    (failure,) = execute(request(root))
+    assert failure.error == "AssertionError: assert n < 2  # Eq. (15)"
+
+
 def test_a_kernel_or_a_client_that_dies_is_a_failure(root: Path) -> None:
     write_notebook(root, "a", "import os; os._exit(3)")
     write_notebook(root, "b", "import os, signal; os.kill(os.getppid(), signal.SIGKILL)")
