@@ -57,8 +57,8 @@ def main(options: argparse.Namespace) -> int:
     found = [[r for rows in ("table*", "mine") for r in read_records(folder, rows=rows)] for folder in (LOCAL, SHIPPED)]
     local, shipped = ([r for r in records if r["profile"] == options.profile] for records in found)
     if not local:
-        others = " and ".join(sorted({record["profile"] for record in found[0]}))
-        yours = f", which are with {others}" if others else ""
+        made = " and ".join(sorted({record["profile"] for record in found[0]}))
+        yours = f", which are with {made}" if made else ""
         print(f"no runs of your own with profile {options.profile}{yours}: make reproduce PROFILE={options.profile}")
         if shipped:
             print(f"What is shipped, in {SHIPPED.relative_to(ROOT)}, with its records:")
