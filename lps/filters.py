@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .exact.adaptive import convolve_strided, softmax_of_channels, weigh_windows
-from .exact.convolution import CONV, NORM, Padding, low_pass, pad
+from .exact.convolution import CONV, NORM, Padding, low_pass, pad, require_padding
 from .polyphase import Stride, require_maps
 
 AntiAlias = Literal["none", "rect-2", "tri-3", "bin-5", "adapt-3"]
@@ -29,7 +29,8 @@ class LowPass(nn.Module):
 
     ``(N, C, *space)`` to ``(N, C, *ceil(space / stride))``. After an upsampling by ``s`` the filter carries
     ``gain = s ** dims`` (Sec. 4.3). An even size reaches one sample further to the right and bottom. Of several axes
-    only ``along`` those given, by default all, is anything filtered. Raises ``ValueError`` for a size below 1.
+    only ``along`` those given, by default all, is anything filtered. Raises ``ValueError`` for a size below 1
+    and for a padding that there is not.
     """
 
     kernel: Tensor
@@ -46,6 +47,7 @@ class LowPass(nn.Module):
         super().__init__()
         if size < 1:
             raise ValueError(f"a low-pass filter needs a size of at least 1, got {size}")
+        require_padding(padding)
         taps = torch.tensor([comb(size - 1, k) for k in range(size)], dtype=torch.float64)
         kernel = torch.ones((), dtype=torch.float64)
         for axis in range(dims):
@@ -78,7 +80,8 @@ class AdaptiveLowPass(nn.Module):
 
     ``(N, C, *space)`` to ``(N, C, *ceil(space / stride))``. As in the original, one softmax runs over the taps of
     all groups, so their average gain is ``1 / groups``. By default there are ``gcd(8, channels)``.
-    Raises ``ValueError`` for an even ``size`` and for ``groups`` that do not divide the channels.
+    Raises ``ValueError`` for an even ``size``, for ``groups`` that do not divide the channels and for a padding that
+    there is not.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class AdaptiveLowPass(nn.Module):
         super().__init__()
         if size % 2 == 0:
             raise ValueError(f"an adaptive filter needs an odd size, got {size}")
+        require_padding(padding)
         groups = gcd(8, channels) if groups is None else groups
         if channels % groups:
             raise ValueError(f"{groups} filter groups do not divide {channels} channels")

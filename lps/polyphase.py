@@ -18,10 +18,13 @@ Stride = int | Sequence[int]
 
 
 def steps(stride: Stride, dims: int) -> tuple[int, ...]:
-    """The stride along each of ``dims`` axes. Raises ``ValueError`` where there is another number of them."""
-    each = (stride,) * dims if isinstance(stride, int) else tuple(stride)
+    """The stride along each of ``dims`` axes. Raises ``ValueError`` where there is another number of them, and for
+    fractions."""
+    each = (stride,) * dims if isinstance(stride, int | float) else tuple(stride)
     if len(each) != dims:
         raise ValueError(f"the stride {tuple(each)} is of {len(each)} axes, and the map has {dims}")
+    if any(isinstance(s, float) for s in each):
+        raise ValueError(f"a stride is a whole number, or one for each axis, got {stride}")
     return each
 
 
@@ -66,14 +69,20 @@ def circular_shift(x: Tensor, shift: int | Sequence[int]) -> Tensor:
     return torch.roll(x, steps, dims=tuple(range(2, x.dim())))
 
 
+def require_fractions(x: Tensor) -> None:
+    """Raise ``ValueError`` where ``x`` holds whole numbers."""
+    if not (x.is_floating_point() or x.is_complex()):
+        raise ValueError(
+            f"got a map of {x.dtype}, in which the fractions of a filter or mixture are lost; give x.float(), "
+            "and images scaled as in training"
+        )
+
+
 def require_maps(x: Tensor) -> None:
     """Raise ``ValueError`` unless ``x`` ``(N, C, *space)`` holds maps of fractions, which can be filtered and mixed."""
     if x.shape[0] == 0:
         raise ValueError(f"got an empty batch {tuple(x.shape)}; expected at least one map")
-    if not (x.is_floating_point() or x.is_complex()):
-        raise ValueError(
-            f"got a map of {x.dtype}, in which the fractions of a filter or mixture are lost; give x.float()"
-        )
+    require_fractions(x)
 
 
 def require_divisible(x: Tensor, stride: Stride) -> None:

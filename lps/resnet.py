@@ -8,6 +8,7 @@ from .exact.convolution import Conv2d, Linear, MaxPool, Padding
 from .exact.cpu import in_one_layout
 from .exact.mean import spatial_mean
 from .exact.ties import Origin
+from .polyphase import require_fractions
 from .sampling import Downsample, Sampling
 from .selection import Selection
 
@@ -208,6 +209,12 @@ class ResNet(nn.Module):
             raise ValueError(f"no stem {stem!r}: the stems are {', '.join(get_args(Stem))}")
         if output_stride not in get_args(OutputStride):
             raise ValueError(f"no output stride {output_stride}: it is 16 or 32")
+        if width < 1:
+            raise ValueError(f"expected a width of at least 1 channel, got {width}")
+        if not isinstance(sampling, Sampling | None):
+            raise ValueError(
+                f"sampling is {sampling!r}; expected an lps.Sampling, as lps.Sampling.named('lps', 'tri-3'), or None"
+            )
         if sampling is not None and sampling.stride != 2:
             raise ValueError(f"a ResNet samples by 2 at each stage, got a sampling by {sampling.stride}")
         self.in_channels, self.classes = in_channels, classes
@@ -248,11 +255,12 @@ class ResNet(nn.Module):
     def features(self, x: Tensor) -> tuple[list[Tensor], list[Selection]]:
         """Map after each stage, and the selections in the order in which they were made.
 
-        Raises ``ValueError`` where ``x`` is not ``(N, in_channels, H, W)`` or a selecting network's ``stride`` does not
-        divide H and W.
+        Raises ``ValueError`` where ``x`` is not ``(N, in_channels, H, W)``, holds whole numbers, or a selecting
+        network's ``stride`` does not divide H and W.
         """
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"expected images (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
+        require_fractions(x)
         if self.selects and (x.shape[2] % self.stride or x.shape[3] % self.stride):
             raise ValueError(
                 f"this network selects among polyphase components down to stride {self.stride}, so height and width "

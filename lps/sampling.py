@@ -58,6 +58,12 @@ class Downsample(nn.Module):
         select_from: Source = "filtered",
     ) -> None:
         super().__init__()
+        for name, part in (("select", select), ("antialias", antialias)):
+            if not isinstance(part, nn.Module | None):
+                raise ValueError(
+                    f"{name} is {part!r}; expected a module, as lps.LearnedPhase(64, 8) or lps.LowPass(64, 3), or "
+                    "None; from names, lps.Sampling.named makes layers"
+                )
         self.select, self.antialias = select, antialias
         self.stride, self.select_from = stride, select_from
 
@@ -131,6 +137,11 @@ class Upsample(nn.Module):
 
     def forward(self, y: Tensor, selection: Selection) -> Tensor:
         require_maps(y)
+        if selection is None:
+            raise ValueError(
+                "LPU got None for a selection: its Downsample kept phase 0 without a choice; give that Downsample a "
+                "`select`, lps.LearnedPhase or lps.MaxNorm, or interpolate in the place of LPU"
+            )
         count = phases(self.stride, y.dim() - 2)
         if selection.z.shape != (y.shape[0], count):
             raise ValueError(
@@ -149,7 +160,7 @@ class Sampling:
     """How a network samples: factories, from a number of channels, for the parts of each :class:`Downsample`.
 
     >>> sampling = lps.Sampling(
-    ...     select=lambda channels: lps.LearnedPhase(channels, channels // 8),
+    ...     select=lambda channels: lps.LearnedPhase(channels, max(1, channels // 8)),
     ...     antialias=lambda channels: lps.LowPass(channels, size=3),
     ... )
     >>> sampling.layer(64)(torch.randn(2, 64, 16, 16))[0].shape

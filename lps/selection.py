@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .exact.convolution import CONV, CONVOLVE, Padding, pad
+from .exact.convolution import CONV, CONVOLVE, Padding, pad, require_padding
 from .exact.fused import Filter, phase_logits, phase_norms
 from .exact.ties import Origin, choose_phase
 from .polyphase import Stride
@@ -91,6 +91,7 @@ class LearnedPhase(nn.Module):
     the mean over channels and space. In training ``z`` is a Gumbel-softmax sample at temperature ``tau`` (Eq. 17);
     in evaluation ``z`` is one-hot at the largest logit (Eq. 7). ``(N, C, *space)`` to :class:`Selection`. Of few
     ``hidden`` channels, as of one or two, all may be shut by their ReLUs: then all logits are equal, and none learns.
+    Raises ``ValueError`` for less than one channel and for a padding that there is not.
     """
 
     tau: Tensor
@@ -99,6 +100,12 @@ class LearnedPhase(nn.Module):
         self, channels: int, hidden: int, stride: Stride = 2, padding: Padding = "circular", dims: int = 2
     ) -> None:
         super().__init__()
+        if min(channels, hidden) < 1:
+            raise ValueError(
+                f"expected at least 1 channel and 1 hidden channel, got {channels} and {hidden}; an eighth of few "
+                "channels is max(1, channels // 8)"
+            )
+        require_padding(padding)
         self.conv1 = CONV[dims](channels, hidden, 3)
         self.conv2 = CONV[dims](hidden, hidden, 3)
         self.register_buffer("tau", torch.ones(()))

@@ -329,6 +329,10 @@ def test_gradients_reach_the_logit_network() -> None:
     assert all(p.grad is not None and p.grad.any() for n, p in layer.named_parameters() if n != "select.conv2.bias")
 
 
+CIRC: Any = "circ"
+PADDINGS = "no padding 'circ': there are circular, zeros, reflect"
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -347,6 +351,24 @@ def test_gradients_reach_the_logit_network() -> None:
         (lambda: lps.Sampling.named("ddac"), "DDAC is a filter"),
         (lambda: lps.Sampling.named("baseline", "tri-3"), "the baseline has no filter"),
         (lambda: lps.Sampling.named("lps", hidden_divisor=0), "hidden_divisor: expected at least 1, got 0"),
+        (lambda: lps.Sampling.named("lps", stride=cast(Any, 2.0)), "a stride is a whole number, .* got 2.0"),
+        (lambda: lps.polyphase(maps(2), cast(Any, (2, 2.0))), r"a stride is a whole number, .* got \(2, 2.0\)"),
+        (lambda: lps.Downsample(cast(Any, "lps")), "select is 'lps'; expected a module, .* lps.Sampling.named"),
+        (lambda: lps.Downsample(None, cast(Any, lps.LowPass)), "antialias is <class .*LowPass.*; expected a module"),
+        (
+            lambda: lps.ResNet(18, classes=10, sampling=cast(Any, "lps")),
+            r"sampling is 'lps'; expected an lps.Sampling, as lps.Sampling.named\('lps'",
+        ),
+        (lambda: lps.ResNet(18, classes=10, width=0), "width of at least 1 channel, got 0"),
+        (lambda: lps.LearnedPhase(4, 0), r"at least 1 channel and 1 hidden channel, got 4 and 0; .* max\(1, channels"),
+        (lambda: lps.LearnedPhase(0, 1), "at least 1 channel and 1 hidden channel, got 0 and 1"),
+        (lambda: lps.LearnedPhase(4, 2, padding=CIRC), PADDINGS),
+        (lambda: lps.LowPass(4, 3, CIRC), PADDINGS),
+        (lambda: lps.AdaptiveLowPass(4, padding=CIRC), PADDINGS),
+        (lambda: lps.ResNet(classes=10, sampling=lps.Sampling(), pool_padding=CIRC), PADDINGS),
+        (lambda: lps.pad_to_multiple(torch.zeros(1, 1, 2, 9), 8, CIRC), PADDINGS),
+        (lambda: lps.pad_to_multiple(torch.zeros(1, 1, 2, 9), 0), "multiples of a whole number from 1 on, got 0"),
+        (lambda: lps.Upsample()(*lps.Downsample()(maps(2))), "kept phase 0 without a choice; give .* lps.LearnedPhase"),
         (lambda: lps.AdaptiveLowPass(3, 4, 1), "odd size"),
         (lambda: lps.AdaptiveLowPass(9, 3, 2), "2 filter groups do not divide 9 channels"),
         (lambda: lps.pad_to_multiple(torch.zeros(1, 1, 2, 9), 8, "reflect"), "size 2 to a multiple of 8"),
@@ -384,6 +406,14 @@ def test_maps_of_whole_numbers_and_empty_batches_are_refused(layer: str) -> None
             LAYERS[layer](torch.ones(2, 4, 8, 8, dtype=kind))
     with pytest.raises(ValueError, match=r"got an empty batch \(0, 4, 8, 8\); expected at least one map"):
         LAYERS[layer](torch.ones(0, 4, 8, 8))
+
+
+@pytest.mark.parametrize("method", ["baseline", "lps"])
+def test_a_network_names_images_of_whole_numbers(method: Any) -> None:
+    network = lps.ResNet(18, classes=10, width=4, sampling=lps.Sampling.named(method))
+    for mode in (True, False):
+        with pytest.raises(ValueError, match=r"got a map of torch.uint8, .*; give x\.float\(\), and images scaled"):
+            network.train(mode)(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
 
 
 def test_a_network_names_an_empty_batch() -> None:

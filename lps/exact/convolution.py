@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import product
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,12 @@ CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 SPREAD = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+
+
+def require_padding(padding: str) -> None:
+    """Raise ``ValueError`` for a padding that there is not."""
+    if padding not in get_args(Padding):
+        raise ValueError(f"no padding {padding!r}: there are {', '.join(get_args(Padding))}")
 
 
 def needs_gradient(x: Tensor) -> bool:
@@ -126,7 +132,11 @@ def pad_to_multiple(x: Tensor, multiple: Stride, padding: Padding = "circular") 
 
     The guarantees then hold for shifts of the larger map: pad the input of a network once, never a map inside it.
     """
-    for axis, step in enumerate(steps(multiple, x.dim() - 2), 2):
+    require_padding(padding)
+    each = steps(multiple, x.dim() - 2)
+    if min(each, default=1) < 1:
+        raise ValueError(f"sizes grow to multiples of a whole number from 1 on, got {multiple}")
+    for axis, step in enumerate(each, 2):
         size = x.shape[axis]
         missing = -size % step
         if missing == 0:
@@ -244,6 +254,7 @@ class MaxPool(nn.Module):
 
     def __init__(self, size: int, padding: Padding) -> None:
         super().__init__()
+        require_padding(padding)
         self.size, self.padding = size, padding
 
     def forward(self, x: Tensor) -> Tensor:
