@@ -517,6 +517,27 @@ def test_other_sizes_are_refused_at_the_door() -> None:
         lps.convert(built(branches))(images(1, 3, 16, 18))
 
 
+@pytest.mark.parametrize("shape", [(1, 4, 16, 16), (3, 16, 16), (1, 3, 16)])
+def test_images_of_another_form_are_refused_at_the_door(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"expected images \(N, 3, H, W\), got {re.escape(str(shape))}"):
+        lps.convert(built(branches), "aps")(torch.zeros(shape))
+
+
+def test_images_of_whole_numbers_are_refused_unless_the_network_scales_them() -> None:
+    class Scaling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = built(branches)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.network(x.float() / 255)
+
+    pixels = torch.randint(256, (1, 3, 16, 16), dtype=torch.uint8)
+    assert lps.convert(Scaling(), "aps").eval()(pixels).isfinite().all()
+    with pytest.raises(ValueError, match=r"got a map of torch.uint8, .*; give x\.float\(\), and images scaled"):
+        lps.convert(built(branches), "aps")(pixels)
+
+
 def test_a_flattened_map_is_pooled_when_asked_for() -> None:
     layers = [unit(3, 8), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(), nn.Linear(8 * 8 * 8, 5)]
     original = built(lambda: nn.Sequential(*layers)).eval()

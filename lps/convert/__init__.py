@@ -126,7 +126,7 @@ def _converted(
     places = plan.outputs(next(iter(reversed(plan.graph.nodes))))
     before = {id(parameter) for parameter in plan.network.parameters()}
     channels, dims, stride = example.shape[1], example.dim() - 2, shown(plan.stride)
-    entry = Entry(stride)
+    entry = Entry(stride, channels, dims)
     rewriter = Rewriter(plan, partial(sampling, dims=dims), placement == "before")
     rewriter.run(entry)
     converted = fx.GraphModule(plan.network, plan.graph, type(model).__name__)

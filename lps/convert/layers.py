@@ -26,7 +26,7 @@ from ..exact.cpu import by_vectors, runs
 from ..exact.fused import Filtered, moved_and_padded
 from ..exact.sums import EXACT, exact_einsum, softmax
 from ..exact.ties import Origin, put_back_phases
-from ..polyphase import Stride, components, known, offset_of, offsets, phases, place, steps
+from ..polyphase import Stride, components, known, offset_of, offsets, phases, place, require_fractions, steps
 from ..sampling import Downsample
 from ..selection import LearnedPhase, Selection
 from .report import Conversion
@@ -122,6 +122,7 @@ def convolve(
 
     ``(N, C, *space)`` to ``(N, O, *space / stride)``; a map that is ``padded`` has its circular border already.
     """
+    require_fractions(x)
     reach, stride = reaches(weight.shape[2:], dilation), steps(stride, x.dim() - 2)
     x = x.contiguous() if x.device.type == "cpu" else x
     if padded:
@@ -625,14 +626,19 @@ class Entry(Layer):
 
     In evaluation they go on in one layout in memory, whatever theirs is: an image as numpy lays it out and a shifted
     copy of it, which torch lays out otherwise, would go different ways through a convolution. Raises ``ValueError``
-    unless ``stride`` divides every spatial size.
+    unless they have so many ``channels`` and ``dims``, and ``stride`` divides every spatial size.
     """
 
     stride: Stride
+    channels: int
+    dims: int
     report: Conversion | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if any(size % s for size, s in zip(x.shape[2:], steps(self.stride, x.dim() - 2), strict=True)):
+        if x.dim() != self.dims + 2 or x.shape[1] != self.channels:
+            axes = ", ".join("DHW"[-self.dims :])
+            raise ValueError(f"expected images (N, {self.channels}, {axes}), got {tuple(x.shape)}")
+        if any(size % s for size, s in zip(x.shape[2:], steps(self.stride, self.dims), strict=True)):
             raise ValueError(
                 f"this network samples down to stride {self.stride}: sizes must be multiples of {self.stride}, got "
                 f"{tuple(x.shape[2:])}; resize or crop the images, or grow them once with "
