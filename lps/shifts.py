@@ -35,13 +35,13 @@ def T(x: Tensor, d: Tensor | Sequence[int]) -> Tensor:
 
 def shifts(x: Tensor) -> Iterator[Tensor]:
     """Every circular shift ``d`` ``(dims,)`` of maps ``(N, C, *space)``; the first is none at all."""
+    if 0 in x.shape:
+        raise ValueError(f"maps {tuple(x.shape)} have nothing to shift: sizes and strides are whole numbers from 1 on")
     return map(torch.tensor, product(*map(range, x.shape[2:])))
 
 
 def orbit(x: Tensor) -> Tensor:
     """All :func:`shifts` of maps ``(N, C, *space)``, one after the other in one batch ``(S * N, C, *space)``."""
-    if 0 in x.shape:
-        raise ValueError(f"maps {tuple(x.shape)} have nothing to shift: sizes and strides are whole numbers from 1 on")
     return torch.cat([T(x, d) for d in shifts(x)])
 
 
@@ -78,10 +78,18 @@ def tied(scores: Tensor, tolerance: float) -> Tensor:
 def maps(
     strides: Sequence[int], dims: Sequence[int], draws: int = 16, seed: int = 0, dtypes: Sequence[torch.dtype] = DTYPES
 ) -> Iterator[Maps]:
-    """``draws`` normal maps and all awkward ones, for each stride, number of axes and dtype; always the same ones."""
-    for s, axes, dtype in product(strides, dims, dtypes):
-        found = random(s, axes, draws, seed) | awkward(s, axes, dtype, seed)
-        yield Maps(s, torch.cat([*found.values()]).to(dtype), [kind for kind, some in found.items() for _ in some])
+    """``draws`` normal maps and all awkward ones, for each stride, number of axes and dtype; always the same ones.
+
+    Raises ``ValueError`` at once where there are no maps of a stride or of a number of axes.
+    """
+    if min(strides, default=0) < 1 or not {*dims} <= {1, 2, 3}:
+        raise ValueError(f"expected strides from 1 on, and 1, 2 or 3 axes, got strides {strides} and dims {dims}")
+    return (_maps(s, axes, draws, seed, dtype) for s, axes, dtype in product(strides, dims, dtypes))
+
+
+def _maps(s: int, dims: int, draws: int, seed: int, dtype: torch.dtype) -> Maps:
+    found = random(s, dims, draws, seed) | awkward(s, dims, dtype, seed)
+    return Maps(s, torch.cat([*found.values()]).to(dtype), [kind for kind, some in found.items() for _ in some])
 
 
 def sizes(s: int, dims: int) -> list[int]:

@@ -68,3 +68,14 @@ def test_maps_are_random_and_awkward_and_finite(s: int, dims: int) -> None:
         rest = by_kind["components with the same values, reordered"]
         values = polyphase(rest, s)[0].flatten(2).sort(2).values
         assert torch.equal(values, values[:1].expand_as(values))
+
+
+@pytest.mark.parametrize(("strides", "dims"), [([2, 0], [1]), ([-1], [1]), ([], [1]), ([2], [4])])
+def test_maps_that_there_are_not_are_refused_at_once(strides: list[int], dims: list[int]) -> None:
+    with pytest.raises(ValueError, match="expected strides from 1 on, and 1, 2 or 3 axes, got"):
+        maps(strides, dims)
+
+
+def test_what_has_nothing_to_shift_is_named() -> None:
+    with pytest.raises(ValueError, match=r"maps \(1, 1, 0\) have nothing to shift"):
+        shifts(torch.zeros(1, 1, 0))
