@@ -16,9 +16,9 @@ from ..experiments import Trained
 from ..experiments.config import Experiment, parse_changes
 from ..experiments.jobs import RunsFailed, overview, run_all
 from ..experiments.profiles import PAPER, load_profile, profile_names
-from ..experiments.records import is_current, read_record, read_records
+from ..experiments.records import command, is_current, read_record, read_records
 from ..experiments.rows import BY_NAME, ROWS, matching, named
-from ..experiments.run import DataCache, Run, leads, measure_again, plan
+from ..experiments.run import DataCache, Run, asked, leads, measure_again, plan
 from ..experiments.weights import about
 from ..paths import LOCAL, SHIPPED
 from ..studies.trained import STUDIES, read_study, study
@@ -149,6 +149,10 @@ def _values(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 def evaluate_main(options: argparse.Namespace) -> int:
     """Measure the weights of finished runs once more; ``--set`` says how they were made, ``--with`` what changes."""
+    for experiment, seed in asked(options.row, options.profile, [options.seed], parse_changes(options.set)):
+        if not any((options.results / experiment.name).glob(f"{experiment.profile}-seed{seed}-*.pt")):
+            missing = f"{experiment.name} seed {seed} has no weights in {options.results}"  # told before data are read
+            raise FileNotFoundError(f"{missing}; they are made by: {command(experiment, seed)}")
     runs, data = planned(options)
     for run in runs:
         print(f"{run.title}  {_values(measure_again(run, data, parse_changes(options.changes)))}")

@@ -133,12 +133,12 @@ def channel_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     return mean.float(), deviation.float()
 
 
-def data_root(given: Path | None = None) -> Path:
-    """Folder of downloaded data: the one given, or ``LPS_DATA``."""
+def data_root(given: Path | None = None, sought: str = "CIFAR-10, downloaded when absent,") -> Path:
+    """Folder of downloaded data, where ``sought`` is looked for: the one given, or ``LPS_DATA``."""
     root = given or (Path(os.environ["LPS_DATA"]) if os.environ.get("LPS_DATA") else None)
     if root is None:
         raise FileNotFoundError(
-            "real images need a data folder: set LPS_DATA or pass --data-root; CIFAR-10 is downloaded there when absent"
+            f"{sought} is looked for in a data folder, and none is given: set LPS_DATA or pass --data-root"
         )
     return root
 

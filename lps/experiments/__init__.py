@@ -105,6 +105,8 @@ def train(
 
     Raises ``RunsFailed`` where runs ended in an error, and ``NotFinished`` where training was stopped.
     """
+    if isinstance(seeds, int):
+        raise ValueError(f"seeds is {seeds}; expected several, as range({seeds}), or one in a list, as [{seeds}]")
     data, patterns, own = DataCache(data_root), [rows] if isinstance(rows, str) else rows, None
     given = {name: str(value) for name, value in (changes or {}).items()}
     if sampling is not None or like:

@@ -12,7 +12,7 @@ from ..filters import AntiAlias
 from ..metrics import PAPER_SHIFTS
 from ..resnet import OutputStride, Stem
 from ..sampling import Sampling, Source
-from .schema import Range, Shape, conform
+from .schema import Range, Shape, conform, meant
 
 Method = Literal[sampling.Method, "own"]
 """``own`` is a reader's: see :class:`Own`."""
@@ -287,9 +287,10 @@ class Experiment:
     def override(self, settings: Mapping[str, str]) -> Self:
         """Change settings by dotted name, ``{"train.epochs": "5"}``; checked when all of them are made."""
         new: dict[str, dict[str, Any]] = {}
+        known = self.setting_names()
         for name, text in settings.items():
-            if name not in self.setting_names():
-                raise ValueError(f"unknown setting {name!r}; known: {', '.join(self.setting_names())}")
+            if name not in known:
+                raise ValueError(f"unknown setting {name!r}; {meant(name, known)}known: {', '.join(known)}")
             section, _, setting = name.partition(".")
             new.setdefault(section, {})[setting] = _read(text, shapes(type(getattr(self, section)))[setting])
         sections: dict[str, Any] = {name: replace(getattr(self, name), **values) for name, values in new.items()}
@@ -322,7 +323,7 @@ def parse_changes(assignments: list[str]) -> dict[str, str]:
     """``["train.epochs=5"]`` to a dictionary for :meth:`Experiment.override`."""
     for text in assignments:
         if "=" not in text:
-            raise ValueError(f"{text!r} is not a setting: expected name=value, for example train.epochs=5")
+            raise ValueError(f"a setting is given as name=value, for example train.epochs=5; given: {text!r}")
     return dict(text.split("=", 1) for text in assignments)
 
 

@@ -5,14 +5,13 @@ They are listed in the profile ``full``, below the settings of their tables with
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fnmatch import fnmatch
 from importlib.resources import files
 from re import compile, fullmatch
 from typing import Any, cast
 
 from .config import AntiAlias, Method
-from .schema import read_yaml
+from .schema import meant, read_yaml
 
 
 @dataclass(frozen=True)
@@ -77,10 +76,9 @@ def named(patterns: Iterable[str], known: Sequence[str]) -> list[str]:
     patterns = list(patterns)
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in known):
-            near = get_close_matches(pattern, known)
-            meant = f"did you mean {' or '.join(near)}? " if near else ""
             own = "rows of your own are trained by lps.experiments.train; " if pattern.startswith("mine/") else ""
-            raise ValueError(f"no experiment matches {pattern!r}; {meant}{own}`python -m lps list` names all")
+            near = meant(pattern, known)
+            raise ValueError(f"no experiment matches {pattern!r}; {near}{own}`python -m lps list` names all")
     return [name for name in known if any(fnmatch(name, pattern) for pattern in patterns)]
 
 

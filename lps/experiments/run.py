@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -111,7 +111,8 @@ class DataCache:
 
         if isinstance(data, Photographs):
             chosen = (data.name, data.folder, data.train, data.test, data.seed, data.resize)
-            return photographs.load(*chosen, lambda: data_root(self.root))
+            sought = f"the folder {data.folder}, laid out as {data.name},"
+            return photographs.load(*chosen, lambda: data_root(self.root, sought))
         images = load(data.name, data.train, data.test, data.seed, self.root)
         if data.name.startswith("cifar10"):
             whole = (part for part in ("train", "test") if getattr(data, part) is None)
@@ -128,18 +129,28 @@ def plan(
     data: DataCache,
     own: tuple[str, Own] | None = None,
 ) -> list[Run]:
-    """The runs of the rows that match any of the patterns, or of a reader's ``own`` like these; the most valuable ones
-    first: every row once before any row twice."""
-    runs = []
+    """The runs of :func:`asked`, whose ids take their data."""
+    return [
+        Run(experiment, seed, run_id(experiment, seed, data(experiment.data)[1]), results)
+        for experiment, seed in asked(patterns, profile, seeds, changes, own)
+    ]
+
+
+def asked(
+    patterns: Iterable[str],
+    profile: str,
+    seeds: Iterable[int],
+    changes: Mapping[str, str],
+    own: tuple[str, Own] | None = None,
+) -> Iterator[tuple[Experiment, int]]:
+    """The experiments of the rows that match any of the patterns, or of a reader's ``own`` like these, with their
+    seeds; the most valuable ones first: every row once before any row twice."""
     for seed, row in product(seeds, by_value(matching(patterns))):
         experiment = load_profile(profile).row(row)
         if own is not None:
             model = replace(experiment.model, method="own", antialias="none")
             experiment = replace(experiment, name=own[0], model=model, own=own[1])
-        experiment = experiment.override(changes)
-        _, fingerprint = data(experiment.data)
-        runs.append(Run(experiment, seed, run_id(experiment, seed, fingerprint), results))
-    return runs
+        yield experiment.override(changes), seed
 
 
 def describe(run: Run, images: Any, fingerprint: str, sections: Iterable[str] = SECTIONS) -> dict[str, Any]:

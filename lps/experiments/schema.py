@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
+from difflib import get_close_matches
 from importlib.resources.abc import Traversable
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -105,6 +106,12 @@ SOME = Annotated[int, Range(1, LARGEST)]
 REAL = Annotated[float, Range()]
 POSITIVE = Annotated[float, Range(0)]
 PERCENT = Annotated[float, Range(0, 100)]
+
+
+def meant(name: str, known: Collection[str]) -> str:
+    """A question after a name that is not known, where others are near."""
+    near = get_close_matches(name, known)
+    return f"did you mean {' or '.join(near)}? " if near else ""
 
 
 class _Strict(yaml.SafeLoader):

@@ -63,7 +63,7 @@ def test_full_is_the_papers_recipe() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"train.epoch": "5"}, "unknown setting 'train.epoch'; known: data.name"),
+        ({"train.epoch": "5"}, "unknown setting 'train.epoch'; did you mean train.epochs.*known: data.name"),
         ({"optimizer.lr": "5"}, "unknown setting 'optimizer.lr'"),
         ({"train.epochs": "many"}, "train.epochs is 'many'; expected a whole number"),
         ({"train.epochs": "1.5"}, "train.epochs is 1.5; expected a whole number"),
@@ -115,8 +115,8 @@ def test_wrong_names_are_answered_with_the_known_ones() -> None:
         rows.matching(["table1/lsp"])
     with pytest.raises(ValueError, match="unknown profile 'huge'; known: smoke, quick"):
         load_profile("huge")
-    with pytest.raises(ValueError, match="'epochs' is not a setting"):
-        parse_changes(["epochs"])
+    with pytest.raises(ValueError, match=r"a setting is given as name=value, .*; given: 'train\.epochs'"):
+        parse_changes(["train.epochs"])
 
 
 # data
@@ -187,8 +187,20 @@ def test_what_is_no_image_is_named_and_not_left_out(name: str, tmp_path: Path) -
 
 def test_a_missing_data_folder_is_an_error_and_not_drawn_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LPS_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match="set LPS_DATA or pass --data-root"):
+    with pytest.raises(FileNotFoundError, match=r"^CIFAR-10, downloaded .*: set LPS_DATA or pass --data-root$"):
         lps_data.load("cifar10", None, None, 0)
+    for table, where in (("table2", "imagenet, laid out as imagenet"), ("table5", "voc, laid out as voc")):
+        data = load_profile("full").row(next(row for row in rows.ROWS if row.table == table)).data
+        with pytest.raises(FileNotFoundError, match=rf"^the folder {where}, .*: set LPS_DATA or pass --data-root$"):
+            DataCache(None)(data)
+
+
+def test_missing_weights_are_told_before_data_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DataCache, "_load", lambda *_: pytest.fail("the data were read"))
+    assert main(["evaluate", "table2/lps", "--profile", "reduced", "--results", str(tmp_path)]) == 2
+    assert "made by: python -m lps run table2/lps --profile reduced --seed 0" in capsys.readouterr().err
 
 
 def test_a_missing_class_is_named(tmp_path: Path) -> None:
@@ -444,7 +456,7 @@ def test_the_command_line_runs_lists_and_shows(tmp_path: Path, capsys: pytest.Ca
     [
         (["run", "table9/x"], "no experiment matches 'table9/x'"),
         (["run", "table1/lps", "--set", "train.lrr=1"], "unknown setting 'train.lrr'"),
-        (["show", "table1/lps", "--set", "lr"], "'lr' is not a setting"),
+        (["show", "table1/lps", "--set", "lr"], "given: 'lr'"),
         (["run", "mine/own"], "rows of your own are trained by lps.experiments.train"),
         (
             ["evaluate", "table1/lps", "--seed", "4000"],

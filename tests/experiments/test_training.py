@@ -187,6 +187,7 @@ RULE = MinNorm()
         ({"sampling": "lps"}, "mine/min-norm needs both a sampling"),
         ({"rows": [], "sampling": None, "like": ""}, r"there is nothing to train: rows=\[\], seeds=\(0,\)"),
         ({"rows": "table1/lps"}, "is 'table1/lps'; expected mine/ and a word"),
+        ({"seeds": 3}, r"seeds is 3; expected several, as range\(3\), or one in a list, as \[3\]"),
         ({"changes": {"model.method": "aps"}}, "mine/min-norm: model.method is 'aps'"),
     ],
 )
