@@ -806,7 +806,7 @@ def test_grids_of_equal_strides_share_their_steps() -> None:
 def test_choices_beside_convolutions_in_groups_have_few_parameters() -> None:
     layers = nn.Conv2d(3, 128, 3, 2, 1), nn.Conv2d(128, 128, 3, 2, 1, groups=128), nn.Conv2d(128, 8, 3, 2, 1)
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    for divisor, expected in ((None, [16, 2, 1]), (16, [8, 8, 1])):
+    for divisor, expected in ((None, [16, 2, 2]), (16, [8, 8, 2])):
         converted = lps.convert(network, "lps", hidden_divisor=divisor)
         assert [m.conv1.out_channels for m in converted.modules() if isinstance(m, lps.LearnedPhase)] == expected
 
