@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from . import section53, times
-from .frame import Record, drawn, groups, images, labels, one_per_seed
+from .frame import Record, drawn, groups, label, labels, one_per_seed
 from .paper import listed, pairs, paper_number, printed
 from .statistics import Interval, mean_interval
 
@@ -269,7 +269,7 @@ def _learned(studied: Sequence[Record], controls: Sequence[Record]) -> Said:
     outcome: Outcome = "seen" if falls == len(real) else "leans" if 2 * falls > len(real) else "not seen"
     if controlled and not falls + fall:
         outcome = "not settled"
-    scale = _joined(f"{images(record['data'])}, profile {record['profile']}" for record in real)
+    scale = _joined(map(label, real))
     return outcome, text, scale
 
 

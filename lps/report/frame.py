@@ -86,6 +86,11 @@ def images(data: Mapping[str, Any]) -> str:
     return f"{name} as JPEG" if data["name"].startswith("cifar10") and "re-encoded" in data["source"] else name
 
 
+def label(record: Record) -> str:
+    """Words for the data and profile of a record, as :func:`labels` has them for lines of a frame."""
+    return f"{images(record['data'])}, profile {record['profile']}"
+
+
 def _other_size(record: Record) -> str:
     """What the images and classes that a run has seen lack, in words; an older study does not say it of training."""
     data = record["data"]
