@@ -174,6 +174,14 @@ class Sampling:
     stride: Stride = 2
     select_from: Source = "filtered"
 
+    def __post_init__(self) -> None:
+        for name, part in (("select", self.select), ("antialias", self.antialias)):
+            if isinstance(part, nn.Module) or not (part is None or callable(part)):
+                raise ValueError(
+                    f"{name} is {part!r}; expected a function from a number of channels to a layer, as "
+                    "lambda channels: lps.MaxNorm(), or None; from names, lps.Sampling.named makes a Sampling"
+                )
+
     @classmethod
     def named(
         cls,

@@ -486,3 +486,10 @@ def test_half_precision_is_filtered_in_full(layer: nn.Module) -> None:
         torch.testing.assert_close(half.float(), full, rtol=2e-2, atol=2e-2)
     if isinstance(layer, lps.LowPass):
         assert torch.equal(layer(x), layer(x.float()).bfloat16())
+
+
+@pytest.mark.parametrize("given", ["lps", lps.MaxNorm()])
+def test_a_sampling_takes_what_makes_layers(given: Any) -> None:
+    for parts in ({"select": given}, {"antialias": given}):
+        with pytest.raises(ValueError, match=f"{next(iter(parts))} is .*; expected a function from a number"):
+            lps.Sampling(**parts)

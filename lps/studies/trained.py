@@ -69,6 +69,11 @@ class Study(NamedTuple):
 
 
 MAPS: Shape = {"maps": [{"components": [[[[REAL]]]], "kept": COUNT, "largest": COUNT}]}
+RULES: Shape = {
+    "lead": [REAL],
+    "alike": [REAL],
+    "metrics": dict.fromkeys(("max_norm, layer 1", "miou", "miou, APS", "miou, random phase"), dict),
+}
 PLACED: Shape = {"metrics": dict.fromkeys(("mascc", "mascc, put right", "miou", "miou, put right"), dict)}
 EVERY = ("baseline", "lpf", "ddac", "aps", "lps")
 STUDIES = {
@@ -78,6 +83,7 @@ STUDIES = {
     "controls": Study("section53", EVERY, True, {}),
     "margins": Study("evidence", ("aps", "lps"), False, _margins_held),
     "alike": Study("section53", ("aps", "lps"), False, {"alike": [REAL]}),
+    "segmenters": Study("section53", ("lps",), True, RULES, "segmentation"),
     "placed": Study("table5", ("aps", "lps"), True, PLACED, "segmentation"),
 }
 """By the folder of its records."""

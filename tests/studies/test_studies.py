@@ -15,6 +15,7 @@ from lps.experiments.profiles import load_profile
 from lps.experiments.rows import matching
 from lps.experiments.run import DataCache, plan
 from lps.report import section53
+from lps.selection import choose
 from lps.studies.trained import measures, read, study
 
 measure = SimpleNamespace(**measures("section53"), components=measures("figure4")["components"])
@@ -209,7 +210,28 @@ def test_a_segmenter_is_studied_by_the_protocol_of_its_run(tmp_path: Path) -> No
         assert metrics["mascc"] == measured["mascc"] and metrics["miou"] == measured["miou"]
         if one.run.experiment.name == "table5/lps-adapt-3":
             assert metrics["mascc, put right"] == metrics["mascc"]
+        assert study(one, "segmenters")["metrics"]["miou"] == measured["miou"]
     assert len(read(tmp_path, kind="placed")) == 2
+
+
+class MinNorm(lps.MaxNorm):
+    def forward(self, x: torch.Tensor, origin: Any = None) -> lps.Selection:
+        return choose(-super().forward(x).scores, x, self.stride, origin)
+
+
+def test_the_rule_of_a_segmenter_is_told_by_the_norms_it_keeps() -> None:
+    (run,) = plan(["table5/lpd-adapt-3"], "smoke", [0], {}, Path(), DataCache(None))
+    data = DataCache(None)(run.experiment.data)[0]
+    for rule, kept in ((lps.MaxNorm, "max_norm"), (MinNorm, "min_norm")):
+        network = fresh(run.experiment, data, 0).eval()
+        for layer in network.modules():
+            if isinstance(layer, lps.Downsample) and layer.select is not None:
+                layer.select = rule(layer.stride).eval()
+        metrics = measure.study_segmenters(network, data, torch.device("cpu"))["metrics"]
+        for name in ("max_norm", "min_norm"):
+            counts = [metrics[f"{name}, layer {place}"] for place in range(1, 6)]
+            assert [count.percent for count in counts] == [100 * (name == kept)] * 5
+        assert torch.equal(metrics["miou, APS"].counts, metrics["miou"].counts)  # it takes the place of LPD alone
 
 
 @pytest.mark.slow
