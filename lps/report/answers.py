@@ -118,9 +118,10 @@ def answers(
     controls: Sequence[Record],
     timed: Sequence[Record],
     placed: Sequence[Record] = (),
+    segmenters: Sequence[Record] = (),
 ) -> list[Answer]:
     """The eight questions in the order of the front page, from runs, the ledger, the studies of Sec. 5.3, their
-    controls, benchmarks, and the studies of segmenters whose maps were put right."""
+    controls, benchmarks, and the studies of segmenters: of those whose maps were put right, and how they choose."""
     found = effects(made)
     full = made[made["full"].astype(bool) & made["table"].isin(["table2", "table3", "table5", "table6"])]
     voc = "Does it hold on ImageNet and PASCAL VOC?", "book/scale" if full.empty else "book/claims"
@@ -130,7 +131,7 @@ def answers(
         Answer("Is a prediction the same under every circular shift?", "notebooks/table1", *_consistent(made)),
         Answer("Is LPS better than APS?", "notebooks/statistics", *_compared(found["lps-over-aps"], controls)),
         Answer("Does the guarantee cost accuracy?", "notebooks/table1", *_price(found)),
-        Answer(*learned, *_learned(studied, controls)),
+        Answer(*learned, *_learned(studied, controls, segmenters)),
         Answer("Is segmentation equivariant?", "notebooks/table5", *_segmentation(made, found, placed)),
         Answer("What does it cost in parameters and time?", "notebooks/table4", *_cost(entries, timed)),
         Answer(*voc, *_scale(full)),
@@ -245,7 +246,7 @@ def _price(known: Mapping[str, Sequence[Effect]]) -> Said:
     return outcome, text, _joined(effect.scale for effect in judged.values()), elsewhere
 
 
-def _learned(studied: Sequence[Record], controls: Sequence[Record]) -> Said:
+def _learned(studied: Sequence[Record], controls: Sequence[Record], segmenters: Sequence[Record]) -> Said:
     real = section53.on_real_images(studied)
     if not real:
         return "not tested", "No study of a network trained on real images is recorded."
@@ -265,6 +266,18 @@ def _learned(studied: Sequence[Record], controls: Sequence[Record]) -> Said:
             ": networks whose accuracy does not depend on the phase cannot say what LPD learned."
             if not falls + fall
             else "."
+        )
+    without_lpu = [r["metrics"] for r in section53.on_real_images(segmenters) if not r["config"]["model"]["unpool"]]
+    if without_lpu:
+        kept = mean(found[section53.last_layer(found)]["value"] for found in without_lpu)
+        by_aps, by_chance = (
+            mean(found["miou"]["value"] - found[f"miou, {rule}"]["value"] for found in without_lpu)
+            for rule in ("APS", "random phase")
+        )
+        text += (
+            f" In segmenters without LPU ({len(without_lpu)}) the deepest LPD keeps the largest norm "
+            f"in {kept:.0f} % of the images (chance: {100 * section53.CHANCE:g} %), and mIoU falls by {by_aps:.1f} "
+            f"points when APS takes its place, by {by_chance:.1f} with random phases."
         )
     outcome: Outcome = "seen" if falls == len(real) else "leans" if 2 * falls > len(real) else "not seen"
     if controlled and not falls + fall:

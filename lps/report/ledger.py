@@ -411,7 +411,9 @@ def ledger(theory: bool = True, folders: Sequence[Path] = (SHIPPED, LOCAL)) -> d
     """All entries by the records below ``folders``, with counts by verdict and where they were judged."""
     made, timed = runs(*folders), benchmarks.read(*folders)
     effects = answers.effects(made)
-    studied, controls, placed = (studies.read(*folders, kind=kind) for kind in ("section53", "controls", "placed"))
+    studied, controls, placed, segmenters = (
+        studies.read(*folders, kind=kind) for kind in ("section53", "controls", "placed", "segmenters")
+    )
     entries = [
         *(theorem_entries() if theory else []),
         *cell_entries(made, timed),
@@ -426,7 +428,9 @@ def ledger(theory: bool = True, folders: Sequence[Path] = (SHIPPED, LOCAL)) -> d
         "code": VERSION,
         "machine": f"{about['cpu']}, {about['cores']} cores, torch {torch.__version__}",
         "counts": dict(Counter(entry.verdict for entry in entries)),
-        "answers": [asdict(answer) for answer in answers.answers(made, found, studied, controls, timed, placed)],
+        "answers": [
+            asdict(answer) for answer in answers.answers(made, found, studied, controls, timed, placed, segmenters)
+        ],
         "entries": found,
     }
 

@@ -68,11 +68,11 @@ def _value(name: str, studied: Sequence[Record]) -> str:
 
     if name == "replaced":
         return f"{counted('acc').percent:.1f} % to {counted('acc_max_norm').percent:.1f} %"
-    count = counted("max_norm" if name == "share" else _last_layer(studied[0]["metrics"]))
+    count = counted("max_norm" if name == "share" else last_layer(studied[0]["metrics"]))
     return f"{count.percent:.2f} % ({count.agree:,} of {count.total:,})"
 
 
-def _last_layer(metrics: Mapping[str, Any]) -> str:
+def last_layer(metrics: Mapping[str, Any]) -> str:
     return max(name for name in metrics if name.startswith("max_norm, "))
 
 
@@ -92,5 +92,5 @@ def direction(name: str, metrics: Mapping[str, Any], full: bool = False) -> bool
         return falls(metrics, "acc_max_norm")
     if name == "share":
         return _interval(metrics, "max_norm").high < CHANCE
-    last = metrics[_last_layer(metrics)]
+    last = metrics[last_layer(metrics)]
     return bool(last["agree"] < last["total"]) and (full or falls(metrics, "acc_max_norm"))
