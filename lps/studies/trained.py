@@ -69,10 +69,11 @@ class Study(NamedTuple):
 
 
 MAPS: Shape = {"maps": [{"components": [[[[REAL]]]], "kept": COUNT, "largest": COUNT}]}
+IN_ITS_PLACE = ("APS", "random phase", "APS, deepest", "random phase, deepest")
 RULES: Shape = {
     "lead": [REAL],
     "alike": [REAL],
-    "metrics": dict.fromkeys(("max_norm, layer 1", "miou", "miou, APS", "miou, random phase"), dict),
+    "metrics": dict.fromkeys(("max_norm, layer 1", "miou", *(f"miou, {rule}" for rule in IN_ITS_PLACE)), dict),
 }
 PLACED: Shape = {"metrics": dict.fromkeys(("mascc", "mascc, put right", "miou", "miou, put right"), dict)}
 EVERY = ("baseline", "lpf", "ddac", "aps", "lps")

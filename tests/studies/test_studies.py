@@ -231,7 +231,21 @@ def test_the_rule_of_a_segmenter_is_told_by_the_norms_it_keeps() -> None:
         for name in ("max_norm", "min_norm"):
             counts = [metrics[f"{name}, layer {place}"] for place in range(1, 6)]
             assert [count.percent for count in counts] == [100 * (name == kept)] * 5
-        assert torch.equal(metrics["miou, APS"].counts, metrics["miou"].counts)  # it takes the place of LPD alone
+        for where in ("", ", deepest"):  # APS takes the place of LPD alone
+            assert torch.equal(metrics[f"miou, APS{where}"].counts, metrics["miou"].counts)
+
+
+def test_one_choice_of_a_network_is_exchanged() -> None:
+    one = network(lambda channels: lps.LearnedPhase(channels, 4))
+    with torch.no_grad(), lps.watch(one) as before:
+        one(IMAGES)
+    deepest = before[-1].layer
+    changed = measure.with_choice_of(measure.with_max_norm(one), one, deepest)
+    with torch.no_grad(), lps.watch(changed) as after:
+        changed(IMAGES)
+    assert [type(choice.module) for choice in after] == [lps.LearnedPhase] * 2 + [lps.MaxNorm]
+    assert all(torch.equal(before[at].phase, after[at].phase) for at in range(2))
+    assert torch.equal(after[-1].phase, lps.MaxNorm().eval()(before[-1].seen).phase)
 
 
 @pytest.mark.slow
