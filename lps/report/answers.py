@@ -269,21 +269,27 @@ def _learned(studied: Sequence[Record], controls: Sequence[Record], segmenters: 
         )
     without_lpu = [r["metrics"] for r in section53.on_real_images(segmenters) if not r["config"]["model"]["unpool"]]
     if without_lpu:
-        kept = mean(found[section53.last_layer(found)]["value"] for found in without_lpu)
+        kept = _range(found[section53.last_layer(found)]["value"] for found in without_lpu)
         by_aps, by_chance = (
-            mean(found["miou"]["value"] - found[f"miou, {rule}"]["value"] for found in without_lpu)
+            _range(found["miou"]["value"] - found[f"miou, {rule}, deepest"]["value"] for found in without_lpu)
             for rule in ("APS", "random phase")
         )
         text += (
-            f" In segmenters without LPU ({len(without_lpu)}) the deepest LPD keeps the largest norm "
-            f"in {kept:.0f} % of the images (chance: {100 * section53.CHANCE:g} %), and mIoU falls by {by_aps:.1f} "
-            f"points when APS takes its place, by {by_chance:.1f} with random phases."
+            f" In segmenters without LPU ({len(without_lpu)}) the deepest LPD keeps the largest norm in {kept} % of "
+            f"the images (chance: {100 * section53.CHANCE:g}); with APS in its place mIoU falls by {by_aps} points, "
+            f"with a random phase by {by_chance}."
         )
     outcome: Outcome = "seen" if falls == len(real) else "leans" if 2 * falls > len(real) else "not seen"
     if controlled and not falls + fall:
         outcome = "not settled"
     scale = _joined(map(label, real))
     return outcome, text, scale
+
+
+def _range(values: Iterable[float]) -> str:
+    found = [*values]
+    least, most = f"{min(found):.1f}", f"{max(found):.1f}"
+    return least if least == most else f"{least} to {most}"
 
 
 def _most(studied: Iterable[Record], changed: str) -> float:
