@@ -69,7 +69,7 @@ class Study(NamedTuple):
 
 
 MAPS: Shape = {"maps": [{"components": [[[[REAL]]]], "kept": COUNT, "largest": COUNT}]}
-IN_ITS_PLACE = ("APS", "random phase", "APS, deepest", "random phase, deepest")
+IN_ITS_PLACE = ("APS", "random phase", *(f"{rule}, deepest" for rule in ("APS", "random phase", "fixed phase")))
 RULES: Shape = {
     "lead": [REAL],
     "alike": [REAL],

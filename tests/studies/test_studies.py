@@ -231,8 +231,10 @@ def test_the_rule_of_a_segmenter_is_told_by_the_norms_it_keeps() -> None:
         for name in ("max_norm", "min_norm"):
             counts = [metrics[f"{name}, layer {place}"] for place in range(1, 6)]
             assert [count.percent for count in counts] == [100 * (name == kept)] * 5
-        for where in ("", ", deepest"):  # APS takes the place of LPD alone
-            assert torch.equal(metrics[f"miou, APS{where}"].counts, metrics["miou"].counts)
+        same = [
+            torch.equal(metrics[f"miou, {name}"].counts, metrics["miou"].counts) for name in ("APS", "APS, deepest")
+        ]
+        assert same == [True, rule is lps.MaxNorm]  # in all layers APS takes the place of LPD alone
 
 
 def test_one_choice_of_a_network_is_exchanged() -> None:
@@ -240,12 +242,14 @@ def test_one_choice_of_a_network_is_exchanged() -> None:
     with torch.no_grad(), lps.watch(one) as before:
         one(IMAGES)
     deepest = before[-1].layer
-    changed = measure.with_choice_of(measure.with_max_norm(one), one, deepest)
+    changed = measure.with_choice(one, deepest, lps.MaxNorm())
     with torch.no_grad(), lps.watch(changed) as after:
         changed(IMAGES)
     assert [type(choice.module) for choice in after] == [lps.LearnedPhase] * 2 + [lps.MaxNorm]
     assert all(torch.equal(before[at].phase, after[at].phase) for at in range(2))
     assert torch.equal(after[-1].phase, lps.MaxNorm().eval()(before[-1].seen).phase)
+    for phase in range(4):
+        assert measure.FixedPhase(phase)(IMAGES).phase.unique().tolist() == [phase]
 
 
 @pytest.mark.slow
