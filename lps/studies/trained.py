@@ -69,8 +69,12 @@ class Study(NamedTuple):
 
 
 MAPS: Shape = {"maps": [{"components": [[[[REAL]]]], "kept": COUNT, "largest": COUNT}]}
-IN_ITS_PLACE = ("APS", "random phase", *(f"{rule}, deepest" for rule in ("APS", "random phase", "fixed phase")))
+IN_ITS_PLACE = (
+    *("APS", "random phase", "APS, deepest", "random phase, deepest", "fixed phase, deepest"),
+    *("put right", "APS, deepest, put right", "random phase, deepest, put right"),
+)
 RULES: Shape = {
+    "phases": [[COUNT] * 4],
     "lead": [REAL],
     "alike": [REAL],
     "metrics": dict.fromkeys(("max_norm, layer 1", "miou", *(f"miou, {rule}" for rule in IN_ITS_PLACE)), dict),

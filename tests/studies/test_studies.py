@@ -1,5 +1,6 @@
 """The studies of Sec. 5.3, on networks whose answers are known."""
 
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,13 @@ import torch
 import lps
 from lps.__main__ import main
 from lps.experiments import Trained, train
+from lps.experiments.evaluate import predictor
 from lps.experiments.model import fresh
 from lps.experiments.profiles import load_profile
 from lps.experiments.rows import matching
 from lps.experiments.run import DataCache, plan
 from lps.report import section53
+from lps.segmentation import confusion
 from lps.selection import choose
 from lps.studies.trained import measures, read, study
 
@@ -231,10 +234,22 @@ def test_the_rule_of_a_segmenter_is_told_by_the_norms_it_keeps() -> None:
         for name in ("max_norm", "min_norm"):
             counts = [metrics[f"{name}, layer {place}"] for place in range(1, 6)]
             assert [count.percent for count in counts] == [100 * (name == kept)] * 5
-        same = [
-            torch.equal(metrics[f"miou, {name}"].counts, metrics["miou"].counts) for name in ("APS", "APS, deepest")
-        ]
-        assert same == [True, rule is lps.MaxNorm]  # in all layers APS takes the place of LPD alone
+        counts = {name: found.counts for name, found in metrics.items() if name.startswith("miou")}
+        assert torch.equal(counts["miou, APS"], counts["miou"])  # in all layers it takes the place of LPD alone
+
+
+def test_in_a_segmenter_the_deepest_choice_is_exchanged() -> None:
+    (run,) = plan(["table5/lpd-adapt-3"], "smoke", [0], {}, Path(), DataCache(None))
+    data = DataCache(None)(run.experiment.data)[0]
+    one = fresh(run.experiment, data, 0).eval()
+    by_hand = deepcopy(one)
+    by_hand[1].backbone.stages[3][0].downsample.select = lps.MaxNorm().eval()
+    found = measure.study_segmenters(one, data, torch.device("cpu"))
+    expected = confusion(predictor(by_hand, torch.device("cpu")), data.batches(8), len(data.classes)).counts
+    changed = found["metrics"]["miou, APS, deepest"].counts
+    assert torch.equal(changed, expected) and not torch.equal(changed, found["metrics"]["miou"].counts)
+    assert [sum(counts) for counts in found["phases"]] == [found["metrics"]["max_norm, layer 1"].total] * 5
+    assert found["metrics"]["miou, fixed phase, deepest"].counts.sum() == 4 * expected.sum()
 
 
 def test_one_choice_of_a_network_is_exchanged() -> None:
