@@ -219,7 +219,7 @@ def _compared(found: Sequence[Effect], controls: Sequence[Record]) -> Said:
         return UNPAIRED
     judged = most_first(found)[0]
     text = f"Accuracy of LPS less that of APS: {judged}."
-    of_lps = [r["metrics"] for r in _with_lps(controls) if r["profile"] == judged.profile]
+    of_lps = [r["metrics"] for r in _with_lps(controls) if r["run"] in judged.runs]
     if changes := [found[RANDOM]["value"] - found["acc"]["value"] for found in of_lps]:
         text += (
             f" With phases drawn at random in the place of LPD's, accuracy changes by {mean(changes):+.2f} points in "
