@@ -33,7 +33,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  PROFILE=quick      smoke, quick, reduced, converged, short or full: how large the experiments are"
+	@echo "  PROFILE=quick      smoke, quick, reduced, converged, longer, short or full: how large the experiments are"
 	@echo "  NB=table1          only these notebooks (reproduce, variant)"
 	@echo "  P=\"seed=3 ...\"     parameters of those notebooks, on top of the profile's"
 	@echo "  JOBS=2             notebooks executed at a time; make -j2 sets it too"

@@ -37,7 +37,7 @@ class Profile:
 
 def profile_names() -> list[str]:
     """Smallest first."""
-    return ["smoke", "quick", "reduced", "converged", "short", "full"]
+    return ["smoke", "quick", "reduced", "converged", "longer", "short", "full"]
 
 
 @cache
