@@ -15,7 +15,7 @@ from ..machine import commit, hardware, versions
 from ..paths import write_whole
 from ..segmentation import Confusion
 from .config import SECTIONS, Experiment, Task
-from .profiles import profile_names, recorded
+from .profiles import profile_names, profile_of, recorded
 from .rows import BY_NAME, own_name
 from .schema import COUNT, PERCENT, POSITIVE, REAL, SOME, Shape, among, conform, moment
 
@@ -185,6 +185,8 @@ def check(record: Any, where: str) -> None:
 def read_record(path: Path, more: Shape = dict) -> dict[str, Any]:
     """A record with its id (``<row>/<file stem>``) added, checked once and here; ``more`` is what else it holds.
 
+    ``profile`` is the one whose settings it has, also where a command reached them with ``--set`` from another's.
+
     Raises ``ValueError`` for a file that is none, that has another place than its content, or that contradicts itself.
     """
     record = read_json(path, (check, more))
@@ -192,7 +194,7 @@ def read_record(path: Path, more: Shape = dict) -> dict[str, Any]:
     identity = f"{record['experiment']}/{path.stem}"
     if not place.startswith(found) or record.get("run", identity) != identity:
         raise ValueError(_UNREADABLE.format(path, f"it is the record of {record.get('run', found)}"))
-    return {**record, "id": identity}
+    return {**record, "id": identity, "profile": profile_of(record)}
 
 
 _UNREADABLE = "{} is no readable record; copy it again, or remove it: {}"

@@ -183,7 +183,7 @@ def variant_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", default="quick", help="smoke, quick (default), reduced, converged, longer, short or full")
+    parser.add_argument("--profile", default="quick", help=f"{', '.join(profile_names())} (default: quick)")
     parser.add_argument("--parameters", default="", metavar="TEXT", help="the same in one text, as make's P has them")
 
 

@@ -251,3 +251,19 @@ def test_a_repository_that_tracks_the_package_names_its_commit(package: Path, mo
 def test_the_commit_of_this_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_DIR", os.devnull)
     assert records.code_version("images").keys() >= {"commit", "dirty", "version"}
+
+
+def test_a_record_is_of_the_profile_whose_settings_it_has(tmp_path: Path) -> None:
+    (source,) = SHIPPED.glob("table1/lps/converged-seed1-*.json")
+    named = json.loads(source.read_text())
+
+    def named_reduced(record: Any) -> dict[str, Any]:
+        copy_ = tmp_path / "table1/lps" / source.name.replace("converged", "reduced")
+        copy_.parent.mkdir(parents=True, exist_ok=True)
+        copy_.write_text(json.dumps(record | {"profile": "reduced"}))
+        return read_record(copy_)
+
+    assert named_reduced(named)["profile"] == read_record(source)["profile"] == "converged"
+    assert frame([named_reduced(named)])["as_profile"].all()
+    of_none = named_reduced(edited(named, ("config", "train", "lr"), 0.1234))
+    assert of_none["profile"] == "reduced" and not frame([of_none])["as_profile"].any()
