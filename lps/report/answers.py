@@ -119,9 +119,11 @@ def answers(
     timed: Sequence[Record],
     placed: Sequence[Record] = (),
     segmenters: Sequence[Record] = (),
+    unlearned: Sequence[Record] = (),
 ) -> list[Answer]:
     """The eight questions in the order of the front page, from runs, the ledger, the studies of Sec. 5.3, their
-    controls, benchmarks, and the studies of segmenters: of those whose maps were put right, and how they choose."""
+    controls, benchmarks, the studies of segmenters: of those whose maps were put right, and how they choose; and
+    those of logit networks that nobody trained."""
     found = effects(made)
     full = made[made["full"].astype(bool) & made["table"].isin(["table2", "table3", "table5", "table6"])]
     voc = "Does it hold on ImageNet and PASCAL VOC?", "book/scale" if full.empty else "book/claims"
@@ -131,7 +133,7 @@ def answers(
         Answer("Is a prediction the same under every circular shift?", "notebooks/table1", *_consistent(made)),
         Answer("Is LPS better than APS?", "notebooks/statistics", *_compared(found["lps-over-aps"], controls)),
         Answer("Does the guarantee cost accuracy?", "notebooks/table1", *_price(found)),
-        Answer(*learned, *_learned(studied, controls, segmenters)),
+        Answer(*learned, *_learned(studied, controls, segmenters, unlearned)),
         Answer("Is segmentation equivariant?", "notebooks/table5", *_segmentation(made, found, placed)),
         Answer("What does it cost in parameters and time?", "notebooks/table4", *_cost(entries, timed)),
         Answer(*voc, *_scale(full)),
@@ -249,7 +251,9 @@ def _price(known: Mapping[str, Sequence[Effect]]) -> Said:
     return outcome, text, _joined(effect.scale for effect in judged.values()), elsewhere
 
 
-def _learned(studied: Sequence[Record], controls: Sequence[Record], segmenters: Sequence[Record]) -> Said:
+def _learned(
+    studied: Sequence[Record], controls: Sequence[Record], segmenters: Sequence[Record], unlearned: Sequence[Record]
+) -> Said:
     real = section53.on_real_images(studied)
     if not real:
         return "not tested", "No study of a network trained on real images is recorded."
@@ -278,10 +282,13 @@ def _learned(studied: Sequence[Record], controls: Sequence[Record], segmenters: 
             _range((found[f"miou, {rule}"]["value"] - found["miou"]["value"] for found in metrics), "+")
             for rule in ("APS", "random phase")
         )
+        same = {record["run"] for record in without_lpu}
+        new = [share for r in unlearned if r["run"] in same for share in section53.kept_unlearned(r, -1)]
+        beside = f" (logit networks that nobody trained: {_range(new)})" if new else ""
         text += (
             f" In segmenters without LPU ({len(metrics)}, as in Table 5) the deepest LPD keeps the largest norm in "
-            f"{kept} % of the images (chance: {100 * section53.CHANCE:g}); with APS in LPD's place mIoU changes by "
-            f"{by_aps} points, with random phases by {by_chance}."
+            f"{kept} % of the images{beside}; with APS in LPD's place mIoU changes by {by_aps} points, with random "
+            f"phases by {by_chance}."
         )
     outcome: Outcome = "seen" if falls == len(real) else "leans" if 2 * falls > len(real) else "not seen"
     if controlled and not falls + fall:

@@ -367,17 +367,21 @@ def _consistency(item: Mapping[str, Any], groups: Sequence[pd.DataFrame], every:
     return _at_any_scale(entry, metric, every[every["row"].isin(names)]) if exact else entry
 
 
-def sentence_entries(studied: Sequence[Record], timed: Sequence[Record] = ()) -> list[Entry]:
+def sentence_entries(
+    studied: Sequence[Record], timed: Sequence[Record] = (), unlearned: Sequence[Record] = ()
+) -> list[Entry]:
     """The other sentences: tried now, studied on trained networks, not run, or not checkable."""
-    return [_sentence(item, studied, timed) for item in listed("sentences")]
+    return [_sentence(item, studied, timed, unlearned) for item in listed("sentences")]
 
 
-def _sentence(item: Mapping[str, str], studied: Sequence[Record], timed: Sequence[Record]) -> Entry:
+def _sentence(
+    item: Mapping[str, str], studied: Sequence[Record], timed: Sequence[Record], unlearned: Sequence[Record]
+) -> Entry:
     entry = Entry.of(item, "sentence", paper=item.get("paper"))
     if "reason" in item:
         return replace(entry, rule="none", verdict="not checkable", evidence=item["reason"])
     if "study" in item:
-        return replace(entry, **section53.judge(item["study"], studied))
+        return replace(entry, **section53.judge(item["study"], studied, unlearned))
     if "times" in item:
         return replace(entry, **benchmarks.time_cell(item["times"], timed, item.get("beyond", "")))
     holds, ours, text = _tried(item)
@@ -411,8 +415,8 @@ def ledger(theory: bool = True, folders: Sequence[Path] = (SHIPPED, LOCAL)) -> d
     """All entries by the records below ``folders``, with counts by verdict and where they were judged."""
     made, timed = runs(*folders), benchmarks.read(*folders)
     effects = answers.effects(made)
-    studied, controls, placed, segmenters = (
-        studies.read(*folders, kind=kind) for kind in ("section53", "controls", "placed", "segmenters")
+    studied, controls, placed, segmenters, unlearned = (
+        studies.read(*folders, kind=kind) for kind in ("section53", "controls", "placed", "segmenters", "unlearned")
     )
     entries = [
         *(theorem_entries() if theory else []),
@@ -420,7 +424,7 @@ def ledger(theory: bool = True, folders: Sequence[Path] = (SHIPPED, LOCAL)) -> d
         *ordering_entries(made, timed),
         *(_effect(item, effects[item["id"]]) for item in listed("effects")),
         *consistency_entries(made),
-        *sentence_entries(studied, timed),
+        *sentence_entries(studied, timed, unlearned),
     ]
     about, found = hardware(), [asdict(entry) for entry in entries]
     return {
@@ -429,7 +433,8 @@ def ledger(theory: bool = True, folders: Sequence[Path] = (SHIPPED, LOCAL)) -> d
         "machine": f"{about['cpu']}, {about['cores']} cores, torch {torch.__version__}",
         "counts": dict(Counter(entry.verdict for entry in entries)),
         "answers": [
-            asdict(answer) for answer in answers.answers(made, found, studied, controls, timed, placed, segmenters)
+            asdict(answer)
+            for answer in answers.answers(made, found, studied, controls, timed, placed, segmenters, unlearned)
         ],
         "entries": found,
     }

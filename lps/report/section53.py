@@ -1,6 +1,7 @@
 """What the records of the studies of Sec. 5.3 say of the paper's sentences: fields of the ledger."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean
 from typing import Any
 
 from ..metrics import Count
@@ -9,11 +10,11 @@ from .statistics import Interval, wilson
 from .tables import together
 
 CHANCE = 1 / 4
-"""How often a choice among the phases of stride 2 in two dimensions falls on the largest norm by chance."""
+"""How often a choice among the phases of stride 2 in two dimensions falls on the largest norm, if by no norm."""
 
 DIRECTIONS = {
     "replaced": "accuracy falls when APS chooses, the 95 % intervals apart",
-    "share": f"LPD takes the largest norm less often than by chance ({100 * CHANCE:g} %), 95 % interval",
+    "share": f"LPD takes the largest norm less often than a choice by no norm ({100 * CHANCE:g} %), 95 % interval",
     "differs": (
         "in the last sampling layer the choices differ on some images; "
         "below full scale accuracy has to fall as well when APS chooses, for another choice may be no rule at all"
@@ -22,8 +23,10 @@ DIRECTIONS = {
 LIMITS = "in every network; direction only at most, and undecided below full scale where a network lacks it"
 
 
-def judge(name: str, studied: Sequence[Record]) -> dict[str, Any]:
+def judge(name: str, studied: Sequence[Record], unlearned: Iterable[Record] = ()) -> dict[str, Any]:
     """Fields of a ledger entry, each network counted once, of every profile on the data with the most of them.
+
+    Beside a share of largest norms stands that of new logit networks, in the networks that were studied for it.
 
     A study of other networks than the paper's earns *direction only* at most. Where the direction is absent it is
     *undecided*, and *fails* only where it is absent from a network trained at full scale.
@@ -40,6 +43,17 @@ def judge(name: str, studied: Sequence[Record]) -> dict[str, Any]:
     parts = [(direction(name, record["metrics"], full := is_full_scale(record)), full) for record in found]
     without, verdict = sum(not seen for seen, _ in parts), together(parts)
     seen = f"the direction is not seen at this scale in {without} of {len(found)} networks; " if without else ""
+    images = [
+        record
+        for record in on_real_images(unlearned)
+        if record["data"]["fingerprint"] == found[0]["data"]["fingerprint"]
+    ]
+    if name == "share" and images:
+        new = [kept for record in images for kept in kept_unlearned(record)]
+        seen += (
+            f"{len(new)} sets of new logit networks, in {len(images)} trained network{'s' * (len(images) > 1)}, take it "
+            f"in {min(new):.1f} to {max(new):.1f} %; "
+        )
     return {
         **fields,
         "ours": _value(name, found),
@@ -74,6 +88,12 @@ def _value(name: str, studied: Sequence[Record]) -> str:
 
 def last_layer(metrics: Mapping[str, Any]) -> str:
     return max(name for name in metrics if name.startswith("max_norm, "))
+
+
+def kept_unlearned(record: Record, layer: int | None = None) -> list[float]:
+    """How often each set of new logit networks keeps the largest norm, in per cent: in one layer, or over all."""
+    layers = slice(None) if layer is None else slice(layer, layer + 1 or None)
+    return [100 * mean(kept[layers]) / record["data"]["test"] for kept in record["unlearned"]]
 
 
 def _interval(metrics: Mapping[str, Any], name: str) -> Interval:

@@ -1,6 +1,6 @@
-"""Studies of trained networks, and their records: those of Sec. 5.3 (how LPD chooses, and what becomes of a network
-that loses its choice, and how alike the components are), labels under shifts of each size, how far choices are from a
-tie, and what becomes of a segmenter that puts its maps where they were taken.
+"""Studies of trained networks, and their records: those of Sec. 5.3 (how LPD chooses, how new logit networks would,
+what becomes of a network that loses its choice, and how alike the components are), labels under shifts of each size,
+how far choices are from a tie, and what becomes of a segmenter that puts its maps where they were taken.
 
 ``python -m lps study 'table1/*'`` studies the networks that ``run`` has trained and writes a record of each study. What
 a study measures stands in its notebook, in the cells tagged ``study``.
@@ -54,18 +54,25 @@ def _margins_held(record: Any, where: str) -> None:
         conform(record["metrics"], dict.fromkeys(rates, dict), "metrics")
 
 
+def _unlearned_held(record: Any, where: str) -> None:
+    conform(record, {"unlearned": [[COUNT]], "metrics": {"max_norm": dict, "max_norm, layer 1": dict, "*": dict}})
+    layers, most = len(record["metrics"]) - 1, record["data"]["test"]
+    if any(len(kept) != layers or max(kept) > most for kept in record["unlearned"]):
+        raise ValueError(f"unlearned does not count the choices of {layers} layers among {most} images")
+
+
 class Study(NamedTuple):
-    """A kind of study: the notebook that measures it, the methods and the task that it says something of, whether it
+    """A kind of study: the notebook that measures it, the methods and the tasks that it says something of, whether it
     takes all test images or the first ones, and what its record holds besides the metrics."""
 
     notebook: str
     methods: tuple[str, ...]
     whole: bool
     shape: Shape
-    task: Task = "images"
+    tasks: tuple[Task, ...] = ("images",)
 
     def suits(self, experiment: Experiment) -> bool:
-        return experiment.task == self.task and experiment.model.method in self.methods
+        return experiment.task in self.tasks and experiment.model.method in self.methods
 
 
 MAPS: Shape = {"maps": [{"components": [[[[REAL]]]], "kept": COUNT, "largest": COUNT}]}
@@ -88,8 +95,9 @@ STUDIES = {
     "controls": Study("section53", EVERY, True, {}),
     "margins": Study("evidence", ("aps", "lps"), False, _margins_held),
     "alike": Study("section53", ("aps", "lps"), False, {"alike": [REAL]}),
-    "segmenters": Study("section53", ("lps",), True, RULES, "segmentation"),
-    "placed": Study("table5", ("aps", "lps"), True, PLACED, "segmentation"),
+    "unlearned": Study("section53", ("lps",), False, _unlearned_held, ("images", "segmentation")),
+    "segmenters": Study("section53", ("lps",), True, RULES, ("segmentation",)),
+    "placed": Study("table5", ("aps", "lps"), True, PLACED, ("segmentation",)),
 }
 """By the folder of its records."""
 
@@ -111,16 +119,16 @@ def study(trained: Trained, kind: str = "section53", images: int = 1000) -> dict
     run, experiment, of, full = trained.run, trained.run.experiment, STUDIES[kind], trained.data
     if not of.suits(experiment):
         raise ValueError(
-            f"{kind} is a study of networks for {of.task} with {', '.join(of.methods)}; given: {experiment.name}"
+            f"{kind} is a study of networks for {' and '.join(of.tasks)} with {', '.join(of.methods)}; "
+            f"given: {experiment.name}"
         )
-    path = run.results / kind / experiment.name / f"{run.id}.json"
-    count = len(full.test) if of.whole else min(images, len(full.test))
+    path, small = run.results / kind / experiment.name / f"{run.id}.json", experiment.task == "images"
+    count = min(images, len(full.test)) if small and not of.whole else len(full.test)
     if path.exists() and (record := read_study(path))["data"]["test"] >= count:
         return record
     began = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = trained.network().to(device)
-    small = of.task == "images"
     test = Split(full.test.images[:count], full.test.labels[:count]) if small else full
     some, _ = next(iter(test.batches(4)))
     with exact_convolutions(network, some, BATCH if small else experiment.evaluate.batch_size, device) as convolutions:
@@ -135,7 +143,7 @@ def study(trained: Trained, kind: str = "section53", images: int = 1000) -> dict
         "data": about_run["data"] | {"test": count},
         "metrics": in_percent(found["metrics"]),
         "weights": about(run.weights),
-        **made_with(of.task),
+        **made_with(experiment.task),
         "determinism": determinism() | {"convolutions": convolutions},
         "seconds": {"training": 0.0, "this_session": time.perf_counter() - began},
         "command": f"python -m lps study {this}",

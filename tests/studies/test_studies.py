@@ -108,6 +108,34 @@ def made(
     }
 
 
+def test_new_logit_networks_choose_otherwise_and_nothing_else_is_new() -> None:
+    trained = network(lambda channels: lps.LearnedPhase(channels, 4))
+    test = SimpleNamespace(batches=lambda size: [(part, None) for part in IMAGES.split(4)])
+    found = measure.study_unlearned(trained, test, torch.device("cpu"))
+    counts = [count.agree for count in measure.max_norm_counts(trained, [IMAGES]).values()]
+    own = [found["metrics"][f"max_norm, layer {place}"].agree for place in (1, 2, 3)]
+    assert own == counts and sum(own) == found["metrics"]["max_norm"].agree
+    assert len(found["unlearned"]) == 20 and all(len(kept) == 3 for kept in found["unlearned"])
+    by_hand = [measure.with_new_logits(trained, seed) for seed in (0, 7, 7)]
+    again = [[count.agree for count in measure.max_norm_counts(one, [IMAGES]).values()] for one in by_hand]
+    assert [found["unlearned"][seed] for seed in (0, 7, 7)] == again and again[0] != again[1]
+    new = {name for name, p in by_hand[0].named_parameters() if not torch.equal(p, trained.get_parameter(name))}
+    assert new == {name for name, _ in trained.named_parameters() if ".select." in name}
+
+
+def test_beside_a_share_stands_that_of_new_logit_networks() -> None:
+    studied = [made(9000, 1000, 2000)]
+    new = made(9000, 1000, 2000, run="b") | {"unlearned": [[1000, 2000], [4000, 6000]]}
+    told = section53.judge("share", studied, [new])
+    assert "2 sets of new logit networks, in 1 trained network, take it in 15.0 to 50.0 %" in told["evidence"]
+    assert section53.kept_unlearned(new, -1) == [20.0, 60.0]
+    without = section53.judge("share", studied)
+    assert {**told, "evidence": ""} == {**without, "evidence": ""} and told["evidence"].endswith(without["evidence"])
+    other = new | {"data": new["data"] | {"fingerprint": "of other images"}}
+    assert section53.judge("share", studied, [other]) == without
+    assert section53.judge("replaced", studied, [new]) == section53.judge("replaced", studied)
+
+
 def test_a_study_earns_direction_only_at_most() -> None:
     good, bad, full = (
         made(9000, 1000, 2000),
