@@ -51,8 +51,8 @@ def judge(name: str, studied: Sequence[Record], unlearned: Iterable[Record] = ()
     if name == "share" and images:
         new = [kept for record in images for kept in kept_unlearned(record)]
         seen += (
-            f"{len(new)} sets of new logit networks, in {len(images)} trained network{'s' * (len(images) > 1)}, take it "
-            f"in {min(new):.1f} to {max(new):.1f} %; "
+            f"{len(new)} sets of new logit networks, in {len(images)} trained network{'s' * (len(images) > 1)}, "
+            f"take it in {min(new):.1f} to {max(new):.1f} %; "
         )
     return {
         **fields,

@@ -53,13 +53,18 @@ FAMILIES: Mapping[str, Sequence[str]] = {kind: family["networks"] for kind, fami
 
 SHIFTS = 4
 
+PHOTOGRAPHS: Mapping[str, Any] = {
+    "network": "pretrained",
+    "photographs": "imagenet-sample/val",
+    "count": 800,
+    "size": 224,
+    "epochs": 3,
+}
+
 NOTEBOOKS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "finetuning": ("finetune", "curves", {}),
-    "pretrained": (
-        "pretrained",
-        "rows",
-        {"network": "pretrained", "photographs": "imagenet-sample/val", "count": 800, "size": 224, "epochs": 3},
-    ),
+    "pretrained": ("pretrained", "rows", PHOTOGRAPHS),
+    "choices": ("pretrained", "kept", PHOTOGRAPHS),
 }
 """Records that a notebook's own code makes: the notebook, its result, and how its parameters differ from those of the
 profile *reduced*."""
@@ -69,6 +74,7 @@ KINDS = {
     "borders": "what zero padding and crops leave of invariance",
     "finetuning": "the notebook on fine-tuning with the CIFAR-10 images",
     "pretrained": "the notebook on EfficientNet-Lite0 with photographs of ImageNet",
+    "choices": "which components new logit networks keep in EfficientNet-Lite0",
 }
 
 
