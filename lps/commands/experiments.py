@@ -53,7 +53,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--data-root": {"type": Path, "help": "folder of the data; default: LPS_DATA"},
     "--results": {"type": Path, "default": LOCAL, "help": "folder of records and weights"},
     "--quiet": {"action": "store_true", "help": "no progress bars"},
-    "--images": {"type": count, "default": 1000, "help": "test images for shifts and margins; default: 1000"},
+    "--images": {"type": count, "default": 1000, "help": "test images, where a study does not take all; default: 1000"},
     "--with": _CHANGES | {"dest": "changes", "help": "measure with another setting: evaluate.pairs=20"},
 }
 """Every option of the verbs that concern runs."""

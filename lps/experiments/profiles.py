@@ -115,7 +115,8 @@ def changed(
 
 def profile_of(record: Mapping[str, Any]) -> str:
     """The profile whose settings a record has: the one that it names, or, where it changed that one's into those of
-    another, the other; the one it names where there is none, and for a row of a reader's own."""
+    another, the other; the one it names where there is none, where both have the same settings, and for a row of a
+    reader's own."""
     named, row = record["profile"], record["experiment"]
     known = (named, *profile_names()) if row in BY_NAME else ()
     return next((name for name in known if not changed(record, experiment_of(row, name))), named)

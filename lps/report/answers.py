@@ -284,7 +284,7 @@ def _learned(
         )
         same = {record["run"] for record in without_lpu}
         new = [share for r in unlearned if r["run"] in same for share in section53.kept_unlearned(r, -1)]
-        beside = f" (logit networks that nobody trained: {_range(new)})" if new else ""
+        beside = f" (logit networks that nobody trained: {_range(new)} %)" if new else ""
         text += (
             f" In segmenters without LPU ({len(metrics)}, as in Table 5) the deepest LPD keeps the largest norm in "
             f"{kept} % of the images{beside}; with APS in LPD's place mIoU changes by {by_aps} points, with random "

@@ -14,7 +14,10 @@ CHANCE = 1 / 4
 
 DIRECTIONS = {
     "replaced": "accuracy falls when APS chooses, the 95 % intervals apart",
-    "share": f"LPD takes the largest norm less often than a choice by no norm ({100 * CHANCE:g} %), 95 % interval",
+    "share": (
+        f"LPD takes the largest norm less often than a choice by no norm ({100 * CHANCE:g} %), 95 % interval; "
+        "that a rule was learned does not follow, for a logit network that nobody trained may do so, too"
+    ),
     "differs": (
         "in the last sampling layer the choices differ on some images; "
         "below full scale accuracy has to fall as well when APS chooses, for another choice may be no rule at all"
@@ -51,8 +54,8 @@ def judge(name: str, studied: Sequence[Record], unlearned: Iterable[Record] = ()
     if name == "share" and images:
         new = [kept for record in images for kept in kept_unlearned(record)]
         seen += (
-            f"{len(new)} sets of new logit networks, in {len(images)} trained network{'s' * (len(images) > 1)}, "
-            f"take it in {min(new):.1f} to {max(new):.1f} %; "
+            f"logit networks that nobody trained, {len(images[0]['unlearned'])} sets in {len(images)} trained "
+            f"network{'s' * (len(images) > 1)}, keep the largest norm in {min(new):.1f} to {max(new):.1f} %; "
         )
     return {
         **fields,

@@ -57,7 +57,7 @@ def _margins_held(record: Any, where: str) -> None:
 def _unlearned_held(record: Any, where: str) -> None:
     conform(record, {"unlearned": [[COUNT]], "metrics": {"max_norm": dict, "max_norm, layer 1": dict, "*": dict}})
     layers, most = len(record["metrics"]) - 1, record["data"]["test"]
-    if any(len(kept) != layers or max(kept) > most for kept in record["unlearned"]):
+    if not record["unlearned"] or any(len(kept) != layers or max(kept) > most for kept in record["unlearned"]):
         raise ValueError(f"unlearned does not count the choices of {layers} layers among {most} images")
 
 
@@ -114,7 +114,7 @@ def measures(notebook: str) -> dict[str, Any]:
 
 def study(trained: Trained, kind: str = "section53", images: int = 1000) -> dict[str, Any]:
     """The record of a study of a trained network, made when there is none of as many ``images``: of the first ones to
-    test on, for shifts and margins, and of all for the others. It runs on a GPU where there is one, with convolutions
+    test on or, where the kind takes the ``whole``, of all. It runs on a GPU where there is one, with convolutions
     that keep the network's guarantee."""
     run, experiment, of, full = trained.run, trained.run.experiment, STUDIES[kind], trained.data
     if not of.suits(experiment):

@@ -147,7 +147,7 @@ def test_the_rule_of_segmenters_is_told_of_those_without_lpu(shipped: list[Any])
     assert found[0] == found[2] and "LPU" not in found[0]
     new = [r | {"unlearned": [[0, 25], [0, 75]], "data": r["data"] | {"test": 100}} for r in (*studied, *replaced)]
     told = answers(frame(shipped), ENTRIES, replaced, [], [], [], studied, new)[4].text
-    assert "in 0.0 % of the images (logit networks that nobody trained: 25.0 to 75.0); with APS" in told
+    assert "in 0.0 % of the images (logit networks that nobody trained: 25.0 to 75.0 %); with APS" in told
 
 
 @pytest.mark.parametrize("row", [row.name for row in ROWS])

@@ -127,7 +127,7 @@ def test_beside_a_share_stands_that_of_new_logit_networks() -> None:
     studied = [made(9000, 1000, 2000)]
     new = made(9000, 1000, 2000, run="b") | {"unlearned": [[1000, 2000], [4000, 6000]]}
     told = section53.judge("share", studied, [new])
-    assert "2 sets of new logit networks, in 1 trained network, take it in 15.0 to 50.0 %" in told["evidence"]
+    assert "nobody trained, 2 sets in 1 trained network, keep the largest norm in 15.0 to 50.0 %;" in told["evidence"]
     assert section53.kept_unlearned(new, -1) == [20.0, 60.0]
     without = section53.judge("share", studied)
     assert {**told, "evidence": ""} == {**without, "evidence": ""} and told["evidence"].endswith(without["evidence"])
