@@ -112,6 +112,11 @@ class LearnedPhase(nn.Module):
         self.stride: Stride = stride
         self.padding: Padding = padding
 
+    def reset_parameters(self) -> None:
+        """New weights, drawn from torch's global generator as those of a new layer are."""
+        self.conv1.reset_parameters()
+        self.conv2.reset_parameters()
+
     def component_logit(self, component: Tensor) -> Tensor:
         """``f_theta`` of one component, as Eq. (23) states it: ``(N, C, *space)`` to ``(N,)``.
 

@@ -235,6 +235,13 @@ class OpenPhase(LearnedPhase):
         self, channels: int, hidden: int, stride: Stride = 2, padding: Padding = "circular", dims: int = 2
     ) -> None:
         super().__init__(channels, max(2, hidden), stride, padding, dims)
+        self._pair()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self._pair()
+
+    def _pair(self) -> None:
         pairs = self.conv1.out_channels // 2
         with torch.no_grad():
             for parameter in self.conv1.parameters():

@@ -123,6 +123,23 @@ def test_new_logit_networks_choose_otherwise_and_nothing_else_is_new() -> None:
     assert new == {name for name, _ in trained.named_parameters() if ".select." in name}
 
 
+def test_new_logit_networks_of_a_converted_network_are_drawn_as_conversion_draws_them() -> None:
+    plain = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.nn.ReLU())
+
+    def choice(converted: torch.nn.Module) -> list[torch.Tensor]:
+        (found,) = (layer for layer in converted.modules() if isinstance(layer, lps.LearnedPhase))
+        return list(found.parameters())
+
+    torch.manual_seed(1)
+    first = lps.convert(plain, "lps", example=torch.zeros(1, 3, 8, 8))
+    torch.manual_seed(2)
+    second = lps.convert(plain, "lps", example=torch.zeros(1, 3, 8, 8))
+    new = choice(measure.with_new_logits(first, 2))
+    assert all(map(torch.equal, new, choice(second))) and not torch.equal(new[0], choice(first)[0])
+    half = len(new[0]) // 2
+    assert torch.equal(new[0][half : 2 * half], -new[0][:half])
+
+
 def test_beside_a_share_stands_that_of_new_logit_networks() -> None:
     studied = [made(9000, 1000, 2000)]
     new = made(9000, 1000, 2000, run="b") | {"unlearned": [[1000, 2000], [4000, 6000]]}
