@@ -239,8 +239,10 @@ def made_with(subject: Subject, packages: Iterable[str] = PACKAGES) -> dict[str,
 
 
 def determinism() -> dict[str, Any]:
-    """Settings that decide whether a repetition gives the same bits."""
+    """What decides, beside the hardware, whether a repetition gives the same bits; ``instructions`` are those that
+    torch's kernels use on the processor, whose name need not tell."""
     return {
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "tf32": torch.backends.cuda.matmul.allow_tf32,

@@ -47,8 +47,9 @@ def environment_differences(mine: Mapping[str, Any], shipped: list[dict[str, Any
     found = []
     for section in ("versions", "hardware", "determinism", "code"):
         for name, value in mine[section].items():
-            if twin[section].get(name) != value and name not in ("commit", "dirty", "no_commit"):
-                found.append(f"{section}.{name}: {value} here, {twin[section].get(name)} there")
+            there = twin[section].get(name, "not recorded")
+            if there != value and name not in ("commit", "dirty", "no_commit"):
+                found.append(f"{section}.{name}: {value} here, {there} there")
     return found
 
 

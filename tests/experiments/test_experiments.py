@@ -283,6 +283,7 @@ def test_a_record_says_everything(finished: Run) -> None:
     assert {"commit", "dirty", "version"} == set(record["code"])
     assert record["versions"]["torch"] == torch.__version__.split("+")[0]
     assert record["hardware"]["cores"] and record["determinism"]["threads"]
+    assert record["determinism"]["instructions"] == torch.backends.cpu.get_cpu_capability()
     assert "table1/lps-tri-3 --profile smoke --seed 0" in record["command"]
     assert "--set train.epochs=3" in record["command"]
     assert not finished.work.exists()
