@@ -114,8 +114,8 @@ def measures(notebook: str) -> dict[str, Any]:
 
 def study(trained: Trained, kind: str = "section53", images: int = 1000) -> dict[str, Any]:
     """The record of a study of a trained network, made when there is none of as many ``images``: of the first ones to
-    test on or, where the kind takes the ``whole``, of all. It runs on a GPU where there is one, with convolutions
-    that keep the network's guarantee."""
+    test on, or of all for segmenters and where the kind takes the ``whole``. It runs on a GPU where there is one, with
+    convolutions that keep the network's guarantee."""
     run, experiment, of, full = trained.run, trained.run.experiment, STUDIES[kind], trained.data
     if not of.suits(experiment):
         raise ValueError(
