@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 import torch
@@ -740,7 +740,7 @@ def test_a_choice_of_few_hidden_channels_can_learn_whatever_its_maps(seed: int) 
         scores = choice(x).scores
         assert (scores.amax(1) > scores.amin(1)).all()
         scores[:, 0].sum().backward()
-        assert choice.conv1.weight.grad.any() and choice.conv2.weight.grad.any()
+        assert all(cast(Tensor, conv.weight.grad).any() for conv in (choice.conv1, choice.conv2))
 
 
 @pytest.mark.parametrize(

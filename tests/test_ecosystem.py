@@ -97,7 +97,7 @@ def test_an_exported_network_hands_gradients_back(name: str, traced_with_gradien
     model = {**MODELS, **more}[name]().eval()
     with torch.set_grad_enabled(traced_with_gradients):
         program = torch.export.export(model, (images(2),))
-    gradients = []
+    gradients: list[Any] = []
     for run in (model, program.module()):
         x = images(2).requires_grad_()
         run(x)[0].square().sum().backward()

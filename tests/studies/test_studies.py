@@ -3,7 +3,7 @@
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -279,15 +279,15 @@ def test_the_rule_of_a_segmenter_is_told_by_the_norms_it_keeps() -> None:
         for name in ("max_norm", "min_norm"):
             counts = [metrics[f"{name}, layer {place}"] for place in range(1, 6)]
             assert [count.percent for count in counts] == [100 * (name == kept)] * 5
-        counts = {name: found.counts for name, found in metrics.items() if name.startswith("miou")}
-        assert torch.equal(counts["miou, APS"], counts["miou"])  # in all layers it takes the place of LPD alone
+        confused = {name: found.counts for name, found in metrics.items() if name.startswith("miou")}
+        assert torch.equal(confused["miou, APS"], confused["miou"])  # in all layers it takes the place of LPD alone
 
 
 def test_in_a_segmenter_the_deepest_choice_is_exchanged() -> None:
     (run,) = plan(["table5/lpd-adapt-3"], "smoke", [0], {}, Path(), DataCache(None))
     data = DataCache(None)(run.experiment.data)[0]
     one = fresh(run.experiment, data, 0).eval()
-    by_hand = deepcopy(one)
+    by_hand: Any = deepcopy(one)
     by_hand[1].backbone.stages[3][0].downsample.select = lps.MaxNorm().eval()
     found = measure.study_segmenters(one, data, torch.device("cpu"))
     expected = confusion(predictor(by_hand, torch.device("cpu")), data.batches(8), len(data.classes)).counts
@@ -306,8 +306,9 @@ def test_one_choice_of_a_network_is_exchanged() -> None:
     with torch.no_grad(), lps.watch(changed) as after:
         changed(IMAGES)
     assert [type(choice.module) for choice in after] == [lps.LearnedPhase] * 2 + [lps.MaxNorm]
-    assert all(torch.equal(before[at].phase, after[at].phase) for at in range(2))
-    assert torch.equal(after[-1].phase, lps.MaxNorm().eval()(before[-1].seen).phase)
+    own, exchanged = ([cast(torch.Tensor, choice.phase) for choice in choices] for choices in (before, after))
+    assert all(torch.equal(own[at], exchanged[at]) for at in range(2))
+    assert torch.equal(exchanged[-1], lps.MaxNorm().eval()(before[-1].seen).phase)
     for phase in range(4):
         assert measure.FixedPhase(phase)(IMAGES).phase.unique().tolist() == [phase]
 
