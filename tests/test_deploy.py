@@ -129,10 +129,14 @@ def onnx(network: nn.Module, folder: Path) -> Callable[[Tensor], Outputs]:
 
 
 def cases() -> Iterator[Any]:
-    """Each network in each form; the slowest of a whole network, and a second one, are for the weekly tests."""
+    """Each network in each form; a slowest whole network, a second one, and all ONNX but one are for the weekly tests.
+
+    ONNX is made from what is exported, which is tried for each.
+    """
     for name, form in product(NETWORKS, (traced, exported, onnx)):
         whole = name in ("resnet18", "mobilenet_v2")
-        slow, weekly = whole or form is onnx, name == "mobilenet_v2" or (whole and form is not traced)
+        slow = whole or form is onnx
+        weekly = name == "mobilenet_v2" or (whole and form is not traced) or (form is onnx and name != "residual")
         marks = [pytest.mark.slow] * slow + [pytest.mark.exhaustive] * weekly
         yield pytest.param(name, form, marks=marks, id=f"{name}-{form.__name__}")
 
