@@ -69,12 +69,14 @@ def shift_each(images: Tensor, shifts: Tensor) -> Tensor:
     return images.permute(0, 2, 3, 1)[batch[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def crop_each(images: Tensor, corners: Tensor, size: int) -> Tensor:
-    """Cut a ``size`` x ``size`` window out of each image ``(N, C, H, W)`` at its own ``(N, 2)`` corner."""
+def crop_each(images: Tensor, corners: Tensor, *size: int) -> Tensor:
+    """Cut a window of ``size`` (one side or two) out of each image ``(N, C, H, W)`` at its own ``(N, 2)`` corner."""
     height, width = images.shape[2:]
-    if int(corners[:, 0].max()) + size > height or int(corners[:, 1].max()) + size > width:
-        raise ValueError(f"windows of {size} at corners up to {corners.amax(0).tolist()} leave images {height}x{width}")
-    return shift_each(images, -corners)[..., :size, :size]
+    down, right = corners.amax(0).tolist()
+    if down + size[0] > height or right + size[-1] > width:
+        window = f"{size[0]}x{size[-1]}"
+        raise ValueError(f"windows of {window} at corners up to {[down, right]} leave images {height}x{width}")
+    return shift_each(images, -corners)[..., : size[0], : size[-1]]
 
 
 def accuracy(predict: Predict, batches: Batches) -> Count:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .exact.convolution import pad
-from .metrics import PAPER_SHIFTS, Count, Shifts, shift_each
+from .metrics import PAPER_SHIFTS, Count, Shifts, crop_each, shift_each
 
 Predict = Callable[[Tensor], Tensor]
 """Images ``(N, C, H, W)`` to predicted label maps ``(N, H, W)`` int64."""
@@ -141,13 +141,8 @@ def _windows(predict: Predict, *size: int) -> Look:
     """Windows of ``size`` (one side or two) whose corner is the shift."""
 
     def look(images: Tensor, corners: Tensor) -> Tensor:
+        labels = _labels(predict, crop_each(images, corners, *size))
         rows, columns = images.shape[2] - size[0], images.shape[3] - size[-1]
-        if int(corners[:, 0].max()) > rows or int(corners[:, 1].max()) > columns:
-            raise ValueError(
-                f"windows of {size[0]}x{size[-1]} at corners up to {corners.amax(0).tolist()} leave images "
-                f"{images.shape[2]}x{images.shape[3]}"
-            )
-        labels = _labels(predict, shift_each(images, -corners)[..., : size[0], : size[-1]])
         return _move(F.pad(labels, (0, columns, 0, rows), value=UNSEEN), corners)
 
     return look

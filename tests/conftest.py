@@ -198,22 +198,6 @@ def through_onnx(tmp_path: Path, any_batch: Any) -> Callable[[nn.Module, Tensor,
     return outputs
 
 
-@pytest.fixture
-def cells() -> Callable[[str], dict[str, Any]]:
-    """Runs the code cells of a notebook in this process; gives the names that they leave behind."""
-    from lps.paths import NOTEBOOKS
-
-    def run(name: str) -> dict[str, Any]:
-        notebook = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))
-        names: dict[str, Any] = {}
-        for cell in notebook["cells"]:
-            if cell["cell_type"] == "code":
-                exec(compile("".join(cell["source"]), f"{name}.ipynb, cell {cell['id']}", "exec"), names)
-        return names
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Chromium without a window, that keeps what pages log."""

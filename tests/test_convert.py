@@ -915,15 +915,3 @@ def test_an_exported_network_gives_the_same_bits(placement: Placement, any_batch
     x = images(7, 3, 16, 16)
     with torch.no_grad():
         assert torch.equal(program.module()(x), network(x))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("placement", ["behind", *weekly("before")])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_onnx_gives_the_same_numbers(placement: Placement, through_onnx: Callable[..., list[Tensor]]) -> None:
-    strided = built(lambda: plain(unit(8, 8, stride=2)))
-    network = lps.convert(strided, placement=placement, select_from="unfiltered").eval()
-    x = images(7, 3, 16, 16)
-    (actual,) = through_onnx(network, images(4, 3, 16, 16), x)
-    with torch.no_grad():
-        torch.testing.assert_close(actual, network(x), rtol=1e-4, atol=1e-5)

@@ -143,15 +143,6 @@ def test_circular_padding_wraps_as_often_as_it_takes(dims: int, reach: tuple[int
     torch.testing.assert_close(actual, wanted)
 
 
-@pytest.mark.parametrize("padding", ["circular", "zeros", "reflect"])
-def test_padding_to_a_multiple_grows_right_and_bottom(padding: Padding) -> None:
-    x = maps(2)[..., :7]
-    grown = lps.pad_to_multiple(x, 8, padding)
-    assert grown.shape[2:] == (16, 8) and torch.equal(grown[..., :12, :7], x)
-    border = {"circular": x[..., 0], "zeros": torch.zeros_like(x[..., 0]), "reflect": x[..., 5]}
-    assert torch.equal(grown[..., :12, 7], border[padding])
-
-
 def test_training_samples_a_mixture_and_evaluation_one_phase() -> None:
     torch.manual_seed(0)
     layer = lps.Downsample(lps.LearnedPhase(3, 4))

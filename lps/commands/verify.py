@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..convert import ConvertError, Head, Placement, conversion_report, convert
+from ..convert import ConvertError, Head, Method, Placement, conversion_report, convert
 from ..convert.check import drawn
 from ..experiments.config import parse_changes
 from ..experiments.model import Normalize, fresh
@@ -98,7 +98,7 @@ def convert_arguments(parser: argparse.ArgumentParser) -> None:
     argument = parser.add_argument
     network = "torchvision:resnet50, timm:resnet26d or smp:Unet/resnet18, with random weights"
     argument("network", help=network)
-    argument("--method", default="lps", choices=("lps", "aps"), help="lps learns each choice, aps needs no training")
+    argument("--method", default="lps", choices=get_args(Method), help="lps learns each choice, aps needs no training")
     argument("--antialias", default="tri-3", choices=get_args(AntiAlias), help="filter before each sampling")
     where = "where a convolution samples: behind it, or before it, which computes only what is kept"
     argument("--placement", default="behind", choices=get_args(Placement), help=where)

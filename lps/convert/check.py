@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..diagnose import Size
 from ..polyphase import Stride, components, steps
 from ..verify import verify
 from ..watch import tensors
@@ -20,8 +21,6 @@ from .layers import Spaced
 from .plan import Plan
 from .report import ConvertError
 from .writes import refuse
-
-Size = tuple[int, ...]
 
 COARSE = 64
 """Above this stride images to check with are as few multiples of it as can be: each takes gigabytes."""
@@ -98,7 +97,7 @@ def _trials(stride: Stride, dims: int, example: Size | None) -> Iterator[Trial]:
     first, rows, more = (1, 2, 1) if max(each) > COARSE else (2, 3 if max(each) > 8 else 5, 2)
     full = tuple((first + (axis > 0)) * s * max(1, 16 // s) for axis, s in enumerate(each))
     rest = tuple((rows + more * (axis > 0)) * s for axis, s in enumerate(each))
-    size = rest if example is None else tuple(n + -n % s for n, s in zip(example, steps(stride, dims), strict=True))
+    size = rest if example is None else tuple(n + -n % s for n, s in zip(example, each, strict=True))
     now, one = torch.get_num_threads(), 1
     every = max(now, int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or os.cpu_count() or 1))
     yield Trial(full, "noise", False, 4, "torch", given=False, threads=now)

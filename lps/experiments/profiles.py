@@ -47,8 +47,8 @@ def load_profile(name: str) -> Profile:
         raise ValueError(f"unknown profile {name!r}; known: {', '.join(profile_names())}")
     path = _FOLDER / f"{name}.yml"
     content = read_yaml(path)
-    if missing := [key for key in ("about", "experiments") if key not in (content or ())]:
-        raise ValueError(f"{path} lacks {', '.join(missing)}")
+    if "experiments" not in (content or ()):
+        raise ValueError(f"{path} lacks experiments")
     experiments, notebooks = _tables(content["experiments"]), content.get("notebooks", {})
     if "like" in content:
         like = load_profile(content["like"])

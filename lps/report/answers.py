@@ -53,14 +53,8 @@ class Effect:
             filters = f"all {self.of} filters" if self.of > 1 else ""
         return ", ".join(filter(None, [f"n = {self.n}", filters]))
 
-    @property
-    def gap(self) -> str:
-        """The difference, with its interval where there is one."""
-        bounds = f" [{self.interval.low:+.2f}, {self.interval.high:+.2f}]" if self.n > 1 else ""
-        return f"{self.interval.value:+.2f}{bounds}"
-
     def __str__(self) -> str:
-        return f"{self.gap} ({self.size}; paper {self.paper:+.2f})"
+        return f"{self.interval} ({self.size}; paper {self.paper:+.2f})"
 
 
 def effects(made: pd.DataFrame) -> dict[str, list[Effect]]:
@@ -199,7 +193,7 @@ def _elsewhere(found: Sequence[Effect]) -> str:
     for effect in rest:
         if effect.profile != judged.profile or effect.pairs > judged.pairs:
             others.setdefault(effect.profile, effect)
-    return ", ".join(f"{effect.gap} in {effect.profile} ({effect.size})" for effect in others.values())
+    return ", ".join(f"{effect.interval} in {effect.profile} ({effect.size})" for effect in others.values())
 
 
 def _joined(scales: Iterable[str]) -> str:

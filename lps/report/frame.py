@@ -47,7 +47,7 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
 
 def _about(record: Record) -> dict[str, Any]:
     method, antialias = BY_NAME[record["experiment"]].labels
-    model = record["config"].get("model", {})
+    model = record["config"]["model"]
     return {
         "id": record["id"],
         "row": record["experiment"],
@@ -71,8 +71,8 @@ def _about(record: Record) -> dict[str, Any]:
 def guaranteed(model: Mapping[str, Any]) -> bool:
     """Does every circular shift leave the predictions of such a network as they are? It needs a selection, what was
     taken put back, and circular borders everywhere: those of Tables 3 and 6 are zeros."""
-    borders = {model.get("padding", "circular"), model.get("head_padding", "circular")}
-    return model.get("method") in ("aps", "lps") and model.get("unpool", True) and borders == {"circular"}
+    borders = {model["padding"], model.get("head_padding", "circular")}
+    return model["method"] in ("aps", "lps") and model.get("unpool", True) and borders == {"circular"}
 
 
 def machine(hardware: Mapping[str, Any]) -> str:

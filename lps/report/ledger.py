@@ -266,9 +266,7 @@ def _ordering(item: Mapping[str, Any], found: Sequence[pd.DataFrame], timed: Seq
     elif verdict == "undecided" and len(known) == len(results):
         needed = "the intervals do not decide it"
     words = "; ".join(
-        f"{pair.better} - {pair.worse}, {pair.metric}: {r.interval.value:+.2f} "
-        f"[{r.interval.low:+.2f}, {r.interval.high:+.2f}], n = {r.n}"
-        for pair, r in known.items()
+        f"{pair.better} - {pair.worse}, {pair.metric}: {r.interval}, n = {r.n}" for pair, r in known.items()
     )
     behind = pd.concat([result.behind for result in results.values()]).drop_duplicates("id")
     evidence = f"{needed}{age(behind)}. {words}".strip()

@@ -32,6 +32,11 @@ class Interval(NamedTuple):
         """Whether zero lies outside, so that the sign of the value is settled."""
         return self.low > 0 or self.high < 0
 
+    def __str__(self) -> str:
+        """``+0.82 [+0.40, +1.24]``, without the ends where there are none."""
+        ends = f" [{self.low:+.2f}, {self.high:+.2f}]" if math.isfinite(self.low) else ""
+        return f"{self.value:+.2f}{ends}"
+
 
 @cache
 def t_quantile(probability: float, freedom: float) -> float:

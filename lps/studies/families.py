@@ -28,6 +28,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..convert import ConvertError, Head, conversion_report, convert
 from ..convert.check import drawn
+from ..convert.report import in_words
 from ..experiments.jobs import default_jobs
 from ..experiments.profiles import load_profile
 from ..experiments.records import is_current, made_with, now, write_json
@@ -176,7 +177,7 @@ def named(name: str, seed: int = 0) -> nn.Module:
     except ImportError as error:
         raise ValueError(f"{name!r} needs {error.name}, which is not installed here") from error
     except Exception as error:
-        raise ValueError(f"{name!r} cannot be built: {type(error).__name__}: {error}".partition("\n")[0]) from error
+        raise ValueError(f"{name!r} cannot be built: {in_words(error)}") from error
 
 
 def _built(library: str, model: str) -> Any:
@@ -250,7 +251,7 @@ def row(name: str) -> dict[str, Any]:
     try:
         original = named(name)
     except Exception as error:
-        return {"outcome": "not tried", "reason": f"{type(error).__name__}: {error}".partition("\n")[0]}
+        return {"outcome": "not tried", "reason": in_words(error)}
     refusals: list[ConvertError] = []
     for head in get_args(Head):
         try:
