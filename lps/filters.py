@@ -29,8 +29,8 @@ class LowPass(nn.Module):
 
     ``(N, C, *space)`` to ``(N, C, *ceil(space / stride))``. After an upsampling by ``s`` the filter carries
     ``gain = s ** dims`` (Sec. 4.3). An even size reaches one sample further to the right and bottom. Of several axes
-    only ``along`` those given, by default all, is anything filtered. Raises ``ValueError`` for a size below 1
-    and for a padding that there is not.
+    only ``along`` those given, by default all, is anything filtered. Raises ``ValueError`` for a size below 1,
+    for a padding and for axes that there are not.
     """
 
     kernel: Tensor
@@ -48,6 +48,8 @@ class LowPass(nn.Module):
         if size < 1:
             raise ValueError(f"a low-pass filter needs a size of at least 1, got {size}")
         require_padding(padding)
+        if along is not None and not {*along} <= {*range(dims)}:
+            raise ValueError(f"a filter along the axes {along}: a map has the spatial axes 0 to {dims - 1}")
         taps = torch.tensor([comb(size - 1, k) for k in range(size)], dtype=torch.float64)
         kernel = torch.ones((), dtype=torch.float64)
         for axis in range(dims):

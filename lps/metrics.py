@@ -72,16 +72,23 @@ def shift_each(images: Tensor, shifts: Tensor) -> Tensor:
 def crop_each(images: Tensor, corners: Tensor, *size: int) -> Tensor:
     """Cut a window of ``size`` (one side or two) out of each image ``(N, C, H, W)`` at its own ``(N, 2)`` corner."""
     height, width = images.shape[2:]
-    down, right = corners.amax(0).tolist()
-    if down + size[0] > height or right + size[-1] > width:
-        window = f"{size[0]}x{size[-1]}"
-        raise ValueError(f"windows of {window} at corners up to {[down, right]} leave images {height}x{width}")
+    (top, left), (down, right) = corners.amin(0).tolist(), corners.amax(0).tolist()
+    if min(top, left) < 0 or down + size[0] > height or right + size[-1] > width:
+        window, places = f"{size[0]}x{size[-1]}", f"from {[top, left]} up to {[down, right]}"
+        raise ValueError(f"windows of {window} at corners {places} leave images {height}x{width}")
     return shift_each(images, -corners)[..., : size[0], : size[-1]]
 
 
 def accuracy(predict: Predict, batches: Batches) -> Count:
     """Top-1 accuracy."""
-    return sum((Count.of(predict(images) == labels) for images, labels in batches), Count())
+
+    def right(images: Tensor, labels: Tensor) -> Count:
+        found = predict(images)
+        if found.shape != labels.shape:
+            raise ValueError(f"predictions {tuple(found.shape)} do not match the labels {tuple(labels.shape)}")
+        return Count.of(found == labels)
+
+    return sum((right(*batch) for batch in batches), Count())
 
 
 def circular_consistency(

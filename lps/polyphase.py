@@ -80,6 +80,8 @@ def require_fractions(x: Tensor) -> None:
 
 def require_maps(x: Tensor) -> None:
     """Raise ``ValueError`` unless ``x`` ``(N, C, *space)`` holds maps of fractions, which can be filtered and mixed."""
+    if x.dim() not in (3, 4, 5):
+        raise ValueError(f"got {tuple(x.shape)}; expected maps (N, C, *space) with one, two or three spatial axes")
     if x.shape[0] == 0:
         raise ValueError(f"got an empty batch {tuple(x.shape)}; expected at least one map")
     require_fractions(x)

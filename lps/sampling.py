@@ -21,6 +21,18 @@ Method = Literal["baseline", "lpf", "ddac", "aps", "lps"]
 """The methods of the paper by their names in the tables."""
 
 
+def require_source(select_from: str) -> None:
+    """Raise ``ValueError`` for what is no :data:`Source`."""
+    if select_from not in get_args(Source):
+        raise ValueError(f"no select_from {select_from!r}: there are {', '.join(get_args(Source))}")
+
+
+def _same(one: Stride, other: Stride) -> bool:
+    """Are these strides alike? One number stands for all axes."""
+    dims = max((len(s) for s in (one, other) if not isinstance(s, int | float)), default=1)
+    return steps(one, dims) == steps(other, dims)
+
+
 class Downsample(nn.Module):
     """Filter, then keep one polyphase component: ``(N, C, *space)`` to ``(N, C, *space / s)``.
 
@@ -64,6 +76,11 @@ class Downsample(nn.Module):
                     f"{name} is {part!r}; expected a module, as lps.LearnedPhase(64, 8) or lps.LowPass(64, 3), or "
                     "None; from names, lps.Sampling.named makes layers"
                 )
+        require_source(select_from)
+        if not _same(chosen := getattr(select, "stride", stride), stride):
+            raise ValueError(
+                f"the selection is for a stride of {chosen} and the layer for {stride}; give both the same"
+            )
         self.select, self.antialias = select, antialias
         self.stride, self.select_from = stride, select_from
 
@@ -84,6 +101,7 @@ class Downsample(nn.Module):
             raise ValueError(
                 f"features {tuple(x.shape)} need a selection {expected} and were handed one {tuple(selection.z.shape)}"
             )
+        _require_stride(selection, self.stride)
         return filtered.component(selection.z, selection.phase, self.stride), selection  # Eqs. (7) and (17)
 
     def _filtered(self, x: Tensor) -> Filtered:
@@ -109,6 +127,12 @@ class Downsample(nn.Module):
         if origin is not None and selection.lag is not None:
             selection = choose(selection.scores, whole, self.stride, origin)
         return selection, filtered
+
+
+def _require_stride(selection: Selection, stride: Stride) -> None:
+    """Strides (1, 4) and 2 have four phases alike; a mixture does not know which it is of."""
+    if selection.origin is not None and not _same(kept := selection.origin.strides[-1], stride):
+        raise ValueError(f"the selection was made at a stride of {kept}, and the layer has {stride}")
 
 
 def _arguments(select: nn.Module) -> tuple[str, ...]:
@@ -148,6 +172,7 @@ class Upsample(nn.Module):
                 f"LPU got features {tuple(y.shape)}, which need a selection ({y.shape[0]}, {count}), "
                 f"and a selection {tuple(selection.z.shape)}"
             )
+        _require_stride(selection, self.stride)
         h, z, lag = self.antialias, selection.z, selection.lag
         if isinstance(h, LowPass) and h.padding == "circular":
             return put_back_phases(y, z, lag, h.kernel[:1].to(y.dtype), self.stride)
@@ -181,6 +206,7 @@ class Sampling:
                     f"{name} is {part!r}; expected a function from a number of channels to a layer, as "
                     "lambda channels: lps.MaxNorm(), or None; from names, lps.Sampling.named makes a Sampling"
                 )
+        require_source(self.select_from)
 
     @classmethod
     def named(
@@ -234,7 +260,10 @@ class Sampling:
 
     def at(self, stride: Stride) -> "Sampling":
         """The same method at another stride; at stride 1 there is nothing to select, and its filter remains."""
-        return replace(self, stride=stride, select=None if stride == 1 else self.select)
+        select = self.select
+        if isinstance(select, partial) and "stride" in select.keywords:
+            select = partial(select, stride=stride)
+        return replace(self, stride=stride, select=None if _same(stride, 1) else select)
 
     def layer(self, channels: int, antialias: bool = True) -> Downsample:
         """A layer that makes its own choice."""

@@ -365,6 +365,45 @@ def with_hook_behind() -> nn.Module:
     return net
 
 
+def with_hook_of_a_weight() -> nn.Module:
+    net = between(nn.Conv2d(8, 8, 3, 2, 1))
+    net.get_parameter("1.weight").register_hook(lambda gradient: 0 * gradient)
+    return net
+
+
+def with_hook_on_the_way_back() -> nn.Module:
+    net = between(nn.Conv2d(8, 8, 3, 2, 1))
+    net.get_submodule("1").register_full_backward_hook(lambda module, given, back: None)
+    return net
+
+
+class Reversed(torch.autograd.Function):
+    """As in adversarial training: its forward does not say what its backward does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return -gradients[0]
+
+
+class Swish(torch.autograd.Function):
+    """Saves memory, and its backward is that of its forward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x.sigmoid()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        s = x.sigmoid()
+        return gradients[0] * (s + x * s * (1 - s))
+
+
 def with_forward(layer: str) -> nn.Module:
     net = between(nn.Conv2d(8, 8, 3, 2, 1))
     part = net.get_submodule(layer)
@@ -402,6 +441,14 @@ class Noise(nn.Module):
 REFUSED: dict[str, tuple[Network, str, str]] = {
     "hook": (with_hook, "the network", "it has hooks"),
     "hook behind": (with_hook_behind, "the network", "it has hooks"),
+    "hook of a weight": (with_hook_of_a_weight, "1", "its weight has hooks"),
+    "hook on the way back": (with_hook_on_the_way_back, "1", "it has hooks"),
+    "backward": (
+        lambda: Net(lambda net, x: net.head(Reversed.apply(net.down(net.a(x))))),
+        "the model",
+        "autograd function Reversed, whose backward would be lost",
+    ),
+    "name": (lambda: Net(lambda net, x: net.head(net.code(net.a(x))), code=nn.ReLU()), "code", "rename the layer"),
     "forward": (lambda: with_forward(""), "the network", "it has a forward of its own"),
     "forward of a layer": (lambda: with_forward("1"), "1", "it has a forward of its own"),
     "dropout": (lambda: between(Module(F.dropout)), "1.dropout", "on in evaluation too"),
@@ -594,3 +641,39 @@ def test_aligned_corners_are_given_up_and_all_else_is_compared() -> None:
     up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
     network = lps.convert(built(lambda: between(nn.Conv2d(8, 8, 3, 2, 1), up)), "aps", example=images(1))
     assert "align_corners is given up" in str(lps.conversion_report(network))
+
+
+# what training sees
+
+
+def test_an_autograd_function_whose_backward_is_that_of_its_forward_is_followed() -> None:
+    network = built(lambda: Net(lambda net, x: net.head(Swish.apply(net.down(net.a(x))))))
+    assert_same(network)
+
+
+def test_what_is_computed_without_gradients_stays_without() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            y = net.down(net.a(x)).relu()
+        with torch.autocast("cpu", enabled=False):
+            return net.head(y)
+
+    network = lps.convert(built(lambda: Net(forward)), "aps", example=images(1)).train()
+    network(images()).sum().backward()
+    learns = {name.partition(".")[0] for name, weight in network.named_parameters() if weight.grad is not None}
+    assert learns == {"head"}
+    assert "its code switches autocast, and the converted network does not" in lps.conversion_report(network).notes
+
+
+def test_each_layer_keeps_its_mode() -> None:
+    network = built(lambda: between(nn.BatchNorm2d(8), nn.Dropout(0.3), nn.Conv2d(8, 8, 3, 2, 1))).train()
+    network.get_submodule("1").eval()
+    converted = lps.convert(network, "aps", example=images(1))
+    modes = {name: part.training for name, part in converted.named_modules() if name in ("", "0", "1", "2", "3")}
+    assert modes == {"": True, "0": True, "1": False, "2": True, "3": True}
+
+
+def test_a_layer_may_be_called_as_one_of_ours() -> None:
+    network = built(lambda: Net(lambda net, x: net.head(net.down(net.entry(x))), entry=nn.Conv2d(3, 8, 3, 1, 1)))
+    assert_same(network)
+    assert lps.verify(lps.convert(network, "aps"), images(1)).exact

@@ -484,3 +484,65 @@ def test_a_sampling_takes_what_makes_layers(given: Any) -> None:
     for parts in ({"select": given}, {"antialias": given}):
         with pytest.raises(ValueError, match=f"{next(iter(parts))} is .*; expected a function from a number"):
             lps.Sampling(**parts)
+
+
+def test_a_selection_for_another_stride_is_an_error() -> None:
+    """Also where it has as many phases."""
+    with pytest.raises(ValueError, match=r"selection is for a stride of 2 and the layer for \(1, 4\)"):
+        lps.Downsample(lps.MaxNorm(), stride=(1, 4))
+    x = torch.randn(2, 3, 8, 16)
+    y, selection = lps.Downsample(lps.MaxNorm((1, 4)), stride=(1, 4))(x)
+    for layer in (partial(lps.Upsample(), y), partial(lps.Downsample(), x)):
+        with pytest.raises(ValueError, match=r"was made at a stride of \(1, 4\), and the layer has 2"):
+            layer(selection)
+    lps.Downsample(lps.MaxNorm((2, 2)))(x)
+
+
+def test_a_misspelt_source_is_an_error() -> None:
+    for make in (lps.Downsample, lps.Sampling):
+        with pytest.raises(ValueError, match="no select_from 'unfilterd': there are filtered, unfiltered"):
+            make(select_from=cast(Any, "unfilterd"))
+
+
+@pytest.mark.parametrize("method", ["aps", "lps"])
+@pytest.mark.parametrize("stride", [1, (1, 1), 3, (1, 2)])
+def test_a_method_at_another_stride_chooses_at_it(method: Any, stride: Stride) -> None:
+    sampling = lps.Sampling.named(method, "tri-3")
+    assert sampling is not None
+    layer = sampling.at(stride).layer(4).eval()
+    each = steps(stride, 2)
+    y, selection = layer(torch.randn(2, 4, 12, 18))
+    assert y.shape == (2, 4, 12 // each[0], 18 // each[1])
+    assert (selection is None) == (each == (1, 1))
+
+
+@pytest.mark.parametrize("dims", [(), (0, 2), (-4, 1), (4,)])
+def test_a_mean_over_no_axis_of_a_sample_is_an_error(dims: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected some from 1 to 3"):
+        exact_mean(maps(2), dims)
+
+
+def test_axes_of_a_mean_count_from_the_end_too() -> None:
+    x = maps(2).requires_grad_()
+    mean = exact_mean(x, (-2, -1))
+    assert torch.equal(mean, exact_mean(x, (2, 3)))
+    (gradient,) = torch.autograd.grad(mean.sum(), x)
+    torch.testing.assert_close(gradient, torch.full_like(x, 1 / (12 * 18)))
+
+
+def test_a_filter_along_an_axis_that_there_is_not_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"a map has the spatial axes 0 to 1"):
+        lps.LowPass(3, 3, along=(-1,))
+
+
+def test_a_map_without_channels_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"got \(4, 4\); expected maps \(N, C, \*space\)"):
+        lps.Downsample(lps.MaxNorm())(torch.randn(4, 4))
+
+
+def test_a_second_derivative_is_refused_where_it_would_be_wrong() -> None:
+    x = maps(2).requires_grad_()
+    for layer in (lps.Downsample(lps.LearnedPhase(3, 2), lps.LowPass(3, 3)), lps.AdaptiveLowPass(3)):
+        y = layer(x)
+        with pytest.raises(NotImplementedError, match="no second derivative"):
+            torch.autograd.grad((y[0] if isinstance(y, tuple) else y).square().sum(), x, create_graph=True)

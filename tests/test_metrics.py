@@ -55,7 +55,7 @@ def test_each_image_gets_its_own_window() -> None:
 
 
 def test_windows_that_leave_the_image_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"windows of 10x10 at corners up to .* leave images 16x16"):
+    with pytest.raises(ValueError, match=r"windows of 10x10 at corners .* up to .* leave images 16x16"):
         shift_consistency(corner, batches(images(), 10), size=10, shifts=Shifts(7, 9))
 
 
@@ -104,3 +104,10 @@ def test_an_empty_count_has_no_percentage() -> None:
     with pytest.raises(ValueError, match="no case was counted"):
         _ = Count().percent
     assert (Count(1, 3) + Count(2, 5)).percent == 37.5
+
+
+def test_windows_do_not_wrap_and_labels_are_not_broadcast() -> None:
+    with pytest.raises(ValueError, match=r"corners from \[-2, 0\] up to \[3, 0\] leave images 16x16"):
+        crop_each(images(2), torch.tensor([[3, 0], [-2, 0]]), 10)
+    with pytest.raises(ValueError, match=r"predictions \(8,\) do not match the labels \(8, 1\)"):
+        accuracy(lambda x: torch.zeros(len(x)), [(images(8), torch.zeros(8, 1))])

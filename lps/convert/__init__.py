@@ -35,6 +35,7 @@ from .trace import trace
 __all__ = ["Conversion", "ConvertError", "Stride", "conversion_report", "convert"]
 
 Method = Literal["lps", "aps"]
+TAKEN = {*dir(fx.GraphModule), "graph", "_graph", "meta"} - {*dir(nn.Module)}
 Placement = Literal["behind", "before"]
 Head = Literal["keep", "pool"]
 
@@ -89,6 +90,10 @@ def convert(
     ):
         if value not in get_args(choices):
             raise ValueError(f"no {name} {value!r}: there are {', '.join(get_args(choices))}")
+    if not isinstance(example, Tensor | None):
+        raise ValueError(f"example is {example!r}; expected images, as torch.zeros(1, 3, 224, 224)")
+    if not isinstance(hidden_divisor, int | None):
+        raise ValueError(f"channels are divided by hidden_divisor: expected a whole number, got {hidden_divisor}")
 
     model = unwrapped(model)
     divisors = (8, 64) if hidden_divisor is None else (hidden_divisor, hidden_divisor)
@@ -120,6 +125,8 @@ def _converted(
     if any(isinstance(module, Conv2d) for module in model.modules()):
         raise ConvertError("the network", "it is built of this library's layers: build it with a `sampling`")
     refuse_hooks(model)
+    if taken := [name for name, _ in model.named_children() if name in TAKEN]:
+        raise ConvertError(taken[0], "a converted network has an attribute of this name: rename the layer")
     *_, placement, padding = settings
     given = None if example is None else tuple(example.shape[2:])
     plan, example = _planned(model, padding, head == "pool", example)
@@ -135,6 +142,7 @@ def _converted(
     converted.recompile()
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     parameters = dict(converted.train(model.training).to(device).named_parameters())
+    _take_modes(converted, model)
     unused = {name.partition(".")[0] for name, _ in model.named_parameters() if name not in parameters}
     size, notes = require_sameness(model, converted, plan.otherwise, example, stride)
     write_in_place(converted, plan.in_place)
@@ -188,11 +196,17 @@ def _planned(model: nn.Module, padding: Padding, pool_head: bool, example: Tenso
             images = others
 
 
+def _take_modes(converted: nn.Module, model: nn.Module) -> None:
+    """A norm that was frozen by its mode stays so, and a dropout that was left on."""
+    modes = {path: module.training for path, module in model.named_modules(remove_duplicate=False)}
+    for path, module in converted.named_modules(remove_duplicate=False):
+        module.training = modes.get(path, module.training)
+
+
 def _fill(plan: Plan, images: Tensor) -> None:
-    plan.graph, plan.in_place, in_evaluation = trace(plan.network, images)
+    plan.graph, plan.in_place, notes = trace(plan.network, images)
+    plan.notes += notes
     round_alike(plan.network)
-    training = "asks whether it is training: it was followed in evaluation, and of the rest only dropout is kept"
-    plan.notes += [f"{name} {training}" for name in in_evaluation]
     apply_rules(plan)
     require_any_size(plan, images)
 

@@ -3,6 +3,7 @@
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import count
 from typing import Any, cast
 
 from torch import fx, nn
@@ -64,7 +65,8 @@ class Rewriter:
             roots = [root for step in steps for root in reversed(step.roots())]
             self.raised[name_of(node)] = tuple(self.names[root] for root in resolve(steps) if not root.finer)
             self._raise(node, roots, f"{name_of(node)}_back")
-        self._behind_all(self.images, "entry", entry)
+        free = next(name for n in count() if not hasattr(self.plan.network, name := f"entry{'_' * n}"))
+        self._behind_all(self.images, free, entry)
         self._sort()
 
     def _leader(self, members: list[Step]) -> Step:

@@ -796,10 +796,17 @@ def _as_layer(plan: Plan, node: fx.Node) -> None:
 
 
 def refuse_hooks(network: nn.Module) -> None:
-    """What was attached to a layer, and not to its class, is lost where another takes its place."""
+    """What was attached to a layer, and not to its class, is lost where another takes its place; what was attached to a
+    weight, where that is copied."""
     for path, module in network.named_modules():
+        for name, weight in module.named_parameters(recurse=False):
+            if weight._backward_hooks or getattr(weight, "_post_accumulate_grad_hooks", None):
+                raise ConvertError(
+                    path or "the network", f"its {name} has hooks, which a copy loses: remove them first"
+                )
         found = None
-        if module._forward_hooks or module._forward_pre_hooks:
+        attached = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        if any(getattr(module, name) for name in attached):
             found = "hooks, as spectral_norm and weight_norm of torch.nn.utils register", "them: remove them first"
         elif "forward" in vars(module):
             found = "a forward of its own, which its class does not know", "it: define it in a class"

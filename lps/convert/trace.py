@@ -6,12 +6,13 @@ import inspect
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import is_dataclass
 from functools import cached_property, partial, partialmethod
 from importlib import import_module
 from itertools import zip_longest
+from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -96,7 +97,8 @@ class _Tracer(fx.Tracer):
     """Follow a network on a meta tensor, so that every branch its code takes is the one of this image size.
 
     ``counts`` tells whether the code counted the images. ``made`` are constants that it made, ``in_place`` layers that
-    wrote in place, and ``in_evaluation`` classes whose code asks whether it is training and is followed all the same.
+    wrote in place, ``in_evaluation`` classes whose code asks whether it is training and is followed all the same, and
+    ``autocasts`` tells whether the code switched autocast.
     """
 
     proxy_buffer_attributes = True
@@ -108,6 +110,7 @@ class _Tracer(fx.Tracer):
         self.made: dict[str, Tensor] = {}
         self.in_place: list[Any] = []
         self.in_evaluation: set[str] = set()
+        self.autocasts = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if type(m) in (nn.TransformerEncoder, nn.TransformerEncoderLayer):  # for the attention inside
@@ -133,12 +136,13 @@ class _Tracer(fx.Tracer):
 
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(kind, *args, **kwargs)
+        learns = kind in ("placeholder", "get_attr", "output") or torch.is_grad_enabled() or args[0] == "detach"
         if kind != "output":
             self._running = True
             with torch.no_grad():
                 node.meta["value"] = watched(node, self._run)
             self._running = False
-        return node
+        return node if learns or not _floating(node) else self.create_node("call_method", "detach", (node,), {})
 
     @cached_property
     def _interpreter(self) -> fx.Interpreter:
@@ -175,6 +179,51 @@ class _Tracer(fx.Tracer):
     def inside(self) -> str:
         """The module whose code is being followed."""
         return next(reversed(self.module_stack), "the model") if hasattr(self, "module_stack") else "the model"
+
+
+def _floating(node: fx.Node) -> bool:
+    value = node.meta["value"]
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+class _Context(SimpleNamespace):
+    """What the forward of an autograd function is given, where its backward is not wanted."""
+
+    needs_input_grad = (True,) * 99
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *given: None
+
+
+def _hands_back_the_same(function: Any, given: Sequence[Any]) -> bool:
+    """Is the backward of an autograd function that of the calls in its forward? They are what a graph keeps."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(value: Any) -> Any:
+        value = value._value if issubclass(type(value), _Known) else value
+        if not (isinstance(value, Tensor) and value.is_floating_point()):
+            return value
+        shape = [FEW if size == MANY else size for size in value.shape]
+        return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    def gradients(run: Callable[..., Any]) -> tuple[Tensor, ...]:
+        outputs = run(*inputs)
+        outputs = [y for y in (outputs if isinstance(outputs, tuple) else (outputs,)) if y.is_floating_point()]
+        total = sum((y * (1 + y.detach().abs())).sum() for y in outputs)
+        return torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+
+    inputs = [drawn(value) for value in given]
+    leaves = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
+    apart = function.setup_context is not torch.autograd.Function.setup_context
+    with torch.enable_grad():
+        try:
+            own = gradients(function.apply)
+            kept = gradients(function.forward if apart else partial(function.forward, _Context()))
+        except Exception:  # then it is not known
+            return False
+    return all(torch.allclose(a, b) for a, b in zip(own, kept, strict=True))
 
 
 def _reads_mode(module: nn.Module) -> bool:
@@ -214,7 +263,7 @@ def rounds_by_place(node: fx.Node) -> bool:
 
 
 def trace(network: nn.Module, example: Tensor) -> tuple[fx.Graph, list[nn.Module], list[str]]:
-    """Graph of ``network`` in evaluation, layers that wrote in place and no longer do, classes that ask for their mode.
+    """Graph of ``network`` in evaluation, layers that wrote in place and no longer do, and what there is to note.
 
     ``node.meta["value"]`` is a meta tensor or a plain value, that of a batch of :data:`MANY` images like ``example``.
     Raises :class:`ConvertError` where the code cannot be followed.
@@ -235,13 +284,16 @@ def trace(network: nn.Module, example: Tensor) -> tuple[fx.Graph, list[nn.Module
         setattr(network, name, value)
     plain_graph = fx.Graph()  # knows nothing of this tracer, so that the network can be pickled
     plain_graph.output(plain_graph.graph_copy(found.graph, {}))
-    return plain_graph, found.in_place, sorted(found.in_evaluation)
+    training = "asks whether it is training: it was followed in evaluation, and of the rest only dropout is kept"
+    notes = [f"{name} {training}" for name in sorted(found.in_evaluation)]
+    notes += ["its code switches autocast, and the converted network does not"] * found.autocasts
+    return plain_graph, found.in_place, notes
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
-    """``isinstance``, and ``torch.is_tensor`` by it, are answered for a proxy from its value, sizes may be proxies, and
-    what is made a tensor is one already.
+def _answering(tracer: _Tracer) -> Iterator[None]:
+    """``isinstance``, and ``torch.is_tensor`` by it, are answered for a proxy from its value, sizes may be proxies,
+    what is made a tensor is one already, and an autograd function is followed where nothing of it is lost.
 
     In Python alone: torch's own code would take a proxy that says to be a tensor for the memory of one.
     """
@@ -261,8 +313,26 @@ def _answering() -> Iterator[None]:
         given = {name: value for name, value in settings.items() if name in ("dtype", "device") and value is not None}
         return data.to(**given) if given else data
 
+    apply = inspect.getattr_static(torch.autograd.Function, "apply")
+
+    def followed(function: Any, *given: Any) -> Any:
+        if not any(issubclass(type(value), _Known) for value in given):
+            return apply.__get__(None, function)(*given)
+        if not _hands_back_the_same(function, given):
+            reason = f"its code calls the autograd function {function.__name__}, whose backward would be lost"
+            raise ConvertError(tracer.inside(), reason)
+        return apply.__get__(None, function)(*given)
+
+    enter = torch.autocast.__enter__
+
+    def noted(autocast: torch.autocast) -> Any:
+        tracer.autocasts = True
+        return enter(autocast)
+
     with ExitStack() as stack:
         stack.enter_context(patch.object(builtins, "isinstance", answer))
+        stack.enter_context(patch.object(torch.autocast, "__enter__", noted))
+        stack.enter_context(patch.object(torch.autograd.Function, "apply", classmethod(followed)))
         for make in SIZED:
             stack.enter_context(patch.object(torch, make.__name__, sized(make)))
         for tensor_of in (torch.as_tensor, torch.asarray):
@@ -276,7 +346,7 @@ def _followed(network: nn.Module, images: Tensor) -> _Tracer:
     tracer = _Tracer(images)
     tracer.note_mode(network)
     try:
-        with _answering():
+        with torch.enable_grad(), _answering(tracer):
             graph = tracer.trace(plain)
     except ConvertError:
         raise

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..polyphase import Stride, steps
 from .convolution import CONVOLVE, convolve_alike
-from .cpu import by_pieces, images_of_a_piece
+from .cpu import by_pieces, images_of_a_piece, once
 
 
 def convolve_strided(x: Tensor, weight: Tensor, stride: Stride, exact: bool) -> Tensor:
@@ -63,6 +63,7 @@ class _Adapt(torch.autograd.Function):
         return by_pieces(weigh, x, taps)
 
     @staticmethod
+    @once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         (gradient,) = gradients
         x, taps = ctx.saved_tensors

@@ -213,6 +213,18 @@ def _products(flat: Tensor, rows: Tensor, missing: int) -> Tensor:
     return torch.bmm(rows.expand(flat.shape[0], -1, -1), F.pad(flat, (0, missing)))[..., : flat.shape[-1]]
 
 
+def once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """For a ``backward`` that hands nothing on to a second derivative, which would be wrong without a word."""
+
+    @wraps(backward)
+    def checked(ctx: Any, *gradients: Tensor) -> Any:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise NotImplementedError("this layer has no second derivative: take its gradient without create_graph")
+        return backward(ctx, *gradients)
+
+    return checked
+
+
 class ConvolveCircular(torch.autograd.Function):
     """A matrix product for all taps, whose results are then moved and added: no padded map is made.
 
@@ -241,6 +253,7 @@ class ConvolveCircular(torch.autograd.Function):
         return results
 
     @staticmethod
+    @once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         (dy,) = gradients
         x, weight = ctx.saved_tensors

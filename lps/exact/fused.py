@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..polyphase import Stride, components, keep, mix, offset_of, phase_view, phases, place, require_divisible, steps
 from .convolution import CONVOLVE, SPREAD, Padding, convolve_circular, depthwise, pad, recorded
-from .cpu import by_pieces, in_full, runs
+from .cpu import by_pieces, in_full, once, runs
 from .mean import channel_sum, exact_mean, largest_of
 
 SMALL = 64
@@ -48,6 +48,7 @@ class _Credit(torch.autograd.Function):
         return y.view_as(y)
 
     @staticmethod
+    @once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         (gradient,) = gradients
         x, kernel = ctx.saved_tensors

@@ -107,8 +107,12 @@ def exact_mean(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     True
 
     Terms are rounded to a per-sample grid that spans 62 bits less those the count needs, then added as integers. The
-    gradient is that of a mean.
+    gradient is that of a mean. Raises ``ValueError`` for axes that are none of a sample's.
     """
+    axes = range(-x.dim(), x.dim())
+    if not dims or any(d not in axes or d % x.dim() == 0 for d in dims):
+        raise ValueError(f"a mean over the axes {dims} of {tuple(x.shape)}: expected some from 1 to {x.dim() - 1}")
+    dims = tuple(d % x.dim() for d in dims)
     return cast(Tensor, _exported(x, dims) if exports() else _ExactMean.apply(x, dims))
 
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .cpu import exports
+from .cpu import exports, once
 from .mean import bits_below, exact_mean
 
 
@@ -114,6 +114,7 @@ class _Einsum(torch.autograd.Function):
         return _einsum(equation, a, b)
 
     @staticmethod
+    @once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         return _gradient(ctx, *gradients)
 
