@@ -316,9 +316,7 @@ def _answering(tracer: _Tracer) -> Iterator[None]:
     apply = inspect.getattr_static(torch.autograd.Function, "apply")
 
     def followed(function: Any, *given: Any) -> Any:
-        if not any(issubclass(type(value), _Known) for value in given):
-            return apply.__get__(None, function)(*given)
-        if not _hands_back_the_same(function, given):
+        if any(issubclass(type(value), _Known) for value in given) and not _hands_back_the_same(function, given):
             reason = f"its code calls the autograd function {function.__name__}, whose backward would be lost"
             raise ConvertError(tracer.inside(), reason)
         return apply.__get__(None, function)(*given)
