@@ -135,7 +135,6 @@ SETTINGS = {
     "book/deviations": {"0.85", "0.825", "0.025", "0.01", "0.9"},
     "book/experiments": {"95"},
     "notebooks/finetune": {"0.02"},
-    "notebooks/play": {"80"},
     "notebooks/statistics": {"95", "80"},
     "notebooks/table4": {"1.25"},
     "notebooks/tau": {"85"},
