@@ -239,8 +239,9 @@ class Sampling:
         """
         if method not in get_args(Method):
             raise ValueError(f"no method {method!r}: there are {', '.join(get_args(Method))}")
-        if hidden_divisor < 1:
-            raise ValueError(f"channels are divided by hidden_divisor: expected at least 1, got {hidden_divisor}")
+        if not isinstance(hidden_divisor, int) or hidden_divisor < 1:
+            words = "channels are divided by a whole number, hidden_divisor"
+            raise ValueError(f"{words}: expected at least 1, got {hidden_divisor}")
         along = [axis for axis, s in enumerate(steps(stride, dims)) if s > 1]
         low_pass = filters.named(antialias, padding=padding, groups=groups, dims=dims, along=along or None)
         if method == "baseline":

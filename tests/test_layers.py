@@ -342,6 +342,10 @@ PADDINGS = "no padding 'circ': there are circular, zeros, reflect"
         (lambda: lps.Sampling.named("ddac"), "DDAC is a filter"),
         (lambda: lps.Sampling.named("baseline", "tri-3"), "the baseline has no filter"),
         (lambda: lps.Sampling.named("lps", hidden_divisor=0), "hidden_divisor: expected at least 1, got 0"),
+        (
+            lambda: lps.Sampling.named("lps", hidden_divisor=cast(Any, 2.5)),
+            "a whole number, hidden_divisor: .* got 2.5",
+        ),
         (lambda: lps.Sampling.named("lps", stride=cast(Any, 2.0)), "a stride is a whole number, .* got 2.0"),
         (lambda: lps.polyphase(maps(2), cast(Any, (2, 2.0))), r"a stride is a whole number, .* got \(2, 2.0\)"),
         (lambda: lps.Downsample(cast(Any, "lps")), "select is 'lps'; expected a module, .* lps.Sampling.named"),

@@ -55,7 +55,7 @@ def test_each_image_gets_its_own_window() -> None:
 
 
 def test_windows_that_leave_the_image_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"windows of 10x10 at corners .* up to .* leave images 16x16"):
+    with pytest.raises(ValueError, match=r"windows of 10x10 at corners from .* up to .* leave images 16x16"):
         shift_consistency(corner, batches(images(), 10), size=10, shifts=Shifts(7, 9))
 
 

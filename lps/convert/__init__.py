@@ -35,9 +35,11 @@ from .trace import trace
 __all__ = ["Conversion", "ConvertError", "Stride", "conversion_report", "convert"]
 
 Method = Literal["lps", "aps"]
-TAKEN = {*dir(fx.GraphModule), "graph", "_graph", "meta"} - {*dir(nn.Module)}
 Placement = Literal["behind", "before"]
 Head = Literal["keep", "pool"]
+
+TAKEN = {*dir(fx.GraphModule), "_graph", "meta"} - {*dir(nn.Module)}
+"""Names of attributes that a converted network has, and a layer cannot."""
 
 
 def convert(
@@ -85,15 +87,12 @@ def convert(
         ("antialias", antialias, AntiAlias),
         ("placement", placement, Placement),
         ("padding", padding, Padding),
-        ("select_from", select_from, Source),
         ("head", head, Head),
     ):
         if value not in get_args(choices):
             raise ValueError(f"no {name} {value!r}: there are {', '.join(get_args(choices))}")
     if not isinstance(example, Tensor | None):
         raise ValueError(f"example is {example!r}; expected images, as torch.zeros(1, 3, 224, 224)")
-    if not isinstance(hidden_divisor, int | None):
-        raise ValueError(f"channels are divided by hidden_divisor: expected a whole number, got {hidden_divisor}")
 
     model = unwrapped(model)
     divisors = (8, 64) if hidden_divisor is None else (hidden_divisor, hidden_divisor)

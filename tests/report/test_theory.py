@@ -29,6 +29,7 @@ LABELS = list(theory.STATEMENTS)
 def test_statement_holds_and_every_broken_variant_fails(label: str) -> None:
     found = check(label, draws=4)
     assert found.holds, found
+    assert found.broken and all(count[False] for count in found.broken.values()), found
 
 
 @pytest.mark.parametrize("label", LABELS)
