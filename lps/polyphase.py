@@ -82,8 +82,8 @@ def require_maps(x: Tensor) -> None:
     """Raise ``ValueError`` unless ``x`` ``(N, C, *space)`` holds maps of fractions, which can be filtered and mixed."""
     if x.dim() not in (3, 4, 5):
         raise ValueError(f"got {tuple(x.shape)}; expected maps (N, C, *space) with one, two or three spatial axes")
-    if x.shape[0] == 0:
-        raise ValueError(f"got an empty batch {tuple(x.shape)}; expected at least one map")
+    if 0 in x.shape:
+        raise ValueError(f"got maps {tuple(x.shape)} without a sample; expected one at least along every axis")
     require_fractions(x)
 
 

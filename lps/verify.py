@@ -131,6 +131,8 @@ def verify(
     Raises ``ValueError`` for images or outputs of other shapes, for NaN, for shifts that do not exist, and for
     images none of which a shift changes.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected a torch.nn.Module, got {model!r}; a function of images can be its forward")
     if not isinstance(images, Tensor) or images.dim() != 4 or 0 in images.shape:
         got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"expected images (N, C, H, W), got {got}")

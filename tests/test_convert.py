@@ -834,15 +834,10 @@ def weekly(*names: str) -> list[Any]:
     return [pytest.param(name, marks=[pytest.mark.slow, pytest.mark.exhaustive]) for name in names]
 
 
-FAMILIES = [
-    "resnet18",
-    "mobilenet_v3_small",
-    "shufflenet_v2_x0_5",
-    pytest.param("efficientnet_b0", marks=pytest.mark.slow),
-]
+FAMILIES = weekly("efficientnet_b0", "regnet_x_400mf", "densenet121", "convnext_tiny")
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *weekly("regnet_x_400mf", "densenet121", "convnext_tiny")])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", *FAMILIES])
 def test_torchvision(name: str) -> None:
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
@@ -859,8 +854,7 @@ def test_torchvision_segmenters(name: str) -> None:
     assert lps.verify(network, images(1, 3, 64, 64), shifts=2).exact
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["all kinds", *weekly("r3d_18", "mc3_18", "r2plus1d_18")])
+@pytest.mark.parametrize("name", weekly("all kinds", "r3d_18", "mc3_18", "r2plus1d_18"))
 def test_torchvision_of_video(name: str) -> None:
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)

@@ -129,15 +129,10 @@ def onnx(network: nn.Module, folder: Path) -> Callable[[Tensor], Outputs]:
 
 
 def cases() -> Iterator[Any]:
-    """Each network in each form; a slowest whole network, a second one, and all ONNX but one are for the weekly tests.
-
-    ONNX is made from what is exported, which is tried for each.
-    """
+    """Each network in each form; whole networks, and ONNX, which is made from what is exported, weekly."""
     for name, form in product(NETWORKS, (traced, exported, onnx)):
-        whole = name in ("resnet18", "mobilenet_v2")
-        slow = whole or form is onnx
-        weekly = name == "mobilenet_v2" or (whole and form is not traced) or (form is onnx and name != "residual")
-        marks = [pytest.mark.slow] * slow + [pytest.mark.exhaustive] * weekly
+        weekly = name in ("resnet18", "mobilenet_v2") or form is onnx
+        marks = [pytest.mark.slow, pytest.mark.exhaustive] * weekly
         yield pytest.param(name, form, marks=marks, id=f"{name}-{form.__name__}")
 
 

@@ -90,7 +90,7 @@ class Attends(nn.Module):
 
 
 @pytest.mark.parametrize("traced_with_gradients", [True, False])
-@pytest.mark.parametrize("name", ["a ResNet", "aps", "lps", "converted"])
+@pytest.mark.parametrize("name", ["aps", "lps", "converted", pytest.param("a ResNet", marks=pytest.mark.exhaustive)])
 def test_an_exported_network_hands_gradients_back(name: str, traced_with_gradients: bool) -> None:
     """To the images, as a saliency map asks for; nobody has to turn gradients off to run it."""
     more = {"lps": lambda: Small(lps.LearnedPhase(8, 4)), "converted": lambda: lps.convert(Attends())}

@@ -230,7 +230,7 @@ lps.convert(torchvision.models.mobilenet_v3_small(), "aps")  # which is refused 
 """
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", ["AVX2", pytest.param("SSE", marks=pytest.mark.exhaustive)])
 def test_older_processors_are_exact(name: str) -> None:
     taken_for = dict(
         zip(("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"), OTHERS[name], strict=True)

@@ -49,7 +49,7 @@ def test_every_public_name_has_a_docstring() -> None:
 
 def test_training_needs_none_of_the_books_packages() -> None:
     """As on a GPU node that has torch, torchvision, pytorch-lightning, numpy and matplotlib."""
-    book = "pandas seaborn papermill nbformat sphinx IPython jupyter_book safetensors"
+    book = "pandas seaborn papermill nbformat sphinx IPython jupyter_book"
     code = f"import sys; [sys.modules.update({{m: None}}) for m in {book.split()!r}]; from lps.__main__ import main; "
     code += "import lps.experiments.learner, lps.experiments.evaluate; sys.exit(main(['list']))"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)

@@ -266,9 +266,9 @@ def network_cases(segmentation: bool) -> list[str]:
 
 
 def slow(case: str) -> Any:
-    """A parameter, marked where the network takes seconds; ResNet-101 repeats the cases of ResNet-50."""
+    """A parameter, marked where the network takes seconds; the deepest repeat the cases of ResNet-18."""
     deepest = case.startswith("R101")
-    weekly = deepest and case != "R101_lps_lpf3_zcli_64x64"
+    weekly = case != "R101_lps_lpf3_zcli_64x64" and (deepest or (case.startswith("R50") and "_zcli" in case))
     marks = [pytest.mark.slow] * (deepest or case.startswith(("R50", "seg"))) + [pytest.mark.exhaustive] * weekly
     return pytest.param(case, marks=marks)
 
@@ -376,7 +376,7 @@ def went_wrong() -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", went_wrong())
+@pytest.mark.parametrize("case", [slow(case) for case in went_wrong()])
 def test_where_the_original_loses_a_phase_to_a_tie(case: str) -> None:
     """Equal logits, and no phase wrong, in float32: ties are told apart by content.
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -547,3 +547,8 @@ def test_what_a_network_keeps_can_be_trained_afterwards() -> None:
 def test_shifts_by_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="none of the shifts"):
         lps.verify(Cast(), torch.randn(1, 3, 16, 16), shifts=[(0, 0), (16, 32)])
+
+
+def test_a_function_is_no_network() -> None:
+    with pytest.raises(ValueError, match=r"expected a torch\.nn\.Module, got <function"):
+        lps.verify(cast(Any, lambda x: x), torch.randn(1, 3, 16, 16))

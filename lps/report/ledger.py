@@ -1,7 +1,7 @@
 """The ledger: every checkable statement of the paper with its verdict on this machine."""
 
 import argparse
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -232,11 +232,16 @@ RELATIONS = {
 
 def ordering_entries(made: pd.DataFrame, timed: Sequence[Record] = ()) -> list[Entry]:
     """Statements that one method beats another: paired over seeds, never from one seed; times, in a benchmark."""
-    found = [*comparable(made), made.head(0)]
+    none = made.head(0)
+    found = [defaultdict(lambda: none, iter(group.groupby(["metric", "row"]))) for group in (*comparable(made), none)]
     return [_ordering(item, found, timed) for item in listed("orderings")]
 
 
-def _ordering(item: Mapping[str, Any], found: Sequence[pd.DataFrame], timed: Sequence[Record]) -> Entry:
+Lines = Mapping[tuple[str, str], pd.DataFrame]
+"""Of runs that may be compared, the lines of each metric and row."""
+
+
+def _ordering(item: Mapping[str, Any], found: Sequence[Lines], timed: Sequence[Record]) -> Entry:
     compared, relation = list(paper.pairs(item)), item.get("relation", "above")
     tables = sorted({pair.better.split("/")[0] for pair in compared})
     gaps = [gap for pair in compared if (gap := paper.printed(pair)) is not None]
@@ -285,13 +290,12 @@ class Compared(NamedTuple):
     behind: pd.DataFrame
 
 
-def _compare(pair: Pair, relation: Relation, groups: Sequence[pd.DataFrame]) -> Compared:
+def _compare(pair: Pair, relation: Relation, groups: Sequence[Lines]) -> Compared:
     """A pair within the group that contradicts it at full scale, else that compares it over enough seeds."""
 
-    def within(found: pd.DataFrame) -> Compared:
-        lines = found[found["metric"] == pair.metric].set_index("seed")
-        sides = [lines[lines["row"] == row] for row in (pair.better, pair.worse)]
-        (interval, n), behind = paired(*(side["value"] for side in sides)), pd.concat(sides)
+    def within(lines: Lines) -> Compared:
+        better, worse = (lines[pair.metric, row].set_index("seed") for row in (pair.better, pair.worse))
+        (interval, n), behind = paired(better["value"], worse["value"]), pd.concat([better, worse])
         return Compared(
             interval, n, paper.agrees(relation, interval.low, interval.high), bool(behind["full"].all()), behind
         )
@@ -299,8 +303,8 @@ def _compare(pair: Pair, relation: Relation, groups: Sequence[pd.DataFrame]) -> 
     def weight(made: Compared) -> tuple[bool, int]:
         return made.n >= MIN_SEEDS and made.agrees is False and made.full, min(made.n, MIN_SEEDS)
 
-    made = [*map(within, groups)]
-    return max([result for result in made if len(result.behind)] or made[-1:], key=weight)
+    sides = {(pair.metric, row) for row in (pair.better, pair.worse)}
+    return max(map(within, [lines for lines in groups if sides & lines.keys()] or groups[-1:]), key=weight)
 
 
 def _effect(item: Mapping[str, Any], found: Sequence[answers.Effect]) -> Entry:

@@ -133,7 +133,7 @@ def numbers(kind: str, record: Any) -> dict[str, Any]:
     return found
 
 
-EVERY = 1 if os.environ.get("LPS_EXHAUSTIVE") else 11
+EVERY = 1 if os.environ.get("LPS_EXHAUSTIVE") else 29
 """One edit of so many is tried; all of them in the weekly tests."""
 
 
