@@ -34,11 +34,6 @@ class Selection(NamedTuple):
     lag: Tensor | None = None
     origin: Origin | None = None
 
-    @property
-    def weights(self) -> Tensor:
-        """Share of each phase in what is kept, ``(N, P)``: ``z`` of a mixture, one-hot at ``phase`` of a choice."""
-        return self.z if self.phase is None else F.one_hot(self.phase, self.z.shape[1])
-
 
 def choose(scores: Tensor, x: Tensor, stride: Stride, origin: Origin | None = None) -> Selection:
     """Hard selection ``k* = argmax_k scores_k`` (Eq. 7), ``scores`` ``(N, P)``, of the phases of ``x``.

@@ -87,7 +87,7 @@ def test_downsampling_equals_its_definition(
 
     shortcut = lps.Downsample(None, antialias, stride).double().train(training)
     filtered = x if antialias is None else antialias(x)
-    assert_same(shortcut(x, selection)[0], mix(filtered, selection.weights, stride), inputs)
+    assert_same(shortcut(x, selection)[0], mix(filtered, selection.z, stride), inputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

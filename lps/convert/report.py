@@ -1,9 +1,8 @@
 """What a conversion did, and why one was refused."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 
 class ConvertError(ValueError):
@@ -70,10 +69,6 @@ class Conversion:
     notes: Sequence[str]
     checked: tuple[tuple[tuple[int, ...], ...], int] | None = None
     compared: tuple[int, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
     def __str__(self) -> str:
         rows = [
