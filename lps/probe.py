@@ -1,7 +1,7 @@
-"""Finds the fastest convolution backend of this machine with which a network is exactly equivariant.
+"""Finds a convolution backend of this machine with which a network is exactly equivariant.
 
-The guarantees rest on convolutions that treat all positions alike. Those of oneDNN do, on a CPU; the Winograd and FFT
-algorithms that cuDNN may choose work on tiles and do not.
+The guarantees rest on convolutions that treat all positions alike. Those of :mod:`lps.exact.convolution` do with oneDNN
+on a CPU; the Winograd and FFT algorithms that cuDNN may choose work on tiles and do not.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +66,7 @@ class Probe:
 
     @property
     def backend(self) -> Backend | None:
-        """The fastest exact backend; ``None`` where there is none, and exactness is not to be had."""
+        """The first exact backend; ``None`` where there is none, and exactness is not to be had."""
         backend, report = self.tried[-1]
         return backend if report.exact else None
 

@@ -54,7 +54,7 @@ def pi(d: Tensor | Sequence[int], s: int) -> Tensor:
 def rounding(x: Tensor) -> float:
     """Largest difference, as a share of the largest sample, that a convolution of the maps ``x`` may leave.
 
-    Logits and norms are never computed in half precision, so that half precision has the bound of float32.
+    On a CPU logits and norms are never computed in half precision, so that half precision has the bound of float32.
     """
     return 1e-12 if x.dtype == torch.float64 else 1e-5
 
@@ -106,7 +106,7 @@ def random(s: int, dims: int, draws: int, seed: int) -> dict[str, Tensor]:
 
 
 def awkward(s: int, dims: int, dtype: torch.dtype, seed: int) -> dict[str, Tensor]:
-    """Maps that tie in every way, that hold one sample only, and at both ends of what ``dtype`` can hold, by kind."""
+    """Maps that tie in every way, that hold one sample only, and of which squares overflow or vanish, by kind."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:

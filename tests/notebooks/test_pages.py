@@ -132,7 +132,7 @@ SETTINGS = {
     "book/index": {"3.11", "95"},
     "book/reproduce": {"3.11", "6"},
     "book/original-checkpoints": {"1.4"},
-    "book/deviations": {"0.85", "0.825", "0.025", "0.01", "0.9"},
+    "book/deviations": {"0.85", "0.825", "0.025", "0.001", "0.01", "0.9"},
     "book/experiments": {"95"},
     "notebooks/finetune": {"0.02"},
     "notebooks/statistics": {"95", "80"},
