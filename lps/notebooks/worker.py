@@ -114,7 +114,8 @@ def work(job: Job, machine: Mapping[str, Any]) -> dict[str, str] | None:
     job.sidecar.unlink(missing_ok=True)  # it vouches for the copy that is about to go
     for kind in DRAWINGS.values():
         for old in target.parent.glob(f"{target.stem}-*.{kind}"):
-            old.unlink()
+            if old.stem.removeprefix(f"{target.stem}-").isdigit():  # another variant's name may begin with this one
+                old.unlink()
     for number, kinds in enumerate(drawings(notebook), 1):
         for kind, drawing in kinds.items():
             write_whole(target.with_name(f"{target.stem}-{number}.{kind}"), drawing)

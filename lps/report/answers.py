@@ -158,7 +158,7 @@ def _counted(lines: pd.DataFrame) -> str:
     drawn_pairs = lines[~every].groupby("run")["total"].sum()  # the same images and shifts: networks do not add up
     least, most = drawn_pairs.min(), drawn_pairs.max()
     each = f"{least:,.0f} to {most:,.0f}" if least < most else f"{least:,.0f}"
-    text = f"{lines['run'].nunique()} trained networks with APS or LPS, each on {each} random pairs of shifts"
+    text = f"{lines['id'].nunique()} trained networks with APS or LPS, each on {each} random pairs of shifts"
     images = lines["total"][every] / SHIFTS**2
     return text + (f" and on all {SHIFTS:,} shifts of up to {images.max():.0f} images" if every.any() else "")
 
@@ -311,7 +311,7 @@ SEGMENTATION = {
 
 
 def _segmentation(made: pd.DataFrame, known: Mapping[str, Sequence[Effect]], placed: Sequence[Record]) -> Said:
-    lines = made[made["guaranteed"].astype(bool) & (made["metric"] == "mascc")]
+    lines = made[made["guaranteed"].astype(bool) & (made["metric"] == "mascc")].drop_duplicates("id")
     if lines.empty:
         return "not tested", "No DeepLabV3+ with LPU is recorded."
     lines = lines if (lines["agree"] < lines["total"]).any() else _real_first(lines)
@@ -319,7 +319,7 @@ def _segmentation(made: pd.DataFrame, known: Mapping[str, Sequence[Effect]], pla
     outcome: Outcome = "seen" if agree == total else "the other way round"
     changed = f"{total - agree:,.0f} pixels change their label"
     kept = "every pixel keeps its label under every pair of shifts tried" if agree == total else changed
-    text = f"{lines['run'].nunique()} networks with LPU: {kept}."
+    text = f"{lines['id'].nunique()} networks with LPU: {kept}."
     judged = (effect for key in SEGMENTATION for effect in most_first(known[key])[:1])
     if against := [effect for effect in judged if effect.outcome == "the other way round"]:
         words = "; ".join(f"{SEGMENTATION[e.id]}, {e}" for e in against)
@@ -357,4 +357,4 @@ def _cost(entries: Sequence[Mapping[str, Any]], timed: Sequence[Record]) -> Said
 def _scale(full: pd.DataFrame) -> Said:
     if full.empty:
         return "not tested", "No network was trained there; the commands stand ready."
-    return "not settled", f"{full['run'].nunique()} runs are recorded.", _joined(labels(full))
+    return "not settled", f"{full['id'].nunique()} runs are recorded.", _joined(labels(full))

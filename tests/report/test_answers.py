@@ -1,5 +1,7 @@
 """The front page's answers follow the records, and say so when they contradict the paper."""
 
+import shutil
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -11,8 +13,8 @@ from lps.experiments.records import read_records
 from lps.experiments.rows import ROWS, matching
 from lps.paths import SHIPPED
 from lps.report import times
-from lps.report.answers import Effect, answers, effects, most_first
-from lps.report.frame import COLUMNS, as_profile, frame, guaranteed
+from lps.report.answers import Effect, _consistent, _segmentation, answers, effects, most_first
+from lps.report.frame import COLUMNS, as_profile, frame, guaranteed, runs
 from lps.report.statistics import Interval
 from lps.studies.trained import read
 
@@ -192,3 +194,12 @@ def test_the_time_is_that_of_every_setting(shipped: list[Any]) -> None:
     assert len(found) >= len(medians) > 1 and min(found) < 1.2
     text = answers(frame(shipped), ENTRIES, [], [], timed)[6].text
     assert f"{100 * (min(found) - 1):.0f} to {100 * (max(found) - 1):.0f} % more on a processor" in text
+
+
+def test_a_run_that_is_repeated_is_one_network(tmp_path: Path) -> None:
+    for row in ("table1/lps", "table5/lps-adapt-3"):
+        shutil.copytree(SHIPPED / row, tmp_path / row, ignore=shutil.ignore_patterns("*.pt"))
+    found = [runs(SHIPPED), runs(SHIPPED, tmp_path)]
+    assert len(found[0]) < len(found[1])
+    said = [(_consistent(made), _segmentation(made, effects(made), [])) for made in found]
+    assert said[0] == said[1]
